@@ -1,0 +1,109 @@
+//! What can be typed, and how a command's end becomes an exit code: 0 done, 1 failed, 2 misused, 3 an alarm stands.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{adapter, check, demo, ledger, monitor, retrain, serve, up};
+use crate::{output, setup};
+
+/// An open inference server that keeps its fine-tuned models tuned.
+///
+/// It serves a base model and its LoRA adapters over the OpenAI API, keeps every exchange, notices when the traffic
+/// drifts, retrains from what users rated, and promotes what proves better.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  retune demo            see the whole loop happen, in a few minutes\n  \
+                  retune check           look over ./retune.toml\n  retune up              serve, watch and retrain"
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Args)]
+pub(crate) struct Common {
+    /// The configuration [default: ./retune.toml where there is one, else the built-in one].
+    ///
+    /// Each value can also be set by environment, as RETUNE_<SECTION>__<KEY>; RETUNE_LOG=debug says more on stderr.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print for scripts: JSON, one value a line.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve, monitor and retrain, all in one.
+    Up(up::Args),
+    /// Serve the OpenAI API, and nothing else.
+    Serve(serve::Args),
+    /// Look for drifts in what the ledger holds.
+    Monitor(monitor::Args),
+    /// Make an adapter from what users rated, examine it, promote it where it is better.
+    Retrain(retrain::Args),
+    /// List, load, promote or reject adapters of a running server.
+    #[command(subcommand)]
+    Adapter(adapter::Command),
+    /// Ask the ledger.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
+    /// See the whole loop on simulated traffic: a drift, the alarm, a retraining, the better adapter.
+    Demo(demo::Args),
+    /// Look over the configuration, and name everything that is wrong with it.
+    Check(check::Args),
+}
+
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    setup::start_log();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::problem(format_args!("cannot start threads: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(cli));
+    // What still blocks (a read of stdin) must not keep the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        // Whoever read the output has had enough of it.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::problem(format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let common = &cli.common;
+    match cli.command {
+        Command::Up(args) => Box::pin(up::run(common, &args)).await,
+        Command::Serve(args) => Box::pin(serve::run(common, &args)).await,
+        Command::Monitor(args) => Box::pin(monitor::run(common, &args)).await,
+        Command::Retrain(args) => Box::pin(retrain::run(common, &args)).await,
+        Command::Adapter(command) => Box::pin(adapter::run(common, &command)).await,
+        Command::Ledger(command) => Box::pin(ledger::run(common, &command)).await,
+        Command::Demo(args) => Box::pin(demo::run(common, &args)).await,
+        Command::Check(args) => check::run(common, &args),
+    }
+}

@@ -1,0 +1,43 @@
+//! `retune check`: is the configuration right?
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::cli::Common;
+use crate::{output, setup};
+
+#[derive(clap::Args)]
+#[command(
+    long_about = "Look over the configuration, and name everything that is wrong with it: file, line, key, and what was expected.",
+    after_help = "Examples:\n  retune check\n  retune check --config staging.toml\n  RETUNE_SERVER__LISTEN=127.0.0.1:9000 retune check"
+)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(common: &Common, _: &Args) -> Result<ExitCode> {
+    let config = setup::config(common)?;
+    let base = setup::base(&config)?;
+    let tasks: Vec<&str> = config.tasks.iter().map(|task| task.name.as_str()).collect();
+    if common.json {
+        let value = json!({
+            "ok": true,
+            "source": config.source.to_string(),
+            "listen": config.server.listen.to_string(),
+            "base": base.display().to_string(),
+            "store": config.store.url,
+            "tasks": tasks,
+        });
+        output::json(&value)?;
+    } else {
+        output::line(format_args!("{}: nothing wrong", config.source))?;
+        output::line(format_args!(
+            "  listens on {}, base {}, store {}",
+            config.server.listen,
+            base.display(),
+            config.store.url
+        ))?;
+        output::line(format_args!("  tasks: {}", tasks.join(", ")))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,208 @@
+//! `retune demo`: starts a server as anybody would, in a folder of its own, and lets simulated apps and raters play the
+//! whole loop against it over HTTP.
+
+mod child;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use retune_demo::{Client, Played, Story, Summary};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Common;
+use crate::{memory, output, stop};
+use child::Server;
+
+/// The built-in configuration's task.
+const TASK: &str = "triage";
+/// Drawn seeds stay short enough to be typed again.
+const SEEDS: u64 = 1_000_000;
+/// How long rows may take into the tables while the server runs.
+const APPENDED_WITHIN: Duration = Duration::from_secs(15);
+
+#[derive(clap::Args)]
+#[command(
+    long_about = "See the whole loop happen in a few minutes, on simulated traffic: apps ask, raters rate and correct, the traffic \
+                  drifts, the alarm comes, a run trains an adapter, examines it, and promotes it where it is proven better.\n\n\
+                  Everything is real but the people: a server on a free port, a store in a temporary folder, HTTP between them.",
+    after_help = "Examples:\n  retune demo                        the loop, then it goes on serving until Ctrl-C\n  \
+                  retune demo --once --json          the figures as the last line of stdout, the story on stderr\n  \
+                  retune demo --once --seed 7        the same texts, noise, drift and split each time\n  \
+                  retune demo --once --store ./demo  keep the store: tables, adapters, log, metrics"
+)]
+pub(crate) struct Args {
+    /// End when the loop is done, whatever its verdict.
+    #[arg(long)]
+    once: bool,
+    /// Repeats the texts, the raters' noise, the drift and the split [default: drawn, and told].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// A new or empty folder to keep everything in [default: a temporary one, removed at the end].
+    #[arg(long, value_name = "FOLDER")]
+    store: Option<PathBuf>,
+}
+
+pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
+    ensure!(
+        common.config.is_none(),
+        "the demo plays with the built-in configuration; leave --config out"
+    );
+    let stop = stop::on_signal(false)?;
+    let seed = args
+        .seed
+        .unwrap_or_else(|| RandomState::new().build_hasher().finish() % SEEDS);
+    let story = Story::new(common.json);
+    story.tell(format_args!("Seed {seed}; --seed {seed} repeats it."));
+
+    let temporary = tempfile::Builder::new()
+        .prefix("retune-demo-")
+        .tempdir()
+        .context("cannot make a temporary folder")?;
+    let folder = match &args.store {
+        Some(folder) => empty(folder)?,
+        None => temporary.path().to_owned(),
+    };
+    let mut server = Server::start(&folder).context("cannot start the server")?;
+    let result = tokio::select! {
+        result = with_server(common, args, seed, &story, &mut server) => result,
+        () = stop.cancelled() => Err(anyhow::anyhow!("stopped before the loop's end")),
+    };
+    let code = match result {
+        Ok(code) => code,
+        Err(error) => {
+            // Told twice is told enough; and the log is only of use where the machinery failed.
+            if !stop.is_cancelled() {
+                output::problem(format_args!(
+                    "the server's last words:\n{}",
+                    server.last_words()
+                ));
+            }
+            server.stop().await.ok();
+            return Err(error);
+        }
+    };
+    if !args.once {
+        go_on_serving(&story, &mut server, &stop).await?;
+    }
+    Ok(code)
+}
+
+async fn with_server(
+    common: &Common,
+    args: &Args,
+    seed: u64,
+    story: &Story,
+    server: &mut Server,
+) -> Result<ExitCode> {
+    let url = server.listening().await?;
+    story.tell(format_args!(
+        "A server listens on {url}; its store is {}.",
+        server.folder().display()
+    ));
+    let (peak, peak_seen) = watch::channel(0);
+    let mut lookout = JoinSet::new();
+    lookout.spawn(memory::watch_peak(std::process::id(), peak));
+
+    let client = Client::new(&url, TASK);
+    let played = tokio::select! {
+        played = retune_demo::play(&client, seed, story) => played?,
+        ended = server.ended() => bail!("the server ended by itself: {ended}"),
+    };
+    server.keep_metrics().await?;
+    let logged = if args.once {
+        server.stop().await?;
+        server.logged().await?
+    } else {
+        appended(server, played.asked.len()).await?
+    };
+    let summary = Summary::new(&played, &logged, story.elapsed().as_secs_f64());
+    tell_end(story, &summary, *peak_seen.borrow());
+    if common.json {
+        output::json(&serde_json::to_value(&summary)?)?;
+    }
+    Ok(verdict_on_machinery(&played))
+}
+
+/// A verdict against the candidate is a result; a run that broke is not.
+fn verdict_on_machinery(played: &Played) -> ExitCode {
+    match played
+        .run
+        .as_ref()
+        .is_some_and(|run| run.error.is_some() || !run.ended())
+    {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
+}
+
+/// The rows in the ledger of a server that goes on: they arrive within seconds.
+async fn appended(server: &Server, expected: usize) -> Result<Vec<String>> {
+    let give_up = tokio::time::Instant::now() + APPENDED_WITHIN;
+    loop {
+        let logged = server.logged().await?;
+        if logged.len() >= expected || tokio::time::Instant::now() > give_up {
+            return Ok(logged);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn tell_end(story: &Story, summary: &Summary, peak: u64) {
+    let percent = |share: Option<f64>| {
+        share.map_or_else(|| "-".into(), |share| format!("{:.1} %", 100.0 * share))
+    };
+    let number =
+        |number: Option<f64>| number.map_or_else(|| "-".into(), |number| format!("{number:.0}"));
+    story.tell(format_args!(
+        "In the right format, drifted traffic: {} before, {} after; prompt tokens per exchange: {} before, {} after.",
+        percent(summary.format_valid_before),
+        percent(summary.format_valid_after),
+        number(summary.prompt_tokens_before),
+        number(summary.prompt_tokens_after),
+    ));
+    story.tell(format_args!(
+        "{} exchanges answered, {} in the ledger; {:.0} s; at most {:.1} GB of memory.",
+        summary.exchanges,
+        summary.exchanges_logged,
+        summary.seconds,
+        peak as f64 / 1e9,
+    ));
+}
+
+async fn go_on_serving(story: &Story, server: &mut Server, stop: &CancellationToken) -> Result<()> {
+    let url = server.listening().await?;
+    story.tell("It goes on serving until Ctrl-C. Ask it yourself:");
+    story.tell(format_args!(
+        "  curl {url}/v1/chat/completions -H 'content-type: application/json' \
+         -d '{{\"model\": \"{TASK}\", \"messages\": [{{\"role\": \"user\", \"content\": \"My parcel never came, please help.\"}}]}}'"
+    ));
+    story.tell(format_args!("  metrics: {url}/metrics; Grafana's dashboard and Prometheus' rules are in the source's grafana/"));
+    story.tell(format_args!(
+        "  its tables, adapters and log: {}",
+        server.folder().display()
+    ));
+    tokio::select! {
+        () = stop.cancelled() => {}
+        ended = server.ended() => bail!("the server ended by itself: {ended}"),
+    }
+    story.tell("Stopping.");
+    server.stop().await
+}
+
+/// Makes the folder where it is missing; one with something in it may be somebody's.
+fn empty(folder: &PathBuf) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut entries =
+        std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    ensure!(
+        entries.next().is_none(),
+        "--store {}: not empty; name a new folder",
+        folder.display()
+    );
+    Ok(folder.canonicalize()?)
+}

@@ -1,0 +1,10 @@
+//! One file a subcommand: it reads its arguments, calls the crate that does the work, and prints what came of it.
+
+pub(crate) mod adapter;
+pub(crate) mod check;
+pub(crate) mod demo;
+pub(crate) mod ledger;
+pub(crate) mod monitor;
+pub(crate) mod retrain;
+pub(crate) mod serve;
+pub(crate) mod up;

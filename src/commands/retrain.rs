@@ -1,0 +1,135 @@
+//! `retune retrain`: one run now, or a watch that waits for what starts runs.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use retune_ledger::Ledger;
+use retune_retrain::{Event, Options, Report, Start, StartedBy};
+
+use crate::cli::Common;
+use crate::commands::up;
+use crate::{output, setup, stop};
+
+#[derive(clap::Args)]
+#[command(
+    long_about = "Make an adapter of a task from what users rated and corrected, examine it against what serves now through the running \
+                  server, and promote it where it is proven better and the task's policy says so.\n\nThe server must be running.",
+    after_help = "Examples:\n  retune retrain --task triage                      one run now, with its report\n  \
+                  retune retrain --task triage --json | jq .verdict\n  \
+                  retune retrain --watch                            wait for alarms beside a `retune serve`"
+)]
+pub(crate) struct Args {
+    /// The task to make an adapter for.
+    #[arg(long, required_unless_present = "watch")]
+    task: Option<String>,
+    /// Wait for alarms and start a run for each, until stopped.
+    #[arg(long, conflicts_with_all = ["task", "trigger"])]
+    watch: bool,
+    /// The alarm that this run answers.
+    #[arg(long, value_name = "ALARM")]
+    trigger: Option<String>,
+    /// The running server [default: the configuration's address].
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// Stop when stdin ends, so that a run never outlives whoever started it.
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
+    let stop = stop::on_signal(args.stop_with_stdin)?;
+    let config = setup::config(common)?;
+    let base = setup::base(&config)?;
+    let server = setup::server(args.server.as_deref(), &config)?;
+    let ledger = Ledger::open(&config.store).await?;
+    let options = Options::new(config.clone(), base, ledger.clone(), server);
+    let result = match &args.task {
+        None => {
+            let launch = up::launcher(common, &options.server, &stop)?;
+            retune_retrain::watch(&options, launch, stop).await;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(task) => {
+            let known: Vec<&str> = config.tasks.iter().map(|task| task.name.as_str()).collect();
+            ensure!(
+                known.contains(&task.as_str()),
+                "no task {task:?}; the configuration has {}",
+                known.join(", ")
+            );
+            let started_by = args
+                .trigger
+                .clone()
+                .map_or(StartedBy::Person, StartedBy::Trigger);
+            let start = Start {
+                task: task.clone(),
+                started_by,
+            };
+            tokio::select! {
+                report = once(common, &options, &start) => report,
+                () = stop.cancelled() => {
+                    output::problem("stopped before the run's end; the same run takes up again when asked again");
+                    Ok(ExitCode::FAILURE)
+                }
+            }
+        }
+    };
+    ledger.close().await.context("rows could not be appended")?;
+    result
+}
+
+async fn once(common: &Common, options: &Options, start: &Start) -> Result<ExitCode> {
+    let bar = ProgressBar::no_length();
+    bar.set_style(ProgressStyle::with_template(
+        "{msg} {bar:30} {pos} of {len}, {elapsed}",
+    )?);
+    let mut observer = |event: &Event| observe(&bar, event);
+    let report = retune_retrain::run(options, start, &mut observer).await;
+    bar.finish_and_clear();
+    print(common, &report?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(common: &Common, report: &Report) -> Result<()> {
+    if common.json {
+        return output::json(&serde_json::to_value(report)?);
+    }
+    output::line(report.markdown().trim_end())
+}
+
+/// A bar for whatever goes on, and a line on stderr when something else begins.
+fn observe(bar: &ProgressBar, event: &Event) {
+    match event {
+        Event::State { run_id, state } => {
+            bar.println(format!("{run_id}: {state}"));
+            bar.set_length(0);
+        }
+        Event::Dataset { counts, train, development, held_out } => bar.println(format!(
+            "{} exchanges, {} of them usable: {train} to train on, {development} to choose the checkpoint by, {held_out} held out",
+            counts.exchanges,
+            counts.kept()
+        )),
+        Event::Training(progress) => {
+            bar.set_message(format!("training, loss {:.3}", progress.train_loss));
+            at(bar, progress.step, progress.steps);
+        }
+        Event::Pairs { have, wanted } => {
+            bar.set_message("prompts with a known answer");
+            at(bar, *have, *wanted);
+        }
+        Event::Examining { done, total } => {
+            bar.set_message("examined");
+            at(bar, *done, *total);
+        }
+        Event::Verdict { verdict, reasons } => {
+            bar.println(format!("verdict: {verdict}"));
+            reasons.iter().for_each(|reason| bar.println(format!("  {reason}")));
+        }
+        Event::Promoted { adapter } => bar.println(format!("{adapter} answers now")),
+    }
+}
+
+fn at(bar: &ProgressBar, done: usize, total: usize) {
+    bar.set_length(total as u64);
+    bar.set_position(done as u64);
+}

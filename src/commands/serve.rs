@@ -1,0 +1,111 @@
+//! `retune serve`: the OpenAI API, and nothing else; and the start that `retune up` shares with it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use prometheus::Registry;
+use retune_ledger::Ledger;
+use retune_serve::{Options, Running};
+use retune_task::Config;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Common;
+use crate::{output, setup, stop};
+
+/// How often /readyz is asked while the model loads, and for how long.
+const ASK: Duration = Duration::from_millis(50);
+const READY_WITHIN: Duration = Duration::from_secs(300);
+
+#[derive(clap::Args)]
+#[command(
+    long_about = "Serve the OpenAI API, and nothing else. What is monitored and retrained elsewhere comes in through the ledger.",
+    after_help = "Examples:\n  retune serve\n  RETUNE_SERVER__LISTEN=127.0.0.1:9000 retune serve --config retune.toml\n\n\
+                  The first line of stdout says where it listens, once a model answers.\n\
+                  SIGTERM or Ctrl-C: it finishes what runs, appends every row to the ledger's tables, and exits 0."
+)]
+pub(crate) struct Args {
+    /// Stop when stdin ends, so that the server never outlives whoever started it.
+    #[arg(long, hide = true)]
+    pub(crate) stop_with_stdin: bool,
+}
+
+pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
+    let stop = stop::on_signal(args.stop_with_stdin)?;
+    let config = setup::config(common)?;
+    let base = setup::base(&config)?;
+    let ledger = Ledger::open(&config.store).await?;
+    let served = serve(common, &config, base, &ledger, &stop).await;
+    ledger.close().await.context("rows could not be appended")?;
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(
+    common: &Common,
+    config: &Arc<Config>,
+    base: PathBuf,
+    ledger: &Ledger,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let (running, url) = start(config, base, ledger, &Registry::new(), stop).await?;
+    if ready(&url, stop).await? {
+        announce(common, &url)?;
+    }
+    running.stopped().await;
+    Ok(())
+}
+
+/// Starts the server; it may still be loading its model. Gives back where it is found from this machine.
+pub(crate) async fn start(
+    config: &Arc<Config>,
+    base: PathBuf,
+    ledger: &Ledger,
+    registry: &Registry,
+    stop: &CancellationToken,
+) -> Result<(Running, String)> {
+    let options = Options {
+        config: config.clone(),
+        base,
+        ledger: ledger.clone(),
+        registry: registry.clone(),
+    };
+    let running = retune_serve::start(options, stop.clone()).await?;
+    let url = setup::url(running.addr);
+    Ok((running, url))
+}
+
+/// Waits until a model answers; false where `stop` came first.
+pub(crate) async fn ready(url: &str, stop: &CancellationToken) -> Result<bool> {
+    let http = reqwest::Client::new();
+    let asked = tokio::time::timeout(READY_WITHIN, async {
+        loop {
+            if http
+                .get(format!("{url}/readyz"))
+                .send()
+                .await
+                .is_ok_and(|response| response.status().is_success())
+            {
+                return;
+            }
+            tokio::time::sleep(ASK).await;
+        }
+    });
+    tokio::select! {
+        asked = asked => match asked {
+            Ok(()) => Ok(true),
+            Err(_) => bail!("no model answered within {} s; see the log above", READY_WITHIN.as_secs()),
+        },
+        () = stop.cancelled() => Ok(false),
+    }
+}
+
+/// The first line of stdout, which scripts wait for.
+pub(crate) fn announce(common: &Common, url: &str) -> Result<()> {
+    if common.json {
+        return output::json(&json!({"listening": url}));
+    }
+    output::line(format_args!("listening on {url}"))
+}

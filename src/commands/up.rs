@@ -1,0 +1,136 @@
+//! `retune up`: serves, monitors and retrains in one process; training itself runs in a child of its own, so that a run
+//! that dies cannot take the server along.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use prometheus::Registry;
+use retune_ledger::Ledger;
+use retune_monitor::Monitor;
+use retune_retrain::{Options, Start, StartedBy};
+use retune_task::Config;
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Common;
+use crate::commands::serve;
+use crate::{setup, stop};
+
+/// How long a run may take to leave when everything stops.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+
+#[derive(clap::Args)]
+#[command(
+    long_about = "Serve the OpenAI API, watch what is asked and answered, and retrain when an alarm or a schedule says so: all in one.",
+    after_help = "Examples:\n  retune up\n  retune up --config retune.toml\n  RETUNE_SERVER__LISTEN=127.0.0.1:9000 retune up\n\n\
+                  The first line of stdout says where it listens, once a model answers.\n\
+                  SIGTERM or Ctrl-C: it finishes what runs, appends every row to the ledger's tables, and exits 0."
+)]
+pub(crate) struct Args {
+    /// Stop when stdin ends, so that the server never outlives whoever started it.
+    #[arg(long, hide = true)]
+    pub(crate) stop_with_stdin: bool,
+}
+
+pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
+    let stop = stop::on_signal(args.stop_with_stdin)?;
+    let config = setup::config(common)?;
+    let base = setup::base(&config)?;
+    let ledger = Ledger::open(&config.store).await?;
+    let everything = everything(common, &config, base, &ledger, &stop).await;
+    ledger.close().await.context("rows could not be appended")?;
+    everything.map(|()| ExitCode::SUCCESS)
+}
+
+async fn everything(
+    common: &Common,
+    config: &Arc<Config>,
+    base: PathBuf,
+    ledger: &Ledger,
+    stop: &CancellationToken,
+) -> Result<()> {
+    // Whatever ends this function ends all of it.
+    let _all = stop.clone().drop_guard();
+    let registry = Registry::new();
+    let monitor = Monitor::new(config, ledger.clone(), &registry)?;
+    let (running, url) = serve::start(config, base.clone(), ledger, &registry, stop).await?;
+    if !serve::ready(&url, stop).await? {
+        running.stopped().await;
+        return Ok(());
+    }
+    serve::announce(common, &url)?;
+    let mut beside = JoinSet::new();
+    beside.spawn(monitor.run(stop.clone()));
+    let options = Options::new(config.clone(), base, ledger.clone(), url.clone());
+    let launch = launcher(common, &url, stop)?;
+    let watch_stop = stop.clone();
+    beside.spawn(async move { retune_retrain::watch(&options, launch, watch_stop).await });
+    running.stopped().await;
+    while let Some(ended) = beside.join_next().await {
+        ended.context("the monitor or the watch broke down")?;
+    }
+    Ok(())
+}
+
+type Launched = std::pin::Pin<Box<dyn Future<Output = std::io::Result<ExitStatus>> + Send>>;
+
+/// What starts a run in a child process: this same program, with this same configuration and environment.
+pub(crate) fn launcher(
+    common: &Common,
+    server: &str,
+    stop: &CancellationToken,
+) -> Result<impl Fn(&Start) -> Launched + Send + Sync + 'static> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let config = common.config.clone();
+    let server = server.to_owned();
+    let stop = stop.clone();
+    Ok(move |start: &Start| -> Launched {
+        let mut command = Command::new(&program);
+        command.args(arguments(start, &server)).kill_on_drop(true);
+        if let Some(config) = &config {
+            command.arg("--config").arg(config);
+        }
+        // The child's stdin ends with this process, however that ends, and the child with its stdin.
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        Box::pin(until_ended(command, stop.clone()))
+    })
+}
+
+fn arguments(start: &Start, server: &str) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = [
+        "retrain",
+        "--task",
+        &start.task,
+        "--server",
+        server,
+        "--stop-with-stdin",
+    ]
+    .map(OsString::from)
+    .into();
+    match &start.started_by {
+        StartedBy::Trigger(alarm) => arguments.extend(["--trigger".into(), alarm.into()]),
+        StartedBy::Person | StartedBy::Schedule(_) => {}
+    }
+    arguments
+}
+
+async fn until_ended(mut command: Command, stop: CancellationToken) -> std::io::Result<ExitStatus> {
+    let mut child = command.spawn()?;
+    let stdin = child.stdin.take();
+    tokio::select! {
+        status = child.wait() => return status,
+        () = stop.cancelled() => drop(stdin),
+    }
+    match tokio::time::timeout(LEAVE_WITHIN, child.wait()).await {
+        Ok(status) => status,
+        Err(_) => {
+            child.kill().await?;
+            child.wait().await
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What commands have in common: the configuration, the base's folder, the log.
+
+use std::io::IsTerminal;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use retune_task::Config;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::Common;
+
+/// The base that the binary carries.
+const POCKET: &str = "models/pocket";
+
+/// Retune's own events, and what others warn of.
+const LOG: &str = "warn,retune=info";
+
+/// To stderr; RETUNE_LOG (as tracing's EnvFilter reads it) says more or less.
+pub(crate) fn start_log() {
+    let filter = std::env::var("RETUNE_LOG")
+        .ok()
+        .and_then(|filter| EnvFilter::try_new(filter).ok());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(LOG)))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// Reads the configuration; the error names everything that is wrong with it.
+pub(crate) fn config(common: &Common) -> Result<Arc<Config>> {
+    // A variable that is not UTF-8 can only be somebody else's.
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Ok(Arc::new(Config::load(common.config.as_deref(), env)?))
+}
+
+/// The base's folder: beside the configuration, else unpacked from the binary.
+pub(crate) fn base(config: &Config) -> Result<PathBuf> {
+    let folder = config.source.folder().join(&config.engine.base);
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    if config.engine.base == POCKET {
+        let folder = retune_pocket::default_folder();
+        return retune_pocket::unpack(&folder)
+            .with_context(|| format!("cannot unpack the pocket model into {}", folder.display()));
+    }
+    bail!(
+        "no model at {} (engine.base = \"{}\"): name a folder with config.json, tokenizer.json and model.safetensors, \
+         or leave engine.base out to use the pocket model that Retune carries",
+        folder.display(),
+        config.engine.base
+    )
+}
+
+/// Where a process on this machine finds a server that listens there.
+pub(crate) fn url(listen: SocketAddr) -> String {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, listen.port()))
+}
+
+/// A server's address as given on the command line, else the configuration's.
+pub(crate) fn server(given: Option<&str>, config: &Config) -> Result<String> {
+    let Some(given) = given else {
+        return Ok(url(config.server.listen));
+    };
+    ensure!(
+        given.starts_with("http://"),
+        "--server {given}: expected http://HOST:PORT"
+    );
+    Ok(given.trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn an_address_for_all_is_reached_on_this_machine() {
+        assert_eq!(url("0.0.0.0:80".parse().unwrap()), "http://127.0.0.1:80");
+        assert_eq!(url("[::]:80".parse().unwrap()), "http://[::1]:80");
+        assert_eq!(
+            url("127.0.0.1:8080".parse().unwrap()),
+            "http://127.0.0.1:8080"
+        );
+    }
+}

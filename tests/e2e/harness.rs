@@ -1,0 +1,136 @@
+//! Starts the built binary on a free port in a temporary folder, and leaves nothing behind.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Child;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_retune");
+
+/// The checkout.
+pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// `retune` with its working folder, store and port out of everybody's way.
+pub(crate) fn retune(folder: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command
+        .current_dir(folder)
+        .env("RETUNE_SERVER__LISTEN", "127.0.0.1:0")
+        .env("RETUNE_STORE__URL", "file:./store");
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(folder: &Path, arguments: &[&str]) -> Output {
+    retune(folder).args(arguments).output().unwrap()
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The rows of a query, by `retune ledger sql --json`.
+pub(crate) fn rows(folder: &Path, query: &str) -> Vec<Value> {
+    let output = run(folder, &["ledger", "sql", "--json", query]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// A running `retune up`, killed when dropped.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) url: String,
+    pub(crate) http: reqwest::Client,
+}
+
+impl Server {
+    /// Starts in `folder`, whose store may already hold something.
+    pub(crate) async fn start(folder: &Path) -> Self {
+        let mut command = tokio::process::Command::from(retune(folder));
+        command.args(["up", "--json", "--stop-with-stdin"]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        // Read to the end, so that a full pipe never holds the server up.
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = log.next_line().await {
+                eprintln!("{line}")
+            }
+        });
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = tokio::time::timeout(Duration::from_secs(120), lines.next_line()).await;
+        let line = line
+            .expect("a line within two minutes")
+            .unwrap()
+            .expect("a line before the end");
+        let first: Value = serde_json::from_str(&line).unwrap();
+        let url = first["listening"].as_str().unwrap().to_owned();
+        Self {
+            child,
+            url,
+            http: reqwest::Client::new(),
+        }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("a running server").to_string();
+        let status = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {pid}")])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Its exit code, within half a minute; None where a signal ended it.
+    pub(crate) async fn exit_code(&mut self) -> Option<i32> {
+        let status = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;
+        status.expect("an end within half a minute").unwrap().code()
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> reqwest::Response {
+        self.http
+            .post(format!("{}{path}", self.url))
+            .json(body)
+            .send()
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
+        self.http
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// One question to the task, answered.
+    pub(crate) async fn ask(&self, content: &str) -> Value {
+        let response = self.post("/v1/chat/completions", &question(content)).await;
+        assert_eq!(response.status(), 200);
+        response.json().await.unwrap()
+    }
+}
+
+pub(crate) fn question(content: &str) -> Value {
+    json!({"model": "triage", "messages": [{"role": "user", "content": content}], "temperature": 0})
+}
+
+pub(crate) fn folder() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("retune-test-")
+        .tempdir()
+        .unwrap()
+}

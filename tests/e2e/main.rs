@@ -1,0 +1,15 @@
+//! End-to-end tests on the built binary: what users meet, over HTTP, files and signals. One binary, a module a subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+mod api;
+mod bad_input;
+mod harness;
+mod ledger;
+mod r#loop;
+mod shutdown;
+mod tidy;

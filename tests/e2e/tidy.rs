@@ -1,0 +1,92 @@
+//! What holds for the source as a whole: who may know whom, how long a file may be, what is documented.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::harness::ROOT;
+
+const LONGEST: usize = 500;
+
+/// Every file of the source with this ending; what a build or Git made is none.
+fn files(ending: &str) -> Vec<PathBuf> {
+    fn walk(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() {
+                if !name.starts_with('.') && name != "target" && name != "retune-data" {
+                    walk(&path, ending, found);
+                }
+            } else if name.ends_with(ending) {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(Path::new(ROOT), ending, &mut found);
+    assert!(!found.is_empty());
+    found
+}
+
+/// The crates of this workspace that a crate's Cargo.toml names as dependencies.
+fn dependencies(folder: &str) -> Vec<String> {
+    let manifest = fs::read_to_string(Path::new(ROOT).join(folder).join("Cargo.toml")).unwrap();
+    let names = manifest
+        .lines()
+        .filter_map(|line| line.split(['.', ' ', '=']).next());
+    names
+        .filter(|name| name.starts_with("retune-"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn crates_know_only_whom_they_may() {
+    let may_know = [
+        ("task", &[][..]),
+        ("stats", &[][..]),
+        ("ledger", &["retune-task"][..]),
+        (
+            "serve",
+            &["retune-task", "retune-stats", "retune-ledger"][..],
+        ),
+        (
+            "monitor",
+            &["retune-task", "retune-stats", "retune-ledger"][..],
+        ),
+        (
+            "retrain",
+            &[
+                "retune-task",
+                "retune-stats",
+                "retune-ledger",
+                "retune-trainer",
+            ][..],
+        ),
+        ("retrain/trainer", &[][..]),
+        ("models/pocket", &["retune-trainer"][..]),
+        ("demo", &[][..]),
+    ];
+    for (folder, known) in may_know {
+        for dependency in dependencies(folder) {
+            assert!(
+                known.contains(&dependency.as_str()),
+                "{folder} must not know {dependency}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_source_file_is_too_long_and_each_says_what_it_is_for() {
+    for path in files(".rs") {
+        let source = fs::read_to_string(&path).unwrap();
+        let lines = source.lines().count();
+        assert!(lines <= LONGEST, "{} has {lines} lines", path.display());
+        assert!(
+            source.starts_with("//!"),
+            "{} does not say what it is for",
+            path.display()
+        );
+    }
+}

@@ -1,0 +1,143 @@
+"""The adapter that the demo made, loaded by PEFT: greedy, it must give the tokens that Retune gives, on 20 prompts.
+
+    pip install -r tests/parity/requirements.txt
+    python tests/parity/adapter_parity.py --retune target/release/retune --base models/pocket
+
+Without --store the demo is played first, which takes minutes; with it, a folder that `retune demo --once --store` kept.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import urllib.request
+
+import peft
+import torch
+import transformers
+
+PROMPTS = 20
+# As task/builtin/retune.toml has it: what adapters of the built-in task are trained and served with.
+ADAPTER_PROMPT = "Triage."
+MAX_TOKENS = 256
+
+
+def environment(store):
+    return os.environ | {"RETUNE_SERVER__LISTEN": "127.0.0.1:0", "RETUNE_STORE__URL": f"file:{store}/store"}
+
+
+def play(program, store):
+    """Plays the demo, keeping its store; gives the adapter's name."""
+    done = subprocess.run([program, "demo", "--once", "--json", "--store", store], stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])["adapter"]
+
+
+def rows(program, store, query):
+    done = subprocess.run(
+        [program, "ledger", "sql", "--json", query],
+        cwd=store,
+        env=environment(store),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def questions(program, store, adapter):
+    """What apps asked the adapter, each question once, as many of every length as there are."""
+    asked = rows(program, store, f"select messages from exchanges where adapter = '{adapter}' order by ts, replica, seq")
+    texts = {}
+    for row in asked:
+        messages = row["messages"]
+        messages = json.loads(messages) if isinstance(messages, str) else messages
+        texts[next(m["content"] for m in messages if m["role"] == "user")] = None
+    assert len(texts) >= PROMPTS, f"only {len(texts)} different questions to {adapter}"
+    return list(texts)[:PROMPTS]
+
+
+def by_retune(program, store, adapter, texts):
+    """Text and number of tokens of each answer, over HTTP."""
+    child = subprocess.Popen(
+        [program, "serve", "--json", "--stop-with-stdin"],
+        cwd=store,
+        env=environment(store),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        url = json.loads(child.stdout.readline())["listening"]
+        answers = []
+        for text in texts:
+            body = {"model": adapter, "messages": [{"role": "user", "content": text}], "temperature": 0}
+            request = urllib.request.Request(
+                f"{url}/v1/chat/completions",
+                json.dumps(body | {"max_tokens": MAX_TOKENS}).encode(),
+                {"content-type": "application/json"},
+            )
+            answer = json.load(urllib.request.urlopen(request))
+            answers.append((answer["choices"][0]["message"]["content"], answer["usage"]["prompt_tokens"]))
+        return answers
+    finally:
+        child.stdin.close()
+        child.wait(timeout=60)
+
+
+def by_peft(base, folder, texts):
+    """The same by transformers and PEFT. A missing or unexpected key is an error: PEFT only warns."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+    config = peft.PeftConfig.from_pretrained(folder)
+    model = peft.get_peft_model(model, config)
+    loaded = model.load_adapter(folder, adapter_name="default")
+    missing = [key for key in loaded.missing_keys if "lora" in key]
+    assert not missing and not loaded.unexpected_keys, (missing, loaded.unexpected_keys)
+    model.eval()
+    answers = []
+    for text in texts:
+        messages = [{"role": "system", "content": ADAPTER_PROMPT}, {"role": "user", "content": text}]
+        prompt = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        length = prompt["input_ids"].shape[1]
+        with torch.no_grad():
+            tokens = model.generate(
+                **prompt,
+                do_sample=False,
+                max_new_tokens=MAX_TOKENS,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.eos_token_id,
+            )[0, length:]
+        answers.append((tokenizer.decode(tokens, skip_special_tokens=True), length))
+    return answers
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--retune", default="target/release/retune", help="the built program")
+    parser.add_argument("--base", default="models/pocket", help="the pocket model's folder")
+    parser.add_argument("--store", help="a folder that `retune demo --once --store` kept")
+    parser.add_argument("--adapter", help="its adapter's name [default: the newest of triage]")
+    arguments = parser.parse_args()
+    program = os.path.abspath(arguments.retune)
+    with tempfile.TemporaryDirectory(prefix="retune-parity-") as temporary:
+        store = os.path.abspath(arguments.store or temporary)
+        if arguments.store:
+            numbers = [int(name) for name in os.listdir(f"{store}/store/adapters/triage") if name.isdigit()]
+            adapter = arguments.adapter or f"triage@{max(numbers)}"
+        else:
+            adapter = play(program, store)
+        task, number = adapter.split("@")
+        texts = questions(program, store, adapter)
+        retune = by_retune(program, store, adapter, texts)
+        reference = by_peft(arguments.base, f"{store}/store/adapters/{task}/{number}", texts)
+    different = [(text, ours, theirs) for text, ours, theirs in zip(texts, retune, reference) if ours != theirs]
+    for text, ours, theirs in different:
+        print(f"asked  {text!r}\nRetune {ours}\nPEFT   {theirs}\n")
+    assert not different, f"{len(different)} of {PROMPTS} answers differ"
+    print(f"{adapter}: {PROMPTS} of {PROMPTS} answers are the same, Retune's and PEFT's")
+
+
+if __name__ == "__main__":
+    main()
