@@ -1,0 +1,138 @@
+//! Retraining: from what users rated and corrected to the next adapter, with proof that it is better.
+//!
+//! A run goes dataset -> training -> examination -> verdict -> promotion. What decides is pure (`dataset`, `judge`, `verdict`) and
+//! is tested without a model or a server; the edges are thin: `train` calls the trainer, `server` is the one place that speaks
+//! HTTP, `run` keeps a row of the `runs` table at each state, `watch` starts runs that alarms ask for. A candidate is examined
+//! through the running server, as an app would ask it: what is examined is what will be served.
+
+mod base;
+mod book;
+pub mod dataset;
+mod encode;
+mod error;
+mod examine;
+pub mod judge;
+mod promote;
+mod report;
+mod run;
+mod server;
+mod stages;
+#[cfg(test)]
+mod testing;
+mod train;
+pub mod verdict;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use encode::{Encoded, Encoder};
+pub use error::Error;
+pub use report::{Curve, Report, Sample};
+pub use run::{Event, run, run_id};
+pub use watch::{Due, due, watch};
+
+/// What a run needs to know of the installation.
+#[derive(Clone)]
+pub struct Options {
+    pub config: Arc<retune_task::Config>,
+    /// The base's folder, resolved.
+    pub base: PathBuf,
+    pub ledger: retune_ledger::Ledger,
+    /// The running server, `http://127.0.0.1:8080`; candidates are examined and promoted there.
+    pub server: String,
+    pub limits: Limits,
+}
+
+impl Options {
+    pub fn new(
+        config: Arc<retune_task::Config>,
+        base: PathBuf,
+        ledger: retune_ledger::Ledger,
+        server: String,
+    ) -> Self {
+        Self {
+            config,
+            base,
+            ledger,
+            server,
+            limits: Limits::default(),
+        }
+    }
+
+    pub(crate) fn task(&self, name: &str) -> Result<&retune_task::Task, Error> {
+        self.config
+            .tasks
+            .iter()
+            .find(|task| task.name == name)
+            .ok_or_else(|| Error::UnknownTask {
+                task: name.to_owned(),
+                known: self
+                    .config
+                    .tasks
+                    .iter()
+                    .map(|task| task.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })
+    }
+}
+
+/// How long a run waits, and how hard it tries.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// For prompts with a known answer to arrive, where the held-out rows are fewer than `min_pairs`; then the verdict is `wait`.
+    pub pairs: Duration,
+    /// Between two looks into the ledger.
+    pub poll: Duration,
+    /// First pause after a 429 or a 503, doubled each time up to thirty times this; the server's `retry-after` goes first.
+    pub retry: Duration,
+    /// First pause after a run whose process failed, doubled each time.
+    pub relaunch: Duration,
+    /// One answer of the server.
+    pub answer: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            pairs: Duration::from_secs(30 * 60),
+            poll: Duration::from_secs(2),
+            retry: Duration::from_millis(200),
+            relaunch: Duration::from_secs(10),
+            answer: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What a run is for: one task, and what asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    pub task: String,
+    pub started_by: StartedBy,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartedBy {
+    /// An alarm's id: the same alarm is the same run, whoever starts it.
+    Trigger(String),
+    /// Somebody asked; each time is a run of its own.
+    Person,
+    /// The time that a schedule named.
+    Schedule(chrono::DateTime<chrono::Utc>),
+}
+
+impl std::fmt::Display for StartedBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Trigger(alarm) => write!(f, "trigger:{alarm}"),
+            Self::Person => f.write_str("person"),
+            Self::Schedule(time) => write!(
+                f,
+                "schedule:{}",
+                time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+            ),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A run's row in the `runs` table: written at each state, and every few seconds while a state makes progress.
+
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use retune_ledger::{Ledger, Run};
+
+use crate::Error;
+use crate::report::Report;
+use crate::run::Event;
+
+pub(crate) const WAITING: &str = "waiting";
+pub(crate) const DATASET: &str = "dataset";
+pub(crate) const TRAINING: &str = "training";
+pub(crate) const EXAMINING: &str = "examining";
+pub(crate) const DONE: &str = "done";
+pub(crate) const FAILED: &str = "failed";
+
+/// Between two rows that only tell progress.
+const PROGRESS: Duration = Duration::from_millis(2500);
+
+/// Keeps the run's row.
+pub(crate) struct Book<'a> {
+    ledger: &'a Ledger,
+    pub(crate) run: Run,
+    written: Instant,
+}
+
+impl<'a> Book<'a> {
+    pub(crate) fn open(ledger: &'a Ledger, run: Run) -> Self {
+        Self {
+            ledger,
+            run,
+            written: Instant::now(),
+        }
+    }
+
+    pub(crate) async fn enter(
+        &mut self,
+        state: &'static str,
+        observer: &mut (dyn FnMut(&Event) + Send),
+    ) -> Result<(), Error> {
+        observer(&Event::State {
+            run_id: self.run.run_id.clone(),
+            state,
+        });
+        state.clone_into(&mut self.run.state);
+        self.run.progress = None;
+        self.write().await
+    }
+
+    pub(crate) async fn progress(&mut self, done: usize, total: usize) -> Result<(), Error> {
+        self.run.progress = Some((done as u64, total as u64));
+        if self.written.elapsed() < PROGRESS {
+            Ok(())
+        } else {
+            self.write().await
+        }
+    }
+
+    pub(crate) async fn write(&mut self) -> Result<(), Error> {
+        self.run.ts = Utc::now();
+        self.written = Instant::now();
+        Ok(self.ledger.append_run(&self.run).await?)
+    }
+
+    /// The report's figures in the row's columns.
+    pub(crate) fn fill(&mut self, report: &Report) {
+        let run = &mut self.run;
+        run.adapter.clone_from(&report.adapter);
+        run.baseline = Some(report.baseline.clone());
+        run.exchanges_version = Some(report.exchanges_version);
+        run.feedback_version = Some(report.feedback_version);
+        run.examples_train = Some(report.examples_train);
+        run.examples_development = Some(report.examples_development);
+        run.examples_held_out = Some(report.examples_held_out);
+        run.examples_examined = report.examples_examined;
+        run.loss_first = report.loss_first;
+        run.loss_last = report.loss_last;
+        run.votes = report.votes;
+        run.wins = report.wins;
+        run.ties = report.ties;
+        run.p_value = report.p_value;
+        run.judge.clone_from(&report.judge);
+    }
+
+    /// The verdict stands: from here on the run is carried out, never made again.
+    pub(crate) fn decide(&mut self, report: &Report) -> Result<(), Error> {
+        self.fill(report);
+        self.run.verdict = Some(report.verdict.to_string());
+        self.run.promoted = Some(report.promoted);
+        self.run.report = Some(serde_json::to_value(report).map_err(Error::Report)?);
+        Ok(())
+    }
+
+    pub(crate) async fn failed(&mut self, error: &Error) {
+        FAILED.clone_into(&mut self.run.state);
+        self.run.error = Some(error.to_string());
+        if let Err(unkept) = self.write().await {
+            tracing::error!(run_id = self.run.run_id, %error, %unkept, "the run failed, and its row could not be written");
+        }
+    }
+}
+
+pub(crate) fn new_row(task: &str, started_by: String, run_id: String) -> Run {
+    Run {
+        run_id,
+        ts: Utc::now(),
+        task: task.to_owned(),
+        started_by,
+        state: DATASET.to_owned(),
+        ..Run::default()
+    }
+}

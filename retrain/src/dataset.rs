@@ -1,0 +1,311 @@
+//! From what was asked, answered and said of it to examples: each prompt with the answer known to be right.
+//!
+//! Pure, and independent of the order of what comes in: the same ledger gives the same dataset, and a conversation stands on the
+//! same side of the split in every run. Whatever is left out is counted with its reason.
+//!
+//! What is known of an exchange:
+//! - its newest correction, whoever rated what;
+//! - else its own answer, where the raters' verdict is at least `rating_at_least`. Each rater's newest rating counts, and of
+//!   several raters the lower median: half of them have to agree that it is good, and one enthusiast cannot outvote one critic.
+//!
+//! So a bad rating without a correction excludes. A known answer that breaks the task's own format teaches the wrong thing and is
+//! left out too, whoever gave it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use retune_ledger::{Exchange, Feedback, Purpose};
+use retune_task::{ChatMessage, Check, Split, Task};
+use serde::{Deserialize, Serialize};
+
+/// A rating that makes an answer good enough to judge others by.
+const GOLD: u8 = 5;
+
+/// Why an answer counts as right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KnownBy {
+    Correction,
+    /// The raters' verdict, 1 to 5.
+    Rating(u8),
+}
+
+/// A prompt and the answer known to be right.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    pub request_id: String,
+    pub ts: DateTime<Utc>,
+    pub conversation: String,
+    pub split: Split,
+    /// As the app sent them.
+    pub messages: Vec<ChatMessage>,
+    pub answer: String,
+    pub known_by: KnownBy,
+}
+
+impl Row {
+    /// Good enough to judge others by: a correction, or an answer rated 5.
+    pub fn is_gold(&self) -> bool {
+        match self.known_by {
+            KnownBy::Correction => true,
+            KnownBy::Rating(rating) => rating >= GOLD,
+        }
+    }
+}
+
+/// What became of every exchange that was looked at: the counts add up to `exchanges`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub exchanges: u64,
+    /// Examinations, probes and shadow requests, and other tasks' exchanges.
+    pub not_user: u64,
+    /// Answered with an error.
+    pub failed: u64,
+    /// Kept without its text (`store: false`), or without a user message.
+    pub no_text: u64,
+    /// No rating and no correction.
+    pub unrated: u64,
+    /// The raters' verdict is below `rating_at_least`, and nobody corrected it.
+    pub rated_low: u64,
+    /// Rated, but there is no answer (a tool call alone, or nothing at all).
+    pub no_answer: u64,
+    /// Known answers that break the task's format, by reason.
+    pub format_invalid: BTreeMap<String, u64>,
+    /// A newer exchange of the same conversation is kept in its place.
+    pub older_in_conversation: u64,
+    /// A newer exchange with the very same messages and answer is kept in its place (logs from elsewhere).
+    pub same_text: u64,
+    pub kept_corrections: u64,
+    pub kept_ratings: u64,
+}
+
+impl Counts {
+    pub fn kept(&self) -> u64 {
+        self.kept_corrections + self.kept_ratings
+    }
+
+    pub fn dropped(&self) -> u64 {
+        let invalid: u64 = self.format_invalid.values().sum();
+        self.not_user
+            + self.failed
+            + self.no_text
+            + self.unrated
+            + self.rated_low
+            + self.no_answer
+            + invalid
+            + self.older_in_conversation
+            + self.same_text
+    }
+}
+
+/// The examples of one task, oldest first within each split.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Dataset {
+    pub train: Vec<Row>,
+    /// Chooses the checkpoint; neither trained on nor examined.
+    pub development: Vec<Row>,
+    pub held_out: Vec<Row>,
+    pub counts: Counts,
+}
+
+impl Dataset {
+    pub fn len(&self) -> usize {
+        self.train.len() + self.development.len() + self.held_out.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.train
+            .iter()
+            .chain(&self.development)
+            .chain(&self.held_out)
+    }
+
+    /// Rows asked after `ts`: what there is to learn about the traffic since an alarm.
+    pub fn usable_since(&self, ts: DateTime<Utc>) -> usize {
+        self.rows().filter(|row| row.ts > ts).count()
+    }
+
+    /// Conversations that the training has seen, to choose weights or a checkpoint: never to be examined.
+    pub fn seen_conversations(&self) -> HashSet<&str> {
+        self.train
+            .iter()
+            .chain(&self.development)
+            .map(|row| row.conversation.as_str())
+            .collect()
+    }
+}
+
+/// The dataset of `task` from exchanges and feedback in any order; rows of other tasks are counted and left out.
+pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Dataset {
+    let said = Said::gather(feedback);
+    let mut counts = Counts {
+        exchanges: exchanges.len() as u64,
+        ..Counts::default()
+    };
+    let mut newest_first: Vec<&Exchange> = exchanges.iter().collect();
+    newest_first.sort_by_key(|exchange| Reverse((exchange.ts, &exchange.replica, exchange.seq)));
+
+    let mut rows = Vec::new();
+    let (mut conversations, mut texts) = (HashSet::new(), HashSet::new());
+    for exchange in newest_first {
+        let row = match known(task, exchange, &said) {
+            Ok(row) => row,
+            Err(reason) => {
+                reason.count(&mut counts);
+                continue;
+            }
+        };
+        if !conversations.insert(row.conversation.clone()) {
+            counts.older_in_conversation += 1;
+        } else if !texts.insert((text(&row.messages), row.answer.clone())) {
+            counts.same_text += 1;
+        } else {
+            match row.known_by {
+                KnownBy::Correction => counts.kept_corrections += 1,
+                KnownBy::Rating(_) => counts.kept_ratings += 1,
+            }
+            rows.push(row);
+        }
+    }
+    rows.reverse();
+    let mut dataset = Dataset {
+        counts,
+        ..Dataset::default()
+    };
+    for row in rows {
+        match row.split {
+            Split::Train => dataset.train.push(row),
+            Split::Development => dataset.development.push(row),
+            Split::HeldOut => dataset.held_out.push(row),
+        }
+    }
+    dataset
+}
+
+fn text(messages: &[ChatMessage]) -> Vec<(String, String)> {
+    messages
+        .iter()
+        .map(|message| (message.role.clone(), message.content.clone()))
+        .collect()
+}
+
+/// What people said of each exchange.
+struct Said<'a> {
+    corrections: HashMap<&'a str, &'a str>,
+    /// The lower median of the raters' newest ratings.
+    ratings: HashMap<&'a str, u8>,
+}
+
+impl<'a> Said<'a> {
+    fn gather(feedback: &'a [Feedback]) -> Self {
+        let mut oldest_first: Vec<&Feedback> = feedback.iter().collect();
+        oldest_first.sort_by_key(|said| (said.ts, &said.feedback_id));
+        let mut corrections = HashMap::new();
+        let mut by_rater: HashMap<&str, HashMap<_, u8>> = HashMap::new();
+        for said in oldest_first {
+            if let Some(correction) = &said.correction {
+                corrections.insert(said.request_id.as_str(), correction.as_str());
+            }
+            if let Some(rating) = said.rating {
+                by_rater
+                    .entry(&said.request_id)
+                    .or_default()
+                    .insert((&said.source, &said.rater), rating);
+            }
+        }
+        let ratings = by_rater
+            .into_iter()
+            .filter_map(|(request_id, by_rater)| {
+                Some((request_id, lower_median(by_rater.into_values().collect())?))
+            })
+            .collect();
+        Self {
+            corrections,
+            ratings,
+        }
+    }
+}
+
+fn lower_median(mut ratings: Vec<u8>) -> Option<u8> {
+    ratings.sort_unstable();
+    ratings.get(ratings.len().checked_sub(1)? / 2).copied()
+}
+
+enum Dropped {
+    NotUser,
+    Failed,
+    NoText,
+    Unrated,
+    RatedLow,
+    NoAnswer,
+    FormatInvalid(&'static str),
+}
+
+impl Dropped {
+    fn count(self, counts: &mut Counts) {
+        match self {
+            Self::NotUser => counts.not_user += 1,
+            Self::Failed => counts.failed += 1,
+            Self::NoText => counts.no_text += 1,
+            Self::Unrated => counts.unrated += 1,
+            Self::RatedLow => counts.rated_low += 1,
+            Self::NoAnswer => counts.no_answer += 1,
+            Self::FormatInvalid(reason) => {
+                *counts.format_invalid.entry(reason.to_owned()).or_default() += 1
+            }
+        }
+    }
+}
+
+/// The known answer of one exchange, or why there is none.
+fn known(task: &Task, exchange: &Exchange, said: &Said<'_>) -> Result<Row, Dropped> {
+    if exchange.purpose != Purpose::User || exchange.task.as_deref() != Some(task.name.as_str()) {
+        return Err(Dropped::NotUser);
+    }
+    if exchange.code != 200 {
+        return Err(Dropped::Failed);
+    }
+    let messages = exchange.messages.as_ref().ok_or(Dropped::NoText)?;
+    if !messages.iter().any(|message| message.role == "user") {
+        return Err(Dropped::NoText);
+    }
+    let id = exchange.request_id.as_str();
+    let (answer, known_by) = if let Some(correction) = said.corrections.get(id) {
+        (*correction, KnownBy::Correction)
+    } else {
+        let rating = *said.ratings.get(id).ok_or(Dropped::Unrated)?;
+        if rating < task.retrain.rating_at_least {
+            return Err(Dropped::RatedLow);
+        }
+        (
+            exchange.answer.as_deref().ok_or(Dropped::NoAnswer)?,
+            KnownBy::Rating(rating),
+        )
+    };
+    if answer.trim().is_empty() {
+        return Err(Dropped::NoAnswer);
+    }
+    if let Some(Check::Invalid { reason, .. }) =
+        task.format.as_ref().map(|format| format.check(answer))
+    {
+        return Err(Dropped::FormatInvalid(reason));
+    }
+    Ok(Row {
+        request_id: exchange.request_id.clone(),
+        ts: exchange.ts,
+        conversation: exchange.conversation.clone(),
+        split: retune_task::held_out(&exchange.conversation),
+        messages: messages.clone(),
+        answer: answer.to_owned(),
+        known_by,
+    })
+}
+
+#[cfg(test)]
+#[path = "dataset_tests.rs"]
+mod tests;

@@ -1,0 +1,93 @@
+//! From rows to tokens: the text that the engine will see, byte for byte, with loss on the answer alone.
+//!
+//! The prompt is tokenised as the engine does it (the task's `adapter_prompt`, the base's chat template with its generation prompt,
+//! special tokens added); the answer follows as its own tokens, because that is how an engine reaches it: from the end of the
+//! prompt, token by token, to the end of the turn. Tokenising both in one go could merge across that border into tokens that
+//! serving never sees.
+
+use std::path::Path;
+
+use retune_task::{ChatTemplate, PromptKind, Task};
+use retune_trainer::Example;
+use tokenizers::Tokenizer;
+
+use crate::Error;
+use crate::dataset::Row;
+
+/// Renders and tokenises for one base.
+pub struct Encoder {
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    /// The model's context, in tokens: longer examples cannot be trained on.
+    context: usize,
+}
+
+/// Encoded rows, in their order; `too_long` of them were left out.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    pub examples: Vec<Example>,
+    pub too_long: u64,
+}
+
+impl Encoder {
+    /// `context` is the model's length limit in tokens.
+    pub fn from_folder(base: &Path, context: usize) -> Result<Self, Error> {
+        let template = ChatTemplate::from_folder(base)?;
+        let path = base.join("tokenizer.json");
+        let tokenizer = Tokenizer::from_file(&path).map_err(|error| Error::Tokenizer {
+            path: path.clone(),
+            what: error.to_string(),
+        })?;
+        Ok(Self {
+            template,
+            tokenizer,
+            context,
+        })
+    }
+
+    /// The text in front of the answer, with the task's short prompt for adapters.
+    pub fn prompt(&self, task: &Task, row: &Row) -> Result<String, Error> {
+        Ok(self
+            .template
+            .render(&task.messages(PromptKind::Adapter, &row.messages), true)?)
+    }
+
+    /// Tokens of prompt, answer and end of turn; loss weight 1 on the last two, 0 on the prompt.
+    pub fn example(&self, task: &Task, row: &Row) -> Result<Example, Error> {
+        let mut tokens = self.tokens(&self.prompt(task, row)?, true)?;
+        let prompt = tokens.len();
+        tokens.extend(self.tokens(&row.answer, false)?);
+        tokens.extend(self.tokens(self.template.end_of_turn(), false)?);
+        let weights = (0..tokens.len())
+            .map(|index| if index < prompt { 0.0 } else { 1.0 })
+            .collect();
+        Ok(Example { tokens, weights })
+    }
+
+    pub fn examples(&self, task: &Task, rows: &[Row]) -> Result<Encoded, Error> {
+        let mut encoded = Encoded::default();
+        for row in rows {
+            let example = self.example(task, row)?;
+            if example.tokens.len() > self.context {
+                encoded.too_long += 1;
+            } else {
+                encoded.examples.push(example);
+            }
+        }
+        Ok(encoded)
+    }
+
+    fn tokens(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Error> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, add_special_tokens)
+            .map_err(|error| Error::Tokenise {
+                what: error.to_string(),
+            })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+}
+
+#[cfg(test)]
+#[path = "encode_tests.rs"]
+mod tests;

@@ -1,0 +1,65 @@
+//! What can go wrong in a run, in words that say where and what to do.
+
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("there is no task `{task}`; the configuration has: {known}")]
+    UnknownTask { task: String, known: String },
+    #[error(
+        "a run of task `{task}` is under way in another process; wait for it to end, `retune ledger sql \"select * from runs\"` shows it"
+    )]
+    Busy { task: String },
+    #[error(transparent)]
+    Ledger(#[from] retune_ledger::Error),
+    #[error(transparent)]
+    Task(#[from] retune_task::Error),
+    #[error("training failed: {0}")]
+    Trainer(#[from] retune_trainer::Error),
+    #[error("{path}: the base's tokenizer cannot be read: {what}; is it a complete model folder?")]
+    Tokenizer { path: PathBuf, what: String },
+    #[error("a prompt cannot be tokenised: {what}")]
+    Tokenise { what: String },
+    #[error("{path}: {source}")]
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path}: {what}")]
+    Base { path: PathBuf, what: String },
+    #[error(
+        "no example of task `{task}` is left to train on after tokenising ({too_long} are longer than the model's {context} tokens)"
+    )]
+    NothingToTrain {
+        task: String,
+        too_long: u64,
+        context: usize,
+    },
+    #[error(
+        "the server at {url} cannot be reached: {source}; is `retune up` running, and is its address this one?"
+    )]
+    Unreachable { url: String, source: reqwest::Error },
+    #[error("{request} was answered with {status}: {message}")]
+    Refused {
+        request: String,
+        status: u16,
+        message: String,
+    },
+    #[error(
+        "{request} was answered with something else than expected: {what}; is a Retune of this version running there?"
+    )]
+    Unexpected { request: String, what: String },
+    #[error("`{asked}` was asked and {what}; the examination would be of another model")]
+    WrongModel { asked: String, what: String },
+    #[error("the run's report cannot be written as JSON: {0}")]
+    Report(serde_json::Error),
+    #[error("the run was told to stop")]
+    Stopped,
+}
+
+impl Error {
+    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { path, source }
+    }
+}

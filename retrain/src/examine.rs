@@ -1,0 +1,293 @@
+//! The examination: candidate and baseline answer the same prompts through the running server, as an app would ask them.
+//!
+//! Which prompts is fixed before the first is asked: the held-out rows whose known answer is good enough to judge by, then
+//! prompts logged after the dataset was read, until there are `min_pairs`. No conversation that the training has seen is examined,
+//! and none twice.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use retune_ledger::{Cursor, Exchange, ExchangeQuery, FeedbackQuery, Ledger, Purpose};
+use retune_task::Task;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::dataset::{self, Dataset, Row};
+use crate::judge::{self, BlindPair, Side, Vote};
+use crate::server::{Answer, Server};
+use crate::verdict::{Figures, length_fits};
+use crate::{Error, Limits};
+
+/// Prompts under examination at once; each asks the candidate and then the baseline.
+const CONCURRENCY: usize = 4;
+/// Held-out prompts beyond this cost time and settle little more: 400 pairs show a win share of 57 %.
+pub(crate) const MAX_PAIRS: usize = 400;
+/// Rows of several replicas may become visible this much out of order.
+const DISORDER_SECONDS: i64 = 120;
+
+/// What the dataset was made from, so that later rows are told from those it saw.
+pub(crate) struct Snapshot {
+    seen: HashSet<String>,
+    after: Option<Cursor>,
+}
+
+impl Snapshot {
+    pub(crate) fn of(exchanges: &[Exchange]) -> Self {
+        let last = exchanges
+            .iter()
+            .max_by_key(|exchange| (exchange.ts, &exchange.replica, exchange.seq));
+        let after = last.map(|exchange| Cursor {
+            ts: exchange.ts - TimeDelta::seconds(DISORDER_SECONDS),
+            replica: exchange.replica.clone(),
+            seq: exchange.seq,
+        });
+        Self {
+            seen: exchanges
+                .iter()
+                .map(|exchange| exchange.request_id.clone())
+                .collect(),
+            after,
+        }
+    }
+}
+
+/// The prompts to examine, in the order of the list: all that there are up to `MAX_PAIRS` held-out ones, topped up by later ones to
+/// `min_pairs`.
+pub(crate) fn choose(dataset: &Dataset, later: &Dataset, min_pairs: usize) -> Vec<Row> {
+    let seen = dataset.seen_conversations();
+    let held_out: Vec<&Row> = dataset
+        .held_out
+        .iter()
+        .filter(|row| row.is_gold())
+        .collect();
+    let cap = MAX_PAIRS.max(min_pairs);
+    // The newest where there are too many: they are nearest to the traffic that the adapter is for.
+    let mut list: Vec<Row> = held_out
+        .iter()
+        .skip(held_out.len().saturating_sub(cap))
+        .map(|&row| row.clone())
+        .collect();
+    let held_out: HashSet<&str> = dataset
+        .held_out
+        .iter()
+        .map(|row| row.conversation.as_str())
+        .collect();
+    let mut later: Vec<&Row> = later
+        .rows()
+        .filter(|row| row.is_gold())
+        .filter(|row| {
+            !seen.contains(row.conversation.as_str())
+                && !held_out.contains(row.conversation.as_str())
+        })
+        .collect();
+    later.sort_by_key(|row| (row.ts, &row.request_id));
+    let wanted = min_pairs.saturating_sub(list.len());
+    list.extend(later.into_iter().take(wanted).cloned());
+    list
+}
+
+/// Waits until there are `min_pairs` prompts to examine or the limit is reached; `have` is told as it grows.
+pub(crate) async fn wait_for_list(
+    ledger: &Ledger,
+    task: &Task,
+    dataset: &Dataset,
+    snapshot: &Snapshot,
+    limits: &Limits,
+    mut have: impl FnMut(usize),
+) -> Result<Vec<Row>, Error> {
+    let min_pairs = task.retrain.min_pairs;
+    let deadline = tokio::time::Instant::now() + limits.pairs;
+    let mut list = choose(dataset, &Dataset::default(), min_pairs);
+    loop {
+        if list.len() < min_pairs {
+            list = choose(dataset, &later(ledger, task, snapshot).await?, min_pairs);
+        }
+        have(list.len());
+        if list.len() >= min_pairs || tokio::time::Instant::now() >= deadline {
+            return Ok(list);
+        }
+        tokio::time::sleep(limits.poll).await;
+    }
+}
+
+/// The dataset of what was logged after the snapshot.
+async fn later(ledger: &Ledger, task: &Task, snapshot: &Snapshot) -> Result<Dataset, Error> {
+    let query = ExchangeQuery {
+        task: Some(task.name.clone()),
+        purpose: Some(Purpose::User),
+        after: snapshot.after.clone(),
+        ..ExchangeQuery::default()
+    };
+    let mut exchanges = ledger.exchanges(&query).await?;
+    exchanges.retain(|exchange| !snapshot.seen.contains(&exchange.request_id));
+    let feedback = ledger
+        .feedback(&FeedbackQuery {
+            since_ts: snapshot.after.as_ref().map(|after| after.ts),
+            ..FeedbackQuery::default()
+        })
+        .await?;
+    Ok(dataset::build(task, &exchanges, &feedback))
+}
+
+/// One prompt, examined.
+#[derive(Debug, Clone)]
+pub(crate) struct Examined {
+    pub(crate) row: Row,
+    pub(crate) candidate: Answer,
+    pub(crate) baseline: Answer,
+}
+
+/// Who is compared, and for which run.
+#[derive(Debug, Clone)]
+pub(crate) struct Contest {
+    pub(crate) run_id: String,
+    pub(crate) candidate: String,
+    /// The candidate's digest: every answer of it must carry it.
+    pub(crate) digest: String,
+    pub(crate) baseline: String,
+}
+
+/// Both are asked for every prompt of a list, a few prompts at a time. Dropping it stops the asking.
+pub(crate) struct Asking {
+    asking: JoinSet<Result<(usize, Examined), Error>>,
+    examined: Vec<(usize, Examined)>,
+}
+
+impl Asking {
+    pub(crate) fn start(server: &Server, contest: &Contest, list: &[Row]) -> Self {
+        let slots = Arc::new(Semaphore::new(CONCURRENCY));
+        let mut asking = JoinSet::new();
+        for (index, row) in list.iter().enumerate() {
+            let (server, contest, row, slots) = (
+                server.clone(),
+                contest.clone(),
+                row.clone(),
+                Arc::clone(&slots),
+            );
+            asking.spawn(async move {
+                let _slot = slots.acquire_owned().await.map_err(|_| Error::Stopped)?;
+                ask_both(&server, &contest, row)
+                    .await
+                    .map(|examined| (index, examined))
+            });
+        }
+        Self {
+            asking,
+            examined: Vec::with_capacity(list.len()),
+        }
+    }
+
+    /// Waits for one more prompt; how many are done, `None` once all are. The first error ends the examination.
+    pub(crate) async fn next(&mut self) -> Result<Option<usize>, Error> {
+        let Some(finished) = self.asking.join_next().await else {
+            return Ok(None);
+        };
+        self.examined.push(finished.map_err(|_| Error::Stopped)??);
+        Ok(Some(self.examined.len()))
+    }
+
+    /// The answers, in the list's order.
+    pub(crate) fn finish(mut self) -> Vec<Examined> {
+        self.examined.sort_by_key(|(index, _)| *index);
+        self.examined
+            .into_iter()
+            .map(|(_, examined)| examined)
+            .collect()
+    }
+}
+
+async fn ask_both(server: &Server, contest: &Contest, row: Row) -> Result<Examined, Error> {
+    let candidate = server
+        .ask(&contest.candidate, &row.messages, &contest.run_id)
+        .await?;
+    let baseline = server
+        .ask(&contest.baseline, &row.messages, &contest.run_id)
+        .await?;
+    for (asked, answer) in [
+        (&contest.candidate, &candidate),
+        (&contest.baseline, &baseline),
+    ] {
+        if answer.adapter != *asked {
+            return Err(Error::WrongModel {
+                asked: asked.clone(),
+                what: format!("`{}` answered", answer.adapter),
+            });
+        }
+    }
+    match &candidate.digest {
+        Some(digest) if *digest != contest.digest => Err(Error::WrongModel {
+            asked: contest.candidate.clone(),
+            what: format!(
+                "answered with digest {digest} instead of {}",
+                contest.digest
+            ),
+        }),
+        _ => Ok(Examined {
+            row,
+            candidate,
+            baseline,
+        }),
+    }
+}
+
+/// One prompt's vote, with its texts: what a report shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Voted {
+    pub request_id: String,
+    pub vote: Vote,
+    /// The side the candidate sat on.
+    pub seat: Side,
+    pub format_valid: bool,
+    pub baseline_format_valid: bool,
+}
+
+/// Judges every pair blindly, then counts. Pure.
+pub(crate) fn count(task: &Task, run_id: &str, examined: &[Examined]) -> (Figures, Vec<Voted>) {
+    let mut figures = Figures::default();
+    let mut votes = Vec::with_capacity(examined.len());
+    for Examined {
+        row,
+        candidate,
+        baseline,
+    } in examined
+    {
+        let seat = judge::seat(run_id, &row.request_id);
+        let (left, right) = match seat {
+            Side::Left => (&candidate.content, &baseline.content),
+            Side::Right => (&baseline.content, &candidate.content),
+        };
+        let choice = judge::judge(&BlindPair {
+            known: &row.answer,
+            left,
+            right,
+        });
+        let vote = judge::unblind(choice, seat);
+        match vote {
+            Vote::Win => figures.wins += 1,
+            Vote::Loss => figures.losses += 1,
+            Vote::Tie => figures.ties += 1,
+        }
+        let valid = |answer: &str| {
+            task.format
+                .as_ref()
+                .is_none_or(|format| matches!(format.check(answer), retune_task::Check::Valid))
+        };
+        let (format_valid, baseline_format_valid) =
+            (valid(&candidate.content), valid(&baseline.content));
+        figures.format.observe(format_valid, baseline_format_valid);
+        figures.length.observe(
+            length_fits(&row.answer, &candidate.content),
+            length_fits(&row.answer, &baseline.content),
+        );
+        votes.push(Voted {
+            request_id: row.request_id.clone(),
+            vote,
+            seat,
+            format_valid,
+            baseline_format_valid,
+        });
+    }
+    (figures, votes)
+}

@@ -1,0 +1,115 @@
+//! One run as a small state machine: dataset -> training -> examining -> done, or failed.
+//!
+//! Each state is a row of the `runs` table before its work begins, so that others can watch and a killed process leaves a trace.
+//! The run's id follows from what started it and a lease per task keeps a second process away, so nobody does a run twice:
+//! - a run that is done is answered from its row;
+//! - one whose verdict stood (the row has it before anything is promoted) goes on at the promotion;
+//! - any other half-done one begins again: its staging folder is removed, and a candidate that it had already published is rejected.
+
+use chrono::Utc;
+use retune_ledger::Run;
+use sha2::{Digest, Sha256};
+
+use crate::book::{self, Book, DONE};
+use crate::dataset::Counts;
+use crate::report::Report;
+use crate::verdict::Verdict;
+use crate::{Error, Options, Start, StartedBy, stages};
+
+/// What happens, as it happens: for progress bars.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The run's id, and the state it enters.
+    State {
+        run_id: String,
+        state: &'static str,
+    },
+    Dataset {
+        counts: Counts,
+        train: usize,
+        development: usize,
+        held_out: usize,
+    },
+    Training(retune_trainer::Progress),
+    /// Prompts with a known answer are awaited.
+    Pairs {
+        have: usize,
+        wanted: usize,
+    },
+    Examining {
+        done: usize,
+        total: usize,
+    },
+    Verdict {
+        verdict: Verdict,
+        reasons: Vec<String>,
+    },
+    Promoted {
+        adapter: String,
+    },
+}
+
+/// The id of the run that `start` asks for; a person's request has no other name than its time.
+pub fn run_id(start: &Start) -> String {
+    let when = match start.started_by {
+        StartedBy::Person => format!(":{}", Utc::now().to_rfc3339()),
+        StartedBy::Trigger(_) | StartedBy::Schedule(_) => String::new(),
+    };
+    let digest = Sha256::digest(format!("{}\n{}{when}", start.task, start.started_by));
+    digest
+        .iter()
+        .take(6)
+        .fold("run-".to_owned(), |id, byte| format!("{id}{byte:02x}"))
+}
+
+/// Makes the run that `start` asks for, in this process, from dataset to promotion; a run that is done already is returned as it was.
+pub async fn run(
+    o: &Options,
+    start: &Start,
+    observer: &mut (dyn FnMut(&Event) + Send),
+) -> Result<Report, Error> {
+    let task = o.task(&start.task)?;
+    let run_id = run_id(start);
+    let lease = o.ledger.lease(&format!("retrain-{}", task.name)).await?;
+    let Some(_lease) = lease else {
+        return Err(Error::Busy {
+            task: task.name.clone(),
+        });
+    };
+    let before = o
+        .ledger
+        .runs()
+        .await?
+        .into_iter()
+        .find(|run| run.run_id == run_id);
+    if let Some(report) = before.as_ref().and_then(finished) {
+        return Ok(report);
+    }
+    let decided = before.and_then(|run| Some((report_of(&run)?, run)));
+    let mut book;
+    let done = match decided {
+        Some((report, run)) => {
+            book = Book::open(&o.ledger, run);
+            Box::pin(stages::finish(o, task, &mut book, report, observer)).await
+        }
+        None => {
+            book = Book::open(
+                &o.ledger,
+                book::new_row(&task.name, start.started_by.to_string(), run_id),
+            );
+            Box::pin(stages::from_the_start(o, task, &mut book, observer)).await
+        }
+    };
+    if let Err(error) = &done {
+        book.failed(error).await;
+    }
+    done
+}
+
+fn finished(run: &Run) -> Option<Report> {
+    (run.state == DONE).then(|| report_of(run)).flatten()
+}
+
+fn report_of(run: &Run) -> Option<Report> {
+    serde_json::from_value(run.report.clone()?).ok()
+}

@@ -1,0 +1,263 @@
+//! The running server as a run needs it: ask a model by its name, load, promote and reject adapters. The one place with HTTP.
+//!
+//! Answers that say "later" (429, 503) and refused connections are tried again with doubled pauses, the server's `retry-after`
+//! first; everything else is an error with the server's own words.
+
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use retune_task::ChatMessage;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{Error, Limits};
+
+/// Tries of one request, the first included.
+const TRIES: u32 = 12;
+
+#[derive(Clone)]
+pub(crate) struct Server {
+    client: reqwest::Client,
+    url: String,
+    retry: Duration,
+}
+
+/// What a model said to one prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) content: String,
+    /// The resolved name, `triage@3`.
+    pub(crate) adapter: String,
+    pub(crate) digest: Option<String>,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) completion_tokens: u64,
+}
+
+#[derive(Deserialize)]
+struct Completion {
+    choices: Vec<CompletionChoice>,
+    usage: Option<Usage>,
+}
+
+#[derive(Deserialize)]
+struct CompletionChoice {
+    message: Message,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    content: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+struct Usage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+}
+
+impl Server {
+    pub(crate) fn new(url: &str, limits: &Limits) -> Result<Self, Error> {
+        let url = url.trim_end_matches('/').to_owned();
+        let client = reqwest::Client::builder()
+            .timeout(limits.answer)
+            .build()
+            .map_err(|source| Error::Unreachable {
+                url: url.clone(),
+                source,
+            })?;
+        Ok(Self {
+            client,
+            url,
+            retry: limits.retry,
+        })
+    }
+
+    /// One greedy answer of `model` to an app's messages, marked as an examination of `run_id`.
+    pub(crate) async fn ask(
+        &self,
+        model: &str,
+        messages: &[ChatMessage],
+        run_id: &str,
+    ) -> Result<Answer, Error> {
+        let body = json!({"model": model, "messages": messages, "temperature": 0});
+        let request = format!("a question to `{model}`");
+        let sent = self
+            .send(&request, Method::POST, "/v1/chat/completions", |builder| {
+                builder
+                    .header("retune-purpose", "examination")
+                    .header("retune-run", run_id)
+                    .json(&body)
+            })
+            .await;
+        let response = match sent {
+            // A prompt that does not fit the model gets no answer, and an empty answer is judged as that.
+            Err(Refusal {
+                code: Some(code), ..
+            }) if code == "context_length_exceeded" => {
+                return Ok(Answer {
+                    content: String::new(),
+                    adapter: model.to_owned(),
+                    digest: None,
+                    prompt_tokens: 0,
+                    completion_tokens: 0,
+                });
+            }
+            sent => sent.map_err(|refusal| refusal.error)?,
+        };
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        let (adapter, digest) = (
+            header("retune-adapter"),
+            header("retune-digest").filter(|digest| !digest.is_empty()),
+        );
+        let completion: Completion = json_body(&request, response).await?;
+        let usage = completion.usage.unwrap_or_default();
+        let choice = completion.choices.into_iter().next();
+        let choice = choice.ok_or_else(|| Error::Unexpected {
+            request: request.clone(),
+            what: "no choices".to_owned(),
+        })?;
+        let adapter = adapter.ok_or_else(|| Error::Unexpected {
+            request: request.clone(),
+            what: "no header retune-adapter".to_owned(),
+        })?;
+        Ok(Answer {
+            content: choice.message.content.unwrap_or_default(),
+            adapter,
+            digest,
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+        })
+    }
+
+    /// Has the server load `task@n` beside what it serves.
+    pub(crate) async fn load(&self, name: &str) -> Result<(), Error> {
+        self.admin(name, "load", json!({})).await
+    }
+
+    /// Makes `name` the champion if `expected_champion` still is; a 409 else.
+    pub(crate) async fn promote(&self, name: &str, expected_champion: &str) -> Result<(), Error> {
+        self.admin(
+            name,
+            "promote",
+            json!({"expected_champion": expected_champion}),
+        )
+        .await
+    }
+
+    pub(crate) async fn reject(&self, name: &str) -> Result<(), Error> {
+        self.admin(name, "reject", json!({})).await
+    }
+
+    async fn admin(&self, name: &str, action: &str, body: Value) -> Result<(), Error> {
+        let path = format!("/admin/adapters/{name}/{action}");
+        let request = format!("POST {path}");
+        self.send(&request, Method::POST, &path, |builder| builder.json(&body))
+            .await
+            .map_err(|refusal| refusal.error)?;
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        request: &str,
+        method: Method,
+        path: &str,
+        fill: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, Refusal> {
+        let mut pause = self.retry;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let sent = fill(
+                self.client
+                    .request(method.clone(), format!("{}{path}", self.url)),
+            )
+            .send()
+            .await;
+            let wait = match sent {
+                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) => {
+                    let later = matches!(
+                        response.status(),
+                        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+                    );
+                    let named = retry_after(&response);
+                    let refusal = Refusal::read(request, response).await;
+                    if !later || tries >= TRIES {
+                        return Err(refusal);
+                    }
+                    named.unwrap_or(pause)
+                }
+                Err(source) if source.is_connect() && tries < TRIES => pause,
+                Err(source) => {
+                    return Err(Refusal {
+                        error: Error::Unreachable {
+                            url: self.url.clone(),
+                            source,
+                        },
+                        code: None,
+                    });
+                }
+            };
+            tokio::time::sleep(wait).await;
+            pause = (pause * 2).min(self.retry * 30);
+        }
+    }
+}
+
+/// An answer that is no success, with OpenAI's error code if it has one.
+struct Refusal {
+    error: Error,
+    code: Option<String>,
+}
+
+impl Refusal {
+    async fn read(request: &str, response: Response) -> Self {
+        let status = response.status().as_u16();
+        let body = response.text().await.unwrap_or_default();
+        let parsed: Value = serde_json::from_str(&body).unwrap_or_default();
+        let field = |name: &str| {
+            parsed
+                .pointer(&format!("/error/{name}"))
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
+        let message = field("message").unwrap_or_else(|| body.chars().take(300).collect());
+        Self {
+            error: Error::Refused {
+                request: request.to_owned(),
+                status,
+                message,
+            },
+            code: field("code"),
+        }
+    }
+}
+
+/// The server's own word on when to come back, in whole seconds; more than a minute is not waited.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds: u64 = response
+        .headers()
+        .get("retry-after")?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds.min(60)))
+}
+
+async fn json_body<T: serde::de::DeserializeOwned>(
+    request: &str,
+    response: Response,
+) -> Result<T, Error> {
+    response.json().await.map_err(|error| Error::Unexpected {
+        request: request.to_owned(),
+        what: error.to_string(),
+    })
+}

@@ -1,0 +1,437 @@
+//! The work of each state of a run, in order; `run` decides where to begin.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use chrono::Utc;
+use retune_ledger::{
+    AdapterRef, ExchangeQuery, FeedbackQuery, Manifest, Purpose, Reference, Table,
+};
+use retune_task::Task;
+use retune_trainer::{LlamaConfig, LoraSettings};
+
+use crate::book::{Book, DATASET, DONE, EXAMINING, TRAINING};
+use crate::dataset::{self, Dataset};
+use crate::examine::{self, Contest, Examined, Snapshot};
+use crate::judge::{self, Vote};
+use crate::report::{Curve, Report, SAMPLES, Sample};
+use crate::run::Event;
+use crate::server::Server;
+use crate::train::{self, Examples, Training};
+use crate::verdict::{Verdict, verdict};
+use crate::{Encoder, Error, Options, base, promote};
+
+type Observer<'a> = &'a mut (dyn FnMut(&Event) + Send);
+
+/// All of it, from reading the ledger on.
+pub(crate) async fn from_the_start(
+    o: &Options,
+    task: &Task,
+    book: &mut Book<'_>,
+    observer: Observer<'_>,
+) -> Result<Report, Error> {
+    let server = Server::new(&o.server, &o.limits)?;
+    clear_leftovers(o, task, &server, &book.run.run_id).await?;
+
+    book.enter(DATASET, observer).await?;
+    let (dataset, snapshot, mut report) = read(o, task, book).await?;
+    observer(&Event::Dataset {
+        counts: dataset.counts.clone(),
+        train: dataset.train.len(),
+        development: dataset.development.len(),
+        held_out: dataset.held_out.len(),
+    });
+    if dataset.len() < task.retrain.min_examples {
+        report.reasons = vec![format!(
+            "{} usable examples, and the policy wants {} (min_examples); collect more ratings and corrections",
+            dataset.len(),
+            task.retrain.min_examples
+        )];
+        return finish(o, task, book, report, observer).await;
+    }
+
+    let candidate = train_candidate(o, task, book, &dataset, &mut report, observer).await?;
+
+    book.fill(&report);
+    book.enter(EXAMINING, observer).await?;
+    examine(
+        o,
+        task,
+        book,
+        &server,
+        &candidate,
+        &dataset,
+        &snapshot,
+        &mut report,
+        observer,
+    )
+    .await?;
+    finish(o, task, book, report, observer).await
+}
+
+/// What a dead process left of this run or, in the staging folder, of any run of the task: the lease says that none is alive.
+async fn clear_leftovers(
+    o: &Options,
+    task: &Task,
+    server: &Server,
+    run_id: &str,
+) -> Result<(), Error> {
+    let staging = staging_folder(o, &task.name);
+    match std::fs::remove_dir_all(&staging) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::File {
+                path: staging,
+                source: error,
+            });
+        }
+        _ => {}
+    }
+    let stages = o.ledger.stages(&task.name).await?;
+    for adapter in o.ledger.adapters(&task.name).await? {
+        let stage = stages.stage_of.get(&adapter.number).copied();
+        if adapter.manifest.run_id.as_deref() == Some(run_id)
+            && stage != Some(retune_ledger::Stage::Rejected)
+        {
+            tracing::warn!(
+                run_id,
+                adapter = adapter.number,
+                "rejecting the candidate of this run's earlier, unfinished attempt"
+            );
+            server.reject(&name(&task.name, adapter.number)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn staging_folder(o: &Options, task: &str) -> PathBuf {
+    o.ledger.files().join("staging").join(task)
+}
+
+fn name(task: &str, number: u32) -> String {
+    retune_task::ModelName::Adapter {
+        task: task.to_owned(),
+        number,
+    }
+    .to_string()
+}
+
+/// Reads the ledger into a dataset, and begins the report.
+async fn read(
+    o: &Options,
+    task: &Task,
+    book: &Book<'_>,
+) -> Result<(Dataset, Snapshot, Report), Error> {
+    let exchanges_version = o.ledger.table_version(Table::Exchanges).await?;
+    let feedback_version = o.ledger.table_version(Table::Feedback).await?;
+    let exchanges = o
+        .ledger
+        .exchanges(&ExchangeQuery {
+            task: Some(task.name.clone()),
+            purpose: Some(Purpose::User),
+            ..ExchangeQuery::default()
+        })
+        .await?;
+    let feedback = o.ledger.feedback(&FeedbackQuery::default()).await?;
+    let dataset = dataset::build(task, &exchanges, &feedback);
+    let champion = o.ledger.stages(&task.name).await?.champion;
+    let baseline = match champion {
+        Some(number) => name(&task.name, number),
+        None => retune_task::ModelName::Baseline(task.name.clone()).to_string(),
+    };
+    let report = Report {
+        run_id: book.run.run_id.clone(),
+        task: task.name.clone(),
+        started_by: book.run.started_by.clone(),
+        started: Utc::now(),
+        finished: Utc::now(),
+        adapter: None,
+        digest: None,
+        baseline,
+        exchanges_version,
+        feedback_version,
+        dataset: dataset.counts.clone(),
+        examples_train: dataset.train.len() as u64,
+        examples_development: dataset.development.len() as u64,
+        examples_held_out: dataset.held_out.len() as u64,
+        examples_too_long: 0,
+        loss_first: None,
+        loss_last: None,
+        chosen_epoch: None,
+        training_steps: None,
+        training_tokens: None,
+        training_seconds: None,
+        curve: Vec::new(),
+        examples_examined: None,
+        examination_seconds: None,
+        figures: None,
+        votes: None,
+        wins: None,
+        ties: None,
+        p_value: None,
+        judge: None,
+        prompt_tokens: None,
+        prompt_tokens_baseline: None,
+        verdict: Verdict::Wait,
+        reasons: Vec::new(),
+        promoted: false,
+        won: Vec::new(),
+        lost: Vec::new(),
+        examined: Vec::new(),
+    };
+    Ok((dataset, Snapshot::of(&exchanges), report))
+}
+
+async fn train_candidate(
+    o: &Options,
+    task: &Task,
+    book: &mut Book<'_>,
+    dataset: &Dataset,
+    report: &mut Report,
+    observer: Observer<'_>,
+) -> Result<AdapterRef, Error> {
+    let model = LlamaConfig::load(&o.base)?;
+    let encoder = Encoder::from_folder(&o.base, model.max_position_embeddings)?;
+    let train = encoder.examples(task, &dataset.train)?;
+    let development = encoder.examples(task, &dataset.development)?;
+    let held_out = encoder.examples(task, &dataset.held_out)?;
+    report.examples_too_long = train.too_long + development.too_long + held_out.too_long;
+    report.examples_train = train.examples.len() as u64;
+    report.examples_development = development.examples.len() as u64;
+    report.examples_held_out = held_out.examples.len() as u64;
+    if train.examples.is_empty() {
+        return Err(Error::NothingToTrain {
+            task: task.name.clone(),
+            too_long: report.examples_too_long,
+            context: model.max_position_embeddings,
+        });
+    }
+    book.fill(report);
+    book.enter(TRAINING, observer).await?;
+
+    let settings = train::settings(task, model.hidden_size, &report.run_id);
+    let examples = Examples {
+        train: train.examples,
+        development: development.examples,
+        held_out: held_out.examples,
+    };
+    let started = Instant::now();
+    let mut training = Training::start(o.base.clone(), examples, settings.clone());
+    while let Some(step) = training.next().await {
+        book.run.loss_first = book.run.loss_first.or(step.held_out_loss);
+        book.run.loss_last = step.held_out_loss.or(book.run.loss_last);
+        book.progress(step.step, step.steps).await?;
+        observer(&Event::Training(step));
+    }
+    let outcome = training.finish().await?;
+    report.loss_first = Some(outcome.loss_first);
+    report.loss_last = Some(outcome.loss_last);
+    report.chosen_epoch = Some(outcome.chosen_epoch as u64);
+    report.training_steps = Some(outcome.steps as u64);
+    report.training_tokens = Some(outcome.tokens);
+    report.training_seconds = Some(started.elapsed().as_secs_f64());
+    report.curve = outcome
+        .curve
+        .iter()
+        .map(|point| Curve {
+            step: point.step as u64,
+            epoch: point.epoch as u64,
+            train_loss: point.train_loss,
+            held_out_loss: point.held_out_loss,
+        })
+        .collect();
+
+    let staging = staging_folder(o, &task.name).join(&report.run_id);
+    std::fs::create_dir_all(&staging).map_err(Error::file(&staging))?;
+    outcome.adapter.save(&staging, &base_id(&o.base))?;
+    let manifest = manifest(o, task, report, &settings, &encoder).await?;
+    let adapter = o.ledger.put_adapter(&task.name, &staging, manifest).await?;
+    report.adapter = Some(name(&task.name, adapter.number));
+    report.digest = Some(adapter.manifest.digest.clone());
+    Ok(adapter)
+}
+
+/// The base's id: its folder's last part.
+fn base_id(base: &Path) -> String {
+    base.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// Votes, figures and verdict into the report; the candidate's reference for the monitor into the ledger.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call: what the earlier states made, side by side"
+)]
+async fn examine(
+    o: &Options,
+    task: &Task,
+    book: &mut Book<'_>,
+    server: &Server,
+    candidate: &AdapterRef,
+    dataset: &Dataset,
+    snapshot: &Snapshot,
+    report: &mut Report,
+    observer: Observer<'_>,
+) -> Result<(), Error> {
+    let candidate_name = name(&task.name, candidate.number);
+    server.load(&candidate_name).await?;
+    let wanted = task.retrain.min_pairs;
+    let list = examine::wait_for_list(&o.ledger, task, dataset, snapshot, &o.limits, |have| {
+        observer(&Event::Pairs { have, wanted })
+    })
+    .await?;
+
+    let contest = Contest {
+        run_id: report.run_id.clone(),
+        candidate: candidate_name.clone(),
+        digest: candidate.manifest.digest.clone(),
+        baseline: report.baseline.clone(),
+    };
+    let started = Instant::now();
+    let total = list.len();
+    let mut asking = examine::Asking::start(server, &contest, &list);
+    while let Some(done) = asking.next().await? {
+        book.progress(done, total).await?;
+        observer(&Event::Examining { done, total });
+    }
+    let examined = asking.finish();
+    let (figures, votes) = examine::count(task, &report.run_id, &examined);
+
+    report.examination_seconds = Some(started.elapsed().as_secs_f64());
+    report.examples_examined = Some(figures.examined());
+    report.votes = Some(figures.wins + figures.losses);
+    report.wins = Some(figures.wins);
+    report.ties = Some(figures.ties);
+    report.p_value = Some(figures.p_value());
+    report.judge = Some(judge::NAME.to_owned());
+    report.prompt_tokens = mean(examined.iter().map(|pair| pair.candidate.prompt_tokens));
+    report.prompt_tokens_baseline = mean(examined.iter().map(|pair| pair.baseline.prompt_tokens));
+    report.won = samples(&examined, &votes, Vote::Win);
+    report.lost = samples(&examined, &votes, Vote::Loss);
+    report.examined = votes;
+    (report.verdict, report.reasons) = verdict(&figures, wanted as u64);
+    report.figures = Some(figures);
+
+    // Before any promotion: the monitor must know what to expect of a new champion from its first answer on.
+    let reference = Reference {
+        task: task.name.clone(),
+        adapter: candidate_name.clone(),
+        digest: Some(candidate.manifest.digest.clone()),
+        created: Utc::now(),
+        exchanges: figures.examined(),
+        format_invalid: figures.examined() - figures.format.candidate,
+        last: None,
+        prompts: None,
+    };
+    o.ledger
+        .put_reference(&task.name, &candidate_name, &reference)
+        .await?;
+    Ok(())
+}
+
+fn mean(tokens: impl ExactSizeIterator<Item = u64>) -> Option<f64> {
+    let count = tokens.len();
+    (count > 0).then(|| tokens.sum::<u64>() as f64 / count as f64)
+}
+
+fn samples(examined: &[Examined], votes: &[examine::Voted], vote: Vote) -> Vec<Sample> {
+    let prompt = |pair: &Examined| {
+        let last = pair
+            .row
+            .messages
+            .iter()
+            .rev()
+            .find(|message| message.role == "user");
+        last.map(|message| message.content.clone())
+            .unwrap_or_default()
+    };
+    examined
+        .iter()
+        .zip(votes)
+        .filter(|(_, voted)| voted.vote == vote)
+        .take(SAMPLES)
+        .map(|(pair, _)| Sample {
+            request_id: pair.row.request_id.clone(),
+            prompt: prompt(pair),
+            known: pair.row.answer.clone(),
+            candidate: pair.candidate.content.clone(),
+            baseline: pair.baseline.content.clone(),
+        })
+        .collect()
+}
+
+/// From the verdict on: the row that makes it stand, its carrying out, the report.
+pub(crate) async fn finish(
+    o: &Options,
+    task: &Task,
+    book: &mut Book<'_>,
+    mut report: Report,
+    observer: Observer<'_>,
+) -> Result<Report, Error> {
+    observer(&Event::Verdict {
+        verdict: report.verdict,
+        reasons: report.reasons.clone(),
+    });
+    if let Some(candidate) = report.adapter.clone() {
+        book.run.error = None;
+        book.decide(&report)?;
+        book.write().await?;
+        let champion = o
+            .ledger
+            .stages(&task.name)
+            .await?
+            .champion
+            .map(|number| name(&task.name, number));
+        // A run that died between its promotion and its last row finds the work done.
+        let outcome = if champion.as_ref() == Some(&candidate) {
+            Ok(())
+        } else {
+            let server = Server::new(&o.server, &o.limits)?;
+            promote::carry_out(
+                &server,
+                report.verdict,
+                task.retrain.promote,
+                &candidate,
+                &report.baseline,
+            )
+            .await?
+        };
+        match outcome {
+            Ok(()) => {
+                report.promoted = true;
+                observer(&Event::Promoted { adapter: candidate });
+            }
+            Err(why_not) => report.reasons.push(why_not),
+        }
+    }
+    report.finished = Utc::now();
+    write_files(o, &report)?;
+    book.decide(&report)?;
+    book.enter(DONE, observer).await?;
+    Ok(report)
+}
+
+/// `files/reports/<run id>.json` and `.md`, each whole or not at all.
+fn write_files(o: &Options, report: &Report) -> Result<(), Error> {
+    let folder = o.ledger.files().join("reports");
+    std::fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
+    let json = serde_json::to_string_pretty(report).map_err(Error::Report)?;
+    for (extension, text) in [("json", json), ("md", report.markdown())] {
+        let path = folder.join(format!("{}.{extension}", report.run_id));
+        let partial = folder.join(format!("{}.{extension}.partial", report.run_id));
+        std::fs::write(&partial, text).map_err(Error::file(&partial))?;
+        std::fs::rename(&partial, &path).map_err(Error::file(&path))?;
+    }
+    Ok(())
+}
+
+async fn manifest(
+    o: &Options,
+    task: &Task,
+    report: &Report,
+    settings: &LoraSettings,
+    encoder: &Encoder,
+) -> Result<Manifest, Error> {
+    let _ = (o, task, report, settings, encoder);
+    Ok(Manifest::default())
+}

@@ -1,0 +1,103 @@
+//! The training of a run: the trainer on its own thread, its progress told on this one.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use retune_task::Task;
+use retune_trainer::{Example, LoraOutcome, LoraSettings, Progress};
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::Error;
+
+/// A task's examples as tokens, split.
+pub(crate) struct Examples {
+    pub(crate) train: Vec<Example>,
+    pub(crate) development: Vec<Example>,
+    pub(crate) held_out: Vec<Example>,
+}
+
+/// The task's policy as the trainer's settings; the run's id is the seed.
+pub(crate) fn settings(task: &Task, hidden: usize, run_id: &str) -> LoraSettings {
+    let policy = &task.retrain.lora;
+    LoraSettings {
+        r: policy.r,
+        alpha: policy.alpha as f64,
+        learning_rate: policy
+            .learning_rate
+            .unwrap_or_else(|| retune_trainer::recommended_learning_rate(hidden)),
+        batch_size: policy.batch_size,
+        epochs: policy.epochs,
+        seed: seed(run_id),
+    }
+}
+
+fn seed(run_id: &str) -> u64 {
+    Sha256::digest(run_id.as_bytes())
+        .iter()
+        .take(8)
+        .fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+}
+
+/// A training under way on a thread of its own. Dropping it stops the training at its next step.
+pub(crate) struct Training {
+    progress: mpsc::UnboundedReceiver<Progress>,
+    outcome: JoinHandle<Result<LoraOutcome, retune_trainer::Error>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Training {
+    pub(crate) fn start(base: PathBuf, examples: Examples, settings: LoraSettings) -> Self {
+        let (sender, progress) = mpsc::unbounded_channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let outcome = tokio::task::spawn_blocking(move || {
+            let Examples {
+                train,
+                development,
+                held_out,
+            } = examples;
+            retune_trainer::train_lora(
+                &base,
+                &train,
+                &development,
+                &held_out,
+                &settings,
+                &mut |step| {
+                    let unheard = sender.send(step.clone()).is_err();
+                    if unheard || stopped.load(Ordering::Relaxed) {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                },
+            )
+        });
+        Self {
+            progress,
+            outcome,
+            stop,
+        }
+    }
+
+    /// The next step's progress; `None` once the training is over.
+    pub(crate) async fn next(&mut self) -> Option<Progress> {
+        self.progress.recv().await
+    }
+
+    pub(crate) async fn finish(mut self) -> Result<LoraOutcome, Error> {
+        (&mut self.outcome)
+            .await
+            .map_err(|_| Error::Stopped)?
+            .map_err(Error::Trainer)
+    }
+}
+
+impl Drop for Training {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}

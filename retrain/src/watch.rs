@@ -1,0 +1,246 @@
+//! Starts the runs that alarms ask for, each in a process of its own.
+//!
+//! An alarm says that the traffic has changed; it does not bring the examples to learn the change from. So a run waits until enough
+//! usable rows have arrived since its alarm, and its row says how many there are and how many are wanted. A process that failed is
+//! started again, with doubled pauses, three times in all. (Schedules take the same way: a `Start` with a time for a name.)
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use retune_ledger::{ExchangeQuery, FeedbackQuery, Ledger, Purpose, Run, Trigger};
+use retune_task::{ModelName, RetrainPolicy, Task};
+use tokio_util::sync::CancellationToken;
+
+use crate::book::{self, DONE, FAILED, WAITING};
+use crate::dataset::{self, Dataset};
+use crate::run::run_id;
+use crate::{Error, Limits, Options, Start, StartedBy};
+
+/// Processes started for one run before it is left to a person.
+const LAUNCHES: u32 = 3;
+
+/// A launcher's answer: how the run's process ended.
+pub type Launched = Pin<Box<dyn Future<Output = io::Result<ExitStatus>> + Send>>;
+
+/// May a run that an alarm asked for begin?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    Ready,
+    /// What is missing most, as (there are, wanted).
+    Waiting {
+        have: usize,
+        wanted: usize,
+    },
+}
+
+/// A run begins once there are `min_new_examples` usable rows since the alarm, and `min_examples` in all.
+pub fn due(policy: &RetrainPolicy, dataset: &Dataset, alarm: DateTime<Utc>) -> Due {
+    let new = dataset.usable_since(alarm);
+    if new < policy.min_new_examples {
+        Due::Waiting {
+            have: new,
+            wanted: policy.min_new_examples,
+        }
+    } else if dataset.len() < policy.min_examples {
+        Due::Waiting {
+            have: dataset.len(),
+            wanted: policy.min_examples,
+        }
+    } else {
+        Due::Ready
+    }
+}
+
+/// Watches until `stop`, which `launch` has to obey as well; trouble with the ledger is logged and tried again at the next look.
+pub async fn watch(
+    o: &Options,
+    launch: impl Fn(&Start) -> Launched + Send + Sync,
+    stop: CancellationToken,
+) {
+    let mut watcher = Watcher {
+        o,
+        launch,
+        stop: stop.clone(),
+        attempts: HashMap::new(),
+    };
+    loop {
+        let began = Instant::now();
+        // A pass is not cut off: the launcher stops the process that it waits for.
+        if let Err(error) = watcher.pass().await {
+            tracing::warn!(%error, "alarms could not be looked through; trying again");
+        }
+        // Reading the ledger may take long when it is large: it gets at most a tenth of the time.
+        let pause = o
+            .limits
+            .poll
+            .max(began.elapsed().min(Duration::from_secs(6)) * 10);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Attempts {
+    launches: u32,
+    not_before: Option<Instant>,
+    told: Option<Due>,
+}
+
+struct Watcher<'a, L> {
+    o: &'a Options,
+    launch: L,
+    stop: CancellationToken,
+    attempts: HashMap<String, Attempts>,
+}
+
+impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
+    /// One look at every trigger; waits for the processes that it starts, one after another.
+    async fn pass(&mut self) -> Result<(), Error> {
+        let o = self.o;
+        for task in &o.config.tasks {
+            let mut triggers = o.ledger.triggers(Some(&task.name)).await?;
+            triggers.retain(|trigger| task.retrain.on.contains(&trigger.kind));
+            triggers.sort_by_key(|trigger| (trigger.ts, trigger.alarm.clone()));
+            for trigger in triggers {
+                if self.stop.is_cancelled() {
+                    return Ok(());
+                }
+                self.consider(task, &trigger).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn consider(&mut self, task: &Task, trigger: &Trigger) -> Result<(), Error> {
+        let o = self.o;
+        let start = Start {
+            task: task.name.clone(),
+            started_by: StartedBy::Trigger(trigger.alarm.clone()),
+        };
+        let id = run_id(&start);
+        let attempts = self.attempts.entry(id.clone()).or_default();
+        if attempts.launches >= LAUNCHES
+            || attempts
+                .not_before
+                .is_some_and(|time| Instant::now() < time)
+        {
+            return Ok(());
+        }
+        let row = latest(&o.ledger, &id).await?;
+        match &row {
+            Some(run) if run.state == DONE => return Ok(()),
+            // Its verdict stands and waits to be carried out.
+            Some(run) if run.verdict.is_some() => {}
+            _ => {
+                if !serves(&o.ledger, task, &trigger.adapter).await? {
+                    return close(&o.ledger, task, &start, id, &trigger.adapter).await;
+                }
+                let due = due(&task.retrain, &read(&o.ledger, task).await?, trigger.ts);
+                if let Due::Waiting { have, wanted } = due {
+                    if attempts.told != Some(due) {
+                        attempts.told = Some(due);
+                        let mut run = book::new_row(&task.name, start.started_by.to_string(), id);
+                        WAITING.clone_into(&mut run.state);
+                        run.progress = Some((have as u64, wanted as u64));
+                        o.ledger.append_run(&run).await?;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        attempts.launches += 1;
+        tracing::info!(
+            task = task.name,
+            run_id = id,
+            launch = attempts.launches,
+            "starting a run"
+        );
+        let ended = (self.launch)(&start).await;
+        let how = match ended {
+            Ok(status) => format!("its process ended with {status}"),
+            Err(error) => format!("its process could not be started: {error}"),
+        };
+        let row = latest(&o.ledger, &id).await?;
+        if self.stop.is_cancelled() || row.as_ref().is_some_and(|run| run.state == DONE) {
+            return Ok(());
+        }
+        let launches = attempts.launches;
+        attempts.not_before = Some(Instant::now() + pause(&o.limits, launches));
+        tracing::warn!(
+            task = task.name,
+            run_id = id,
+            launch = launches,
+            how,
+            "a run did not finish"
+        );
+        // A run that failed has said why; one that was killed could not.
+        if row.as_ref().is_none_or(|run| run.state != FAILED) {
+            let mut run =
+                row.unwrap_or_else(|| book::new_row(&task.name, start.started_by.to_string(), id));
+            run.ts = Utc::now();
+            FAILED.clone_into(&mut run.state);
+            run.error = Some(how);
+            o.ledger.append_run(&run).await?;
+        }
+        Ok(())
+    }
+}
+
+fn pause(limits: &Limits, launches: u32) -> Duration {
+    limits.relaunch * 2_u32.pow(launches.saturating_sub(1).min(16))
+}
+
+async fn latest(ledger: &Ledger, run_id: &str) -> Result<Option<Run>, Error> {
+    Ok(ledger
+        .runs()
+        .await?
+        .into_iter()
+        .find(|run| run.run_id == run_id))
+}
+
+/// Is `adapter` what the task is answered with? An alarm about a retired one has had its answer.
+async fn serves(ledger: &Ledger, task: &Task, adapter: &str) -> Result<bool, Error> {
+    let champion = match ledger.stages(&task.name).await?.champion {
+        Some(number) => ModelName::Adapter {
+            task: task.name.clone(),
+            number,
+        },
+        None => ModelName::Baseline(task.name.clone()),
+    };
+    Ok(champion.to_string() == adapter)
+}
+
+/// The last row of a run that never began.
+async fn close(
+    ledger: &Ledger,
+    task: &Task,
+    start: &Start,
+    run_id: String,
+    adapter: &str,
+) -> Result<(), Error> {
+    let mut run = book::new_row(&task.name, start.started_by.to_string(), run_id);
+    DONE.clone_into(&mut run.state);
+    run.promoted = Some(false);
+    run.error = Some(format!(
+        "not begun: its alarm is about `{adapter}`, which is the champion no longer"
+    ));
+    Ok(ledger.append_run(&run).await?)
+}
+
+async fn read(ledger: &Ledger, task: &Task) -> Result<Dataset, Error> {
+    let query = ExchangeQuery {
+        task: Some(task.name.clone()),
+        purpose: Some(Purpose::User),
+        ..ExchangeQuery::default()
+    };
+    let exchanges = ledger.exchanges(&query).await?;
+    let feedback = ledger.feedback(&FeedbackQuery::default()).await?;
+    Ok(dataset::build(task, &exchanges, &feedback))
+}
