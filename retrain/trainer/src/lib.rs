@@ -1,0 +1,34 @@
+//! Training a Llama on the CPU: all of its weights, or a LoRA over frozen ones.
+//!
+//! The matrix products are candle's; what lies between them, and every backward pass, is written by hand over slices
+//! (`ops`, `forward`): nothing is padded, no graph is kept, and a frozen weight gets no gradient. It reads and writes
+//! the formats everybody else reads: a Hugging Face folder for a base, PEFT's two files for an adapter. It knows
+//! nothing of tasks, logs or servers: tokens and loss weights come in, weights come out.
+//!
+//! The same seed, examples and number of threads give the same weights on the same machine.
+
+mod batch;
+mod config;
+mod error;
+mod files;
+mod forward;
+mod generate;
+mod linear;
+mod llama;
+mod lora;
+mod ops;
+mod optimizer;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod test_support;
+mod train;
+mod workers;
+
+pub use batch::Example;
+pub use candle_core::DType;
+pub use config::{LlamaConfig, RopeScaling};
+pub use error::{Error, Result};
+pub use llama::Llama;
+pub use lora::LoraAdapter;
+pub use train::{FullSettings, Progress, train_full};

@@ -1,0 +1,246 @@
+//! Greedy generation with a cache of keys and values: for measuring a model, not for serving it.
+//!
+//! The running sequences' newest tokens go through the linear maps as rows of one matrix; each attends to its own
+//! cache, so that neither prompts nor answers need the same length.
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+use crate::forward::{Reader, embed, norm, select};
+use crate::llama::{DOWN, GATE, K, Llama, O, Q, UP, V};
+use crate::ops::math::{dot, exp_all, max, scale};
+use crate::ops::rope::Rotation;
+use crate::ops::slice::{add, matrix, read};
+use crate::ops::swiglu;
+
+/// Prompts' tokens that are read together.
+const READ_TOKENS: usize = 2048;
+
+/// One layer's keys (turned) and values of one sequence, `[keys, t, dim]` as one growing list for each key head.
+#[derive(Default, Clone)]
+struct Cache {
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
+}
+
+struct Running {
+    /// Which prompt it answers.
+    index: usize,
+    length: usize,
+    last: u32,
+    layers: Vec<Cache>,
+}
+
+impl Llama {
+    /// Answers each prompt with the likeliest token at a time, until one of `eos` (which is left out of the answer),
+    /// `max_new` tokens, or the model's longest sequence.
+    ///
+    /// Errors on an empty prompt, one longer than the model takes, or a token outside the vocabulary.
+    pub fn generate(
+        &self,
+        prompts: &[Vec<u32>],
+        max_new: usize,
+        eos: &[u32],
+    ) -> Result<Vec<Vec<u32>>> {
+        self.check_prompts(prompts)?;
+        let mut answers = vec![Vec::new(); prompts.len()];
+        if max_new == 0 {
+            return Ok(answers);
+        }
+        let mut running = Vec::new();
+        let mut start = 0;
+        while start < prompts.len() {
+            let mut end = start + 1;
+            let mut tokens = prompts[start].len();
+            while end < prompts.len() && tokens + prompts[end].len() <= READ_TOKENS {
+                tokens += prompts[end].len();
+                end += 1;
+            }
+            running.extend(self.read_prompts(start, &prompts[start..end])?);
+            start = end;
+        }
+        loop {
+            running.retain(|sequence: &Running| {
+                let answer = &mut answers[sequence.index];
+                if eos.contains(&sequence.last) {
+                    return false;
+                }
+                answer.push(sequence.last);
+                answer.len() < max_new && sequence.length < self.config.max_position_embeddings
+            });
+            if running.is_empty() {
+                return Ok(answers);
+            }
+            self.step(&mut running)?;
+        }
+    }
+
+    fn check_prompts(&self, prompts: &[Vec<u32>]) -> Result<()> {
+        let (longest, size) = (self.config.max_position_embeddings, self.config.vocab_size);
+        for (index, prompt) in prompts.iter().enumerate() {
+            let what = if prompt.is_empty() {
+                "it is empty; give at least one token".to_string()
+            } else if prompt.len() > longest {
+                format!("{} tokens; the model takes at most {longest}", prompt.len())
+            } else if let Some(token) = prompt.iter().find(|&&token| token as usize >= size) {
+                format!("token {token} is outside the vocabulary of {size}")
+            } else {
+                continue;
+            };
+            return Err(Error::Example {
+                set: "prompt",
+                index,
+                what,
+            });
+        }
+        Ok(())
+    }
+
+    fn read_prompts(&self, first: usize, prompts: &[Vec<u32>]) -> Result<Vec<Running>> {
+        let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
+        let reader = Reader::new(self, &lengths, None);
+        let mut x = embed(self, &prompts.concat())?;
+        let mut caches = vec![Vec::with_capacity(self.layers.len()); prompts.len()];
+        for (n, layer) in self.layers.iter().enumerate() {
+            let (y, kept) = reader.layer(n, layer, x)?;
+            x = y;
+            for (sequence, cache) in kept.sequences.iter().zip(&mut caches) {
+                let heads = |x: &Tensor| -> Result<Vec<Vec<f32>>> {
+                    let x = read(x)?;
+                    Ok(x.chunks_exact(x.len() / self.config.num_key_value_heads)
+                        .map(<[f32]>::to_vec)
+                        .collect())
+                };
+                cache.push(Cache {
+                    keys: heads(&sequence.k)?,
+                    values: heads(&sequence.v)?,
+                });
+            }
+        }
+        let ends: Vec<usize> = lengths
+            .iter()
+            .scan(0, |end, length| {
+                *end += length;
+                Some(*end - 1)
+            })
+            .collect();
+        let next = self.likeliest(&select(&x, &ends)?)?;
+        let running = caches.into_iter().zip(lengths).zip(next).enumerate();
+        Ok(running
+            .map(|(i, ((layers, length), last))| Running {
+                index: first + i,
+                length,
+                last,
+                layers,
+            })
+            .collect())
+    }
+
+    fn step(&self, running: &mut [Running]) -> Result<()> {
+        let tokens: Vec<u32> = running.iter().map(|sequence| sequence.last).collect();
+        let frequencies = self.config.inverse_frequencies();
+        let rotations: Vec<Rotation> = running
+            .iter()
+            .map(|sequence| Rotation::new(&frequencies, sequence.length, 1))
+            .collect();
+        let mut x = embed(self, &tokens)?;
+        for (n, layer) in self.layers.iter().enumerate() {
+            let linear = |i: usize, x: &Tensor| Ok::<_, Error>(layer.linear[i].forward(x, None)?.0);
+            let normed = norm(self, &x, &layer.input_norm)?.0;
+            let (q, k, v) = (
+                linear(Q, &normed)?,
+                linear(K, &normed)?,
+                linear(V, &normed)?,
+            );
+            let mixed = self.attend(n, running, &rotations, [&q, &k, &v])?;
+            let middle = linear(O, &mixed)?;
+            add(&middle, &x)?;
+            let normed = norm(self, &middle, &layer.attention_norm)?.0;
+            let (gate, up) = (linear(GATE, &normed)?, linear(UP, &normed)?);
+            let (rows, width) = gate.dims2()?;
+            let gated = matrix(swiglu::forward(&read(&gate)?, &read(&up)?), rows, width)?;
+            x = linear(DOWN, &gated)?;
+            add(&x, &middle)?;
+        }
+        let next = self.likeliest(&x)?;
+        for (sequence, next) in running.iter_mut().zip(next) {
+            sequence.last = next;
+            sequence.length += 1;
+        }
+        Ok(())
+    }
+
+    /// One new row a sequence, which joins the sequence's cache and attends to all of it.
+    fn attend(
+        &self,
+        n: usize,
+        running: &mut [Running],
+        rotations: &[Rotation],
+        qkv: [&Tensor; 3],
+    ) -> Result<Tensor> {
+        let heads = self.config.heads();
+        let dim = heads.dim;
+        let [q, k, v] = qkv;
+        let (q, k, v) = (read(q)?, read(k)?, read(v)?);
+        let (width, key_width) = (heads.queries * dim, heads.keys * dim);
+        let mut out = vec![0.0; running.len() * width];
+        let mut turned = vec![0.0; dim];
+        let rows = running
+            .iter_mut()
+            .zip(rotations)
+            .zip(q.chunks_exact(width))
+            .zip(out.chunks_exact_mut(width));
+        for ((((sequence, rotation), q), out), (k, v)) in
+            rows.zip(k.chunks_exact(key_width).zip(v.chunks_exact(key_width)))
+        {
+            let cache = &mut sequence.layers[n];
+            for (head, (k, v)) in k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate() {
+                rotation.turn(k, &mut turned, 0);
+                cache.keys[head].extend_from_slice(&turned);
+                cache.values[head].extend_from_slice(v);
+            }
+            for (head, (q, out)) in q
+                .chunks_exact(dim)
+                .zip(out.chunks_exact_mut(dim))
+                .enumerate()
+            {
+                let shared = head * heads.keys / heads.queries;
+                rotation.turn(q, &mut turned, 0);
+                scale(&mut turned, 1.0 / (dim as f32).sqrt());
+                let mut p: Vec<f32> = cache.keys[shared]
+                    .chunks_exact(dim)
+                    .map(|k| dot(&turned, k))
+                    .collect();
+                let top = max(&p);
+                let mass = exp_all(&mut p, top);
+                for (p, v) in p.iter().zip(cache.values[shared].chunks_exact(dim)) {
+                    out.iter_mut()
+                        .zip(v)
+                        .for_each(|(out, v)| *out += p / mass * v);
+                }
+            }
+        }
+        Ok(matrix(out, running.len(), width)?)
+    }
+
+    /// The likeliest next token after each row; the first of equals.
+    fn likeliest(&self, x: &Tensor) -> Result<Vec<u32>> {
+        let (y, _) = norm(self, x, &self.norm)?;
+        let weight = self.head.as_ref().unwrap_or(&self.embedding);
+        let logits = y.matmul(&weight.tensor.t()?)?;
+        let logits = read(&logits)?;
+        let best = |row: &[f32]| {
+            let mut best = 0;
+            for (i, value) in row.iter().enumerate() {
+                if *value > row[best] {
+                    best = i;
+                }
+            }
+            best as u32
+        };
+        Ok(logits
+            .chunks_exact(self.config.vocab_size)
+            .map(best)
+            .collect())
+    }
+}

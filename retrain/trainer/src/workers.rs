@@ -1,0 +1,115 @@
+//! The threads that share a step's sequences.
+//!
+//! Each thread takes whole sequences through the whole model: threads meet once a step instead of at every product,
+//! and what lies between the products runs in parallel as well. Each has a rayon pool of its own with one thread, so
+//! that candle's products inside it stay on it. Gradients are summed in the threads' order: nothing depends on timing.
+
+use crate::batch::{Example, Pack, share_out};
+use crate::error::{Error, Result};
+use crate::forward::{loss, loss_and_gradients, mix};
+use crate::linear::{Dropout, Gradients};
+use crate::llama::Llama;
+
+/// Tokens that go through the model together. Fewer make thin products, more fall out of the caches.
+const PACK_TOKENS: usize = 768;
+
+pub(crate) struct Workers {
+    pools: Vec<rayon::ThreadPool>,
+}
+
+impl Workers {
+    /// `threads` 0 means one a core.
+    pub(crate) fn new(threads: usize) -> Result<Self> {
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+        let pool = |i: usize| {
+            let builder = rayon::ThreadPoolBuilder::new()
+                .num_threads(1)
+                .thread_name(move |_| format!("train-{i}"));
+            builder
+                .build()
+                .map_err(|error| Error::Threads(error.to_string()))
+        };
+        Ok(Workers {
+            pools: (0..threads).map(pool).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Runs `work` on every thread's packs; results are in the threads' order.
+    fn each<R: Send>(
+        &self,
+        packs: &[Vec<Pack>],
+        work: impl Fn(usize, &[Pack]) -> Result<R> + Sync,
+    ) -> Result<Vec<R>> {
+        let work = &work;
+        std::thread::scope(|scope| {
+            let busy: Vec<_> = self
+                .pools
+                .iter()
+                .zip(packs)
+                .enumerate()
+                .filter(|(_, (_, packs))| !packs.is_empty())
+                .map(|(i, (pool, packs))| scope.spawn(move || pool.install(|| work(i, packs))))
+                .collect();
+            busy.into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|_| Err(Error::Threads("it panicked".to_string())))
+                })
+                .collect()
+        })
+    }
+
+    /// The batch's loss Σ weight·nll / Σ weight and its gradients.
+    pub(crate) fn gradients(
+        &self,
+        model: &Llama,
+        slots: usize,
+        batch: &[&Example],
+        dropout: Option<Dropout>,
+    ) -> Result<(f64, Gradients)> {
+        let weight: f64 = batch.iter().map(|example| example.weight()).sum();
+        let scale = (1.0 / weight) as f32;
+        let shares = share_out(batch, self.pools.len(), PACK_TOKENS);
+        let parts = self.each(&shares, |thread, packs| {
+            let mut gradients = Gradients::new(slots);
+            let mut total = 0.0;
+            for (i, pack) in packs.iter().enumerate() {
+                let place = (thread << 32 | i) as u64;
+                let dropout = dropout.map(|dropout| Dropout {
+                    seed: mix(dropout.seed, place),
+                    ..dropout
+                });
+                total += loss_and_gradients(model, pack, scale, dropout, &mut gradients)?;
+            }
+            Ok((total, gradients))
+        })?;
+        let mut total = 0.0;
+        let mut sum = Gradients::new(slots);
+        for (part, gradients) in parts {
+            total += part;
+            sum.merge(gradients)?;
+        }
+        Ok((total / weight, sum))
+    }
+
+    /// Σ weight·nll / Σ weight over all examples.
+    pub(crate) fn loss(&self, model: &Llama, examples: &[Example]) -> Result<f64> {
+        let weight: f64 = examples.iter().map(Example::weight).sum();
+        let shares = share_out(
+            &examples.iter().collect::<Vec<_>>(),
+            self.pools.len(),
+            PACK_TOKENS,
+        );
+        let parts = self.each(&shares, |_, packs| {
+            packs
+                .iter()
+                .map(|pack| Ok(loss(model, pack)?))
+                .sum::<Result<f64>>()
+        })?;
+        Ok(parts.iter().sum::<f64>() / weight)
+    }
+}
