@@ -1,0 +1,19 @@
+//! What a task is: its configuration, its prompt, its chat template, its output format and the check of it.
+//!
+//! No I/O but reading its own files. Everything else in Retune agrees on what is written here: serving, logging and
+//! training render a conversation by the same code, and ask the same check whether an answer holds.
+
+mod chat;
+mod config;
+mod format;
+mod names;
+mod template;
+
+pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
+pub use config::{
+    AlarmKind, Config, ConfigSource, Engine, LoraPolicy, Monitor, Problem, Problems, Promote,
+    RetrainPolicy, Server, Store, Task,
+};
+pub use format::{Check, Format};
+pub use names::ModelName;
+pub use template::{ChatTemplate, Error};

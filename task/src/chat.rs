@@ -1,0 +1,133 @@
+//! Conversations: who says what, what the engine is told, and which split a conversation belongs to.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::config::Task;
+
+/// One message, as OpenAI's API has it, with its content joined into one string.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatMessage {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+impl ChatMessage {
+    /// A message of `role`.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        ChatMessage {
+            role: role.into(),
+            content: content.into(),
+        }
+    }
+}
+
+/// What becomes of a system message that an app sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientSystem {
+    /// The task's prompt takes its place.
+    Replace,
+    /// It follows the task's prompt, in the same message.
+    Keep,
+}
+
+/// Which of a task's two prompts is put in front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptKind {
+    /// The whole instruction, for the base.
+    Full,
+    /// The short one that adapters are trained and served with.
+    Adapter,
+}
+
+/// Where a conversation belongs, in every run the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Split {
+    /// Trained on.
+    Train,
+    /// Chooses the checkpoint; neither trained on nor examined.
+    Development,
+    /// Examined.
+    HeldOut,
+}
+
+impl Task {
+    /// What the engine gets for an app's messages: the task's prompt in front, and no other system message beside it.
+    pub fn messages(&self, prompt: PromptKind, client: &[ChatMessage]) -> Vec<ChatMessage> {
+        let mut system = match prompt {
+            PromptKind::Full => self.prompt.clone(),
+            PromptKind::Adapter => self.adapter_prompt.clone(),
+        };
+        let is_system = |m: &ChatMessage| m.role == "system" || m.role == "developer";
+        if self.client_system == ClientSystem::Keep {
+            for message in client.iter().filter(|m| is_system(m)) {
+                system.push_str("\n\n");
+                system.push_str(&message.content);
+            }
+        }
+        let mut messages = vec![ChatMessage::new("system", system)];
+        messages.extend(client.iter().filter(|m| !is_system(m)).cloned());
+        messages
+    }
+}
+
+/// A conversation's key: lower-case hex SHA-256 of its first user message, runs of white space made one space and the
+/// ends trimmed. Without a user message it is the hash of nothing.
+pub fn conversation(messages: &[ChatMessage]) -> String {
+    let first = messages
+        .iter()
+        .find(|m| m.role == "user")
+        .map_or("", |m| m.content.as_str());
+    let normalised = first.split_whitespace().collect::<Vec<_>>().join(" ");
+    Sha256::digest(normalised.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The split of a conversation, by its key alone: 15 % are held out, 10 % of the rest are for development.
+pub fn held_out(conversation: &str) -> Split {
+    // Hashed again, so that the split doesn't follow from the key's first letters to a reader of the key.
+    let digest = Sha256::digest(conversation.as_bytes());
+    let mut head = [0u8; 8];
+    head.copy_from_slice(&digest[..8]);
+    match u64::from_be_bytes(head) % 1000 {
+        0..150 => Split::HeldOut,
+        150..235 => Split::Development,
+        _ => Split::Train,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn shares_are_as_documented() {
+        let mut counts = [0usize; 3];
+        for i in 0..20_000 {
+            counts[held_out(&i.to_string()) as usize] += 1;
+        }
+        assert!((2_800..3_200).contains(&counts[2]), "{counts:?}");
+        assert!((1_550..1_850).contains(&counts[1]), "{counts:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn white_space_and_later_messages_do_not_change_a_conversation(words in prop::collection::vec("[a-zäß]{1,8}", 1..9)) {
+            let a = [ChatMessage::new("user", words.join(" "))];
+            let b = [
+                ChatMessage::new("system", "x"),
+                ChatMessage::new("user", format!("  {}\n", words.join(" \t\n"))),
+                ChatMessage::new("assistant", "y"),
+                ChatMessage::new("user", "z"),
+            ];
+            prop_assert_eq!(conversation(&a), conversation(&b));
+            prop_assert_eq!(conversation(&a).len(), 64);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! From a file, or the built-in one, and the environment, to a checked configuration.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use toml::de::DeTable;
+
+use super::reader::{Log, Node, Place, Section, Table, Value};
+use super::{Config, ConfigSource, Engine, Monitor, Problem, Problems, Server, Store, tasks};
+
+const BUILT_IN: &str = include_str!("../../builtin/retune.toml");
+const PREFIX: &str = "RETUNE_";
+const PORT: u16 = 8080;
+
+impl Config {
+    /// Reads `path`; without one `retune.toml` in the current folder, and where there is none the built-in
+    /// configuration. `env` are (name, value) pairs: `RETUNE_<SECTION>__<KEY>` go over the file's values, a task's by its
+    /// name (`RETUNE_TASK__TRIAGE__RETRAIN__MIN_EXAMPLES`); other `RETUNE_…` variables are not configuration.
+    pub fn load(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, Problems> {
+        let default = Path::new("retune.toml");
+        let path = path.or_else(|| default.is_file().then_some(default));
+        let one = |place: String, what: String| {
+            Problems(vec![Problem {
+                place,
+                key: "the file".into(),
+                what,
+            }])
+        };
+        let (source, text) = match path {
+            None => (ConfigSource::BuiltIn, BUILT_IN.to_owned()),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|e| one(path.display().to_string(), e.to_string()))?;
+                (ConfigSource::File(path.to_owned()), text)
+            }
+        };
+        let (document, errors) = DeTable::parse_recoverable(&text);
+        let file = match &source {
+            ConfigSource::BuiltIn => "built-in".to_owned(),
+            ConfigSource::File(path) => path.display().to_string(),
+        };
+        let log = Log {
+            file,
+            ..Log::default()
+        };
+        for error in &errors {
+            let line = error.span().map_or(1, |s| {
+                text[..s.start.min(text.len())].matches('\n').count() + 1
+            });
+            log.add(
+                &Place::File(line),
+                "the file",
+                format!("not TOML: {}", error.message()),
+            );
+        }
+        let mut table = Node::from_toml(&text, document.get_ref());
+        for (name, value) in env {
+            overlay(&log, &mut table, &name, &value);
+        }
+        let config = read(&log, table, source);
+        let problems = log.problems.into_inner();
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Problems(problems))
+        }
+    }
+}
+
+/// Puts one variable's value over the file's.
+fn overlay(log: &Log, table: &mut Table, name: &str, value: &str) {
+    let Some(keys) = name.strip_prefix(PREFIX).filter(|rest| rest.contains("__")) else {
+        return;
+    };
+    let keys: Vec<String> = keys.split("__").map(str::to_lowercase).collect();
+    let mut node = Node::from_variable(name, value);
+    let place = node.place.clone();
+    let mut at = table;
+    let mut rest = keys.as_slice();
+    if keys[0] == "task" && keys.len() > 2 {
+        let Some(Node {
+            value: Value::List(list),
+            ..
+        }) = at.get_mut("task")
+        else {
+            return log.add(&place, &keys.join("."), "there is no task");
+        };
+        let named = |n: &Node| matches!(&n.value, Value::Table(t) if matches!(t.get("name"), Some(Node { value: Value::Text(s), .. }) if s.replace('-', "_") == keys[1].replace('-', "_")));
+        match list.iter_mut().find(|n| named(n)) {
+            Some(Node {
+                value: Value::Table(task),
+                ..
+            }) => at = task,
+            _ => {
+                return log.add(
+                    &place,
+                    &keys.join("."),
+                    format!("there is no task {:?}", keys[1]),
+                );
+            }
+        }
+        rest = &keys[2..];
+    }
+    let Some((last, between)) = rest.split_last() else {
+        return;
+    };
+    for key in between {
+        let entry = at.entry(key.clone()).or_insert_with(|| Node {
+            place: place.clone(),
+            value: Value::Table(Table::new()),
+        });
+        match &mut entry.value {
+            Value::Table(inner) => at = inner,
+            _ => return log.add(&place, &keys.join("."), format!("{key} is not a table")),
+        }
+    }
+    // A text stays one where the file has one: RETUNE_TASK__TRIAGE__ADAPTER_PROMPT=42 is a prompt.
+    if let Some(Node {
+        value: Value::Text(_),
+        ..
+    }) = at.get(last)
+    {
+        if !matches!(node.value, Value::Text(_)) {
+            node.value = Value::Text(value.to_owned());
+        }
+    }
+    at.insert(last.clone(), node);
+}
+
+fn read(log: &Log, table: Table, source: ConfigSource) -> Config {
+    let mut root = Section::new(log, Place::File(1), "", table);
+    let config = Config {
+        server: server(root.section("server")),
+        engine: engine(root.section("engine")),
+        store: store(root.section("store"), source.folder()),
+        monitor: monitor(root.section("monitor")),
+        tasks: tasks::read(&mut root, &source),
+        source,
+    };
+    root.finish();
+    config
+}
+
+fn server(mut s: Section<'_>) -> Server {
+    let mut address = |key: &'static str| {
+        let (text, place) = s.text(key, "an address such as \"127.0.0.1:8080\"")?;
+        let path = s.path(key);
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => return Some(address),
+            Ok(_) => s.log.add(
+                &place,
+                &path,
+                format!("is {text:?}: without configured keys Retune listens on loopback only; expected 127.0.0.1 or [::1]"),
+            ),
+            Err(_) => s.log.add(&place, &path, format!("is {text:?}; expected an address such as \"127.0.0.1:8080\"")),
+        }
+        None
+    };
+    let listen = address("listen").unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)));
+    let ops_listen = address("ops_listen");
+    let max_body_bytes = s.size("max_body_bytes", 1024, 1 << 30, 1 << 20);
+    s.finish();
+    Server {
+        listen,
+        ops_listen,
+        max_body_bytes,
+    }
+}
+
+fn engine(mut s: Section<'_>) -> Engine {
+    s.only("kind", "embedded", &["upstream"]);
+    let base = s
+        .text("base", "a model's folder")
+        .map_or_else(|| "models/pocket".to_owned(), |(text, _)| text);
+    let engine = Engine {
+        base,
+        max_loaded: s.size("max_loaded", 1, 1000, 4),
+        max_running: s.size("max_running", 1, 4096, 8),
+        max_queue: s.size("max_queue", 0, 100_000, 64),
+    };
+    s.finish();
+    engine
+}
+
+fn store(mut s: Section<'_>, folder: &Path) -> Store {
+    let (url, place) = s
+        .text("url", "file: and a folder, such as \"file:./retune-data\"")
+        .unwrap_or_else(|| ("file:./retune-data".to_owned(), s.place.clone()));
+    if let Some((scheme, _)) = url
+        .split_once("://")
+        .filter(|(scheme, _)| *scheme != "file")
+    {
+        let path = s.path("url");
+        s.log.add(&place, &path, format!("is {url:?}: this version keeps its store in a local folder, not at {scheme}://; expected file: and a folder"));
+    }
+    let local = url
+        .strip_prefix("file://")
+        .or_else(|| url.strip_prefix("file:"))
+        .unwrap_or(&url);
+    let absolute = std::path::absolute(folder.join(local)).unwrap_or_else(|_| folder.join(local));
+    let store = Store {
+        url: format!("file:{}", absolute.display()),
+        append_rows: s.size("append_rows", 1, 1_000_000, 1000),
+        append_bytes: s.size("append_bytes", 1024, 1 << 32, 8 << 20),
+        append_seconds: s.number("append_seconds", 0.0, 3600.0).unwrap_or(1.0),
+    };
+    s.finish();
+    store
+}
+
+fn monitor(mut s: Section<'_>) -> Monitor {
+    let monitor = Monitor {
+        false_alarms_per_quarter: s
+            .number("false_alarms_per_quarter", 0.0, 100.0)
+            .unwrap_or(0.1),
+        exchanges_per_quarter: s.count("exchanges_per_quarter", 1000, 1 << 50, 1_000_000),
+        reference_exchanges: s.size("reference_exchanges", 50, 1_000_000, 300),
+        format_tolerance: s.number("format_tolerance", 0.0, 0.5).unwrap_or(0.01),
+        poll_seconds: s.number("poll_seconds", 0.0, 3600.0).unwrap_or(1.0),
+    };
+    s.finish();
+    monitor
+}

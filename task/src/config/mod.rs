@@ -1,0 +1,253 @@
+//! The configuration: what can be set, with its defaults, and what is checked.
+//!
+//! One file, `retune.toml`, and the environment over it. Every problem is found in one go, each with its place.
+
+mod load;
+mod reader;
+mod tasks;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::chat::ClientSystem;
+use crate::format::Format;
+
+/// All that can be configured.
+#[derive(Debug)]
+pub struct Config {
+    /// `[server]`
+    pub server: Server,
+    /// `[engine]`
+    pub engine: Engine,
+    /// `[store]`
+    pub store: Store,
+    /// `[monitor]`
+    pub monitor: Monitor,
+    /// `[[task]]`, in the file's order.
+    pub tasks: Vec<Task>,
+    /// Where it came from.
+    pub source: ConfigSource,
+}
+
+/// Where a configuration came from; relative paths in it are relative to its folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// The one inside the program.
+    BuiltIn,
+    /// A file.
+    File(PathBuf),
+}
+
+impl ConfigSource {
+    /// The folder that relative paths start from: the file's, or the current one.
+    pub fn folder(&self) -> &Path {
+        match self {
+            ConfigSource::BuiltIn => Path::new(""),
+            ConfigSource::File(path) => path.parent().unwrap_or(Path::new("")),
+        }
+    }
+}
+
+impl fmt::Display for ConfigSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigSource::BuiltIn => f.write_str("the built-in configuration"),
+            ConfigSource::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// `[server]`
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Where the API listens. Loopback, since no keys can be configured yet.
+    pub listen: SocketAddr,
+    /// Where /metrics and the probes listen, if not on `listen`.
+    pub ops_listen: Option<SocketAddr>,
+    /// Largest request body, in bytes.
+    pub max_body_bytes: usize,
+}
+
+/// `[engine]`: the embedded one.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// The base's folder, relative to the configuration's; `models/pocket` is inside the program.
+    pub base: String,
+    /// Adapters in memory at once.
+    pub max_loaded: usize,
+    /// Requests that generate at once.
+    pub max_running: usize,
+    /// Requests that wait for a place, before further ones get a 429.
+    pub max_queue: usize,
+}
+
+/// `[store]`
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// `file:` and a folder, made absolute.
+    pub url: String,
+    /// Rows after which a table is appended to.
+    pub append_rows: usize,
+    /// Bytes after which a table is appended to.
+    pub append_bytes: usize,
+    /// Seconds after which waiting rows are appended.
+    pub append_seconds: f64,
+}
+
+/// `[monitor]`
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    /// False alarms expected a quarter, per adapter, all its streams together.
+    pub false_alarms_per_quarter: f64,
+    /// Exchanges expected a quarter.
+    pub exchanges_per_quarter: u64,
+    /// Exchanges that make a baseline's reference.
+    pub reference_exchanges: usize,
+    /// Added to the reference's failure rate before it counts as drifted.
+    pub format_tolerance: f64,
+    /// Seconds between passes.
+    pub poll_seconds: f64,
+}
+
+/// `[[task]]`: the one job that adapters are made for.
+#[derive(Debug)]
+pub struct Task {
+    /// Its name, and the model's in the API.
+    pub name: String,
+    /// The full prompt's text, for the base.
+    pub prompt: String,
+    /// The prompt that adapters are trained and served with.
+    pub adapter_prompt: String,
+    /// What becomes of an app's own system message.
+    pub client_system: ClientSystem,
+    /// What every answer must look like.
+    pub format: Option<Format>,
+    /// Tokens an answer may have where the request doesn't say.
+    pub max_tokens: usize,
+    /// `[task.retrain]`
+    pub retrain: RetrainPolicy,
+}
+
+/// `[task.retrain]`
+#[derive(Debug, Clone)]
+pub struct RetrainPolicy {
+    /// Five cron fields, in UTC.
+    pub schedule: Option<String>,
+    /// Alarms that start a run.
+    pub on: Vec<AlarmKind>,
+    /// Usable rows below which there is no run.
+    pub min_examples: usize,
+    /// Usable rows since the alarm, before a run that it asked for begins.
+    pub min_new_examples: usize,
+    /// Lowest rating of an answer that is trained on.
+    pub rating_at_least: u8,
+    /// Who says yes.
+    pub promote: Promote,
+    /// Blind pairs an examination needs.
+    pub min_pairs: usize,
+    /// `[task.retrain.lora]`
+    pub lora: LoraPolicy,
+}
+
+/// `[task.retrain.lora]`
+#[derive(Debug, Clone)]
+pub struct LoraPolicy {
+    /// Rank.
+    pub r: usize,
+    /// Scaled by alpha / r.
+    pub alpha: f64,
+    /// Share of the adapter's inputs dropped in training.
+    pub dropout: f64,
+    /// Times every example is seen.
+    pub epochs: usize,
+    /// Examples a step.
+    pub batch_size: usize,
+    /// Peak learning rate; by the base's width where it is not set.
+    pub learning_rate: Option<f64>,
+}
+
+/// What an alarm is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AlarmKind {
+    /// Answers break their format more often.
+    Format,
+    /// Ratings fell.
+    Quality,
+    /// Prompts changed.
+    Input,
+    /// Answers changed.
+    Output,
+    /// The service itself: errors, latency.
+    Operations,
+}
+
+impl AlarmKind {
+    /// All, in one order.
+    pub const ALL: [AlarmKind; 5] = [
+        AlarmKind::Format,
+        AlarmKind::Quality,
+        AlarmKind::Input,
+        AlarmKind::Output,
+        AlarmKind::Operations,
+    ];
+
+    /// The word for it, in files, metrics and configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AlarmKind::Format => "format",
+            AlarmKind::Quality => "quality",
+            AlarmKind::Input => "input",
+            AlarmKind::Output => "output",
+            AlarmKind::Operations => "operations",
+        }
+    }
+}
+
+impl fmt::Display for AlarmKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Who promotes a candidate that passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promote {
+    /// A person.
+    Approve,
+    /// The run itself.
+    Auto,
+}
+
+/// One thing wrong in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// `retune.toml:12`, or the environment's variable.
+    pub place: String,
+    /// `engine.max_loaded`
+    pub key: String,
+    /// What is wrong and what was expected.
+    pub what: String,
+}
+
+/// All that is wrong in a configuration.
+#[derive(Debug, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.0.len();
+        write!(
+            f,
+            "{n} problem{} in the configuration",
+            if n == 1 { "" } else { "s" }
+        )?;
+        for p in &self.0 {
+            write!(f, "\n  {}: {}: {}", p.place, p.key, p.what)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,319 @@
+//! Reads typed values out of TOML tables, and collects every problem with its place instead of stopping at the first.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::Problem;
+
+/// Where a value stands.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    File(usize),
+    Variable(String),
+}
+
+/// A value, freed from the text it was read from.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Bool(bool),
+    Other(&'static str),
+    List(Vec<Node>),
+    Table(Table),
+}
+
+pub(super) type Table = BTreeMap<String, Node>;
+
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) place: Place,
+    pub(super) value: Value,
+}
+
+impl Node {
+    pub(super) fn from_toml(text: &str, table: &DeTable<'_>) -> Table {
+        table
+            .iter()
+            .map(|(key, value)| {
+                (
+                    key.get_ref().to_string(),
+                    Node::from_value(text, value, key.span().start),
+                )
+            })
+            .collect()
+    }
+
+    fn from_value(text: &str, value: &Spanned<DeValue<'_>>, at: usize) -> Node {
+        let line = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+        let integer = |i: &toml::de::DeInteger<'_>| {
+            i64::from_str_radix(&i.as_str().replace('_', ""), i.radix())
+                .map_or(Value::Other("a number"), Value::Integer)
+        };
+        let converted = match value.get_ref() {
+            DeValue::String(s) => Value::Text(s.to_string()),
+            DeValue::Integer(i) => integer(i),
+            DeValue::Float(f) => f
+                .as_str()
+                .replace('_', "")
+                .parse()
+                .map_or(Value::Other("a number"), Value::Float),
+            DeValue::Boolean(b) => Value::Bool(*b),
+            DeValue::Datetime(_) => Value::Other("a date"),
+            DeValue::Array(list) => Value::List(
+                list.iter()
+                    .map(|v| Node::from_value(text, v, v.span().start))
+                    .collect(),
+            ),
+            DeValue::Table(table) => Value::Table(Node::from_toml(text, table)),
+        };
+        Node {
+            place: Place::File(line(at)),
+            value: converted,
+        }
+    }
+
+    /// What a variable's text means: TOML where it parses (numbers, lists, tables), else the text as it stands.
+    pub(super) fn from_variable(name: &str, text: &str) -> Node {
+        let place = Place::Variable(name.to_owned());
+        let mut node = match DeValue::parse(text) {
+            Ok(value) => Node::from_value(text, &value, 0),
+            Err(_) => Node {
+                place: place.clone(),
+                value: Value::Text(text.to_owned()),
+            },
+        };
+        node.relocate(&place);
+        node
+    }
+
+    fn relocate(&mut self, place: &Place) {
+        self.place = place.clone();
+        match &mut self.value {
+            Value::List(list) => list.iter_mut().for_each(|n| n.relocate(place)),
+            Value::Table(table) => table.values_mut().for_each(|n| n.relocate(place)),
+            _ => {}
+        }
+    }
+
+    fn shown(&self) -> String {
+        match &self.value {
+            Value::Text(s) => format!("{s:?}"),
+            Value::Integer(i) => i.to_string(),
+            Value::Float(f) => f.to_string(),
+            Value::Bool(b) => b.to_string(),
+            Value::Other(what) => (*what).to_owned(),
+            Value::List(_) => "a list".into(),
+            Value::Table(_) => "a table".into(),
+        }
+    }
+}
+
+/// Collects problems.
+#[derive(Default)]
+pub(super) struct Log {
+    pub(super) file: String,
+    pub(super) problems: RefCell<Vec<Problem>>,
+}
+
+impl Log {
+    pub(super) fn add(&self, place: &Place, key: &str, what: impl Into<String>) {
+        let place = match place {
+            Place::File(line) => format!("{}:{line}", self.file),
+            Place::Variable(name) => name.clone(),
+        };
+        self.problems.borrow_mut().push(Problem {
+            place,
+            key: key.to_owned(),
+            what: what.into(),
+        });
+    }
+}
+
+/// One table: keys are taken out of it, what is left over is unknown.
+pub(super) struct Section<'a> {
+    pub(super) log: &'a Log,
+    pub(super) place: Place,
+    name: String,
+    table: Table,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn new(log: &'a Log, place: Place, name: impl Into<String>, table: Table) -> Self {
+        Section {
+            log,
+            place,
+            name: name.into(),
+            table,
+            known: Vec::new(),
+        }
+    }
+
+    /// A table inside this one; empty where it is not given.
+    pub(super) fn section(&mut self, key: &'static str) -> Section<'a> {
+        let name = self.path(key);
+        match self.take(key) {
+            Some(Node {
+                place,
+                value: Value::Table(table),
+            }) => Section::new(self.log, place, name, table),
+            Some(node) => {
+                self.log.add(
+                    &node.place,
+                    &name,
+                    format!("is {}; expected a table", node.shown()),
+                );
+                Section::new(self.log, node.place, name, Table::new())
+            }
+            None => Section::new(self.log, self.place.clone(), name, Table::new()),
+        }
+    }
+
+    pub(super) fn path(&self, key: &str) -> String {
+        if self.name.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.name)
+        }
+    }
+
+    pub(super) fn take(&mut self, key: &'static str) -> Option<Node> {
+        self.known.push(key);
+        self.table.remove(key)
+    }
+
+    /// A value that `convert` accepts; None, and a problem, where it is something else.
+    pub(super) fn value<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        convert: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
+        let node = self.take(key)?;
+        let value = convert(&node.value);
+        if value.is_none() {
+            self.log.add(
+                &node.place,
+                &self.path(key),
+                format!("is {}; expected {expected}", node.shown()),
+            );
+        }
+        value
+    }
+
+    pub(super) fn text(&mut self, key: &'static str, expected: &str) -> Option<(String, Place)> {
+        let place = self.table.get(key)?.place.clone();
+        let text = self.value(key, expected, |v| match v {
+            Value::Text(s) if !s.is_empty() => Some(s.clone()),
+            _ => None,
+        })?;
+        Some((text, place))
+    }
+
+    /// A whole number within bounds.
+    pub(super) fn count(&mut self, key: &'static str, least: u64, most: u64, default: u64) -> u64 {
+        let expected = format!("a whole number from {least} to {most}");
+        self.value(key, &expected, |v| match v {
+            Value::Integer(i) => u64::try_from(*i)
+                .ok()
+                .filter(|n| (least..=most).contains(n)),
+            _ => None,
+        })
+        .unwrap_or(default)
+    }
+
+    pub(super) fn size(
+        &mut self,
+        key: &'static str,
+        least: u64,
+        most: u64,
+        default: usize,
+    ) -> usize {
+        usize::try_from(self.count(key, least, most, default as u64)).unwrap_or(default)
+    }
+
+    /// A number above `above` and at most `most`.
+    pub(super) fn number(&mut self, key: &'static str, above: f64, most: f64) -> Option<f64> {
+        self.value(
+            key,
+            &format!("a number above {above} and at most {most}"),
+            |v| {
+                let x = match v {
+                    Value::Integer(i) => *i as f64,
+                    Value::Float(f) => *f,
+                    _ => return None,
+                };
+                (x > above && x <= most).then_some(x)
+            },
+        )
+    }
+
+    /// One of some words.
+    pub(super) fn word<T: Copy>(
+        &mut self,
+        key: &'static str,
+        words: &[(&str, T)],
+        default: T,
+    ) -> T {
+        let expected: Vec<String> = words.iter().map(|(w, _)| format!("{w:?}")).collect();
+        self.value(key, &expected.join(" or "), |v| match v {
+            Value::Text(s) => words.iter().find(|(w, _)| w == s).map(|(_, t)| *t),
+            _ => None,
+        })
+        .unwrap_or(default)
+    }
+
+    /// A key of which this version knows one value; the others that it will know later are refused by name.
+    pub(super) fn only(&mut self, key: &'static str, now: &str, later: &[&str]) {
+        let Some(node) = self.take(key) else { return };
+        let what = match &node.value {
+            Value::Text(s) if s == now => return,
+            Value::Text(s) if later.contains(&s.as_str()) => {
+                format!("is {s:?}, which this version cannot do yet; expected {now:?}")
+            }
+            _ => format!("is {}; expected {now:?}", node.shown()),
+        };
+        self.log.add(&node.place, &self.path(key), what);
+    }
+
+    /// Reports every key that nobody took.
+    pub(super) fn finish(self) {
+        for (key, node) in &self.table {
+            let near = self
+                .known
+                .iter()
+                .min_by_key(|known| distance(known, key))
+                .filter(|k| distance(k, key) <= 2);
+            let hint = match near {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("expected one of {}", self.known.join(", ")),
+            };
+            self.log.add(
+                &node.place,
+                &self.path(key),
+                format!("there is no such key; {hint}"),
+            );
+        }
+    }
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,296 @@
+//! The tasks of a configuration, with the files that they name.
+
+use std::path::Path;
+
+use super::reader::{Node, Place, Section, Value};
+use super::{AlarmKind, ConfigSource, LoraPolicy, Promote, RetrainPolicy, Task};
+use crate::chat::ClientSystem;
+use crate::format::Format;
+use crate::names::is_task_name;
+
+/// The built-in configuration's files.
+const BUILT_IN: [(&str, &str); 2] = [
+    ("triage.txt", include_str!("../../builtin/triage.txt")),
+    (
+        "triage.schema.json",
+        include_str!("../../builtin/triage.schema.json"),
+    ),
+];
+
+pub(super) fn read(root: &mut Section<'_>, source: &ConfigSource) -> Vec<Task> {
+    let mut tasks: Vec<Task> = Vec::new();
+    let list = match root.take("task") {
+        Some(Node {
+            value: Value::List(list),
+            ..
+        }) => list,
+        Some(node) => {
+            root.log.add(
+                &node.place,
+                "task",
+                "expected tables, each begun by [[task]]",
+            );
+            return tasks;
+        }
+        None => {
+            root.log.add(
+                &Place::File(1),
+                "task",
+                "there is none; expected at least one [[task]]",
+            );
+            return tasks;
+        }
+    };
+    for (i, node) in list.into_iter().enumerate() {
+        let Value::Table(table) = node.value else {
+            root.log
+                .add(&node.place, "task", "expected a table, begun by [[task]]");
+            continue;
+        };
+        let named = matches!(
+            table.get("name"),
+            Some(Node {
+                value: Value::Text(_),
+                ..
+            })
+        );
+        let label = match table.get("name") {
+            Some(Node {
+                value: Value::Text(name),
+                ..
+            }) if named => format!("task.{name}"),
+            _ => format!("task[{i}]"),
+        };
+        let place = node.place;
+        let task = task(Section::new(root.log, place.clone(), label, table), source);
+        if tasks.iter().any(|other| other.name == task.name) {
+            root.log.add(
+                &place,
+                "task.name",
+                format!("{:?} is another task's name too", task.name),
+            );
+        }
+        tasks.push(task);
+    }
+    tasks
+}
+
+fn task(mut s: Section<'_>, source: &ConfigSource) -> Task {
+    let missing = |s: &Section<'_>, key: &str, expected: &str| {
+        s.log.add(
+            &s.place,
+            &s.path(key),
+            format!("is missing; expected {expected}"),
+        );
+    };
+    let name = match s.text("name", "a name of lower-case letters, digits and -") {
+        Some((name, place)) => {
+            if !is_task_name(&name) || name == "base" {
+                let key = s.path("name");
+                s.log.add(
+                    &place,
+                    &key,
+                    format!(
+                        "is {name:?}; expected lower-case letters, digits and -, and not \"base\""
+                    ),
+                );
+            }
+            name
+        }
+        None => {
+            missing(&s, "name", "the task's name");
+            String::new()
+        }
+    };
+    let prompt = match s.text("prompt", "the file with the full prompt") {
+        Some((file, place)) => open(&s, "prompt", &file, &place, source).unwrap_or_default(),
+        None => {
+            missing(
+                &s,
+                "prompt",
+                "the file with the full prompt, such as \"prompts/support.txt\"",
+            );
+            String::new()
+        }
+    };
+    let adapter_prompt = s
+        .text("adapter_prompt", "a short prompt")
+        .map_or_else(|| format!("{name}."), |(text, _)| text);
+    let words = [
+        ("replace", ClientSystem::Replace),
+        ("keep", ClientSystem::Keep),
+    ];
+    let client_system = s.word("client_system", &words, ClientSystem::Replace);
+    let format = s.take("format").and_then(|node| format(&s, node, source));
+    s.only("enforce", "off", &["constrain", "retry"]);
+    let max_tokens = s.size("max_tokens", 1, 100_000, 256);
+    let retrain = retrain(s.section("retrain"));
+    s.finish();
+    // Editors end a file with a newline; a prompt ends with its last word.
+    let prompt = prompt.trim_end().to_owned();
+    Task {
+        name,
+        prompt,
+        adapter_prompt,
+        client_system,
+        format,
+        max_tokens,
+        retrain,
+    }
+}
+
+fn open(
+    s: &Section<'_>,
+    key: &str,
+    file: &str,
+    place: &Place,
+    source: &ConfigSource,
+) -> Option<String> {
+    if *source == ConfigSource::BuiltIn {
+        if let Some((_, text)) = BUILT_IN.iter().find(|(name, _)| *name == file) {
+            return Some((*text).to_owned());
+        }
+    }
+    let path = source.folder().join(Path::new(file));
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim().is_empty() => {
+            s.log
+                .add(place, &s.path(key), format!("{} is empty", path.display()));
+            None
+        }
+        Ok(text) => Some(text),
+        Err(e) => {
+            s.log
+                .add(place, &s.path(key), format!("{}: {e}", path.display()));
+            None
+        }
+    }
+}
+
+fn format(s: &Section<'_>, node: Node, source: &ConfigSource) -> Option<Format> {
+    const EXPECTED: &str = "one of { json_schema = \"file\" }, { regex = \"…\" }, { template = \"…\" }, { length = [least, most] }";
+    let key = s.path("format");
+    let place = node.place.clone();
+    let table = match node.value {
+        Value::Table(table) if table.len() == 1 => table,
+        _ => {
+            s.log.add(&place, &key, format!("expected {EXPECTED}"));
+            return None;
+        }
+    };
+    let mut inner = Section::new(s.log, place.clone(), key.clone(), table);
+    let made = if let Some((file, place)) = inner.text("json_schema", "a file") {
+        open(&inner, "json_schema", &file, &place, source)
+            .map(|text| (Format::json_schema(&text), place))
+    } else if let Some((pattern, place)) = inner.text("regex", "a regular expression") {
+        Some((Format::regex(&pattern), place))
+    } else if let Some((text, place)) = inner.text("template", "a text with {placeholders}") {
+        Some((Format::template(&text), place))
+    } else {
+        let range = inner.value("length", "two whole numbers, [least, most]", |v| match v {
+            Value::List(list) => match list.as_slice() {
+                [
+                    Node {
+                        value: Value::Integer(a),
+                        ..
+                    },
+                    Node {
+                        value: Value::Integer(b),
+                        ..
+                    },
+                ] => Some((usize::try_from(*a).ok()?, usize::try_from(*b).ok()?)),
+                _ => None,
+            },
+            _ => None,
+        });
+        range.map(|(least, most)| (Format::length(least, most), place.clone()))
+    };
+    inner.finish();
+    match made? {
+        (Ok(format), _) => Some(format),
+        (Err(what), place) => {
+            s.log.add(&place, &key, what);
+            None
+        }
+    }
+}
+
+fn retrain(mut s: Section<'_>) -> RetrainPolicy {
+    let schedule = s
+        .text("schedule", "five cron fields, such as \"0 3 1 */3 *\"")
+        .map(|(text, place)| {
+            if !is_cron(&text) {
+                let key = s.path("schedule");
+                s.log.add(
+                    &place,
+                    &key,
+                    format!("is {text:?}; expected five cron fields, such as \"0 3 1 */3 *\""),
+                );
+            }
+            text
+        });
+    let kinds: Vec<&str> = AlarmKind::ALL.iter().map(|k| k.as_str()).collect();
+    let on = s
+        .value(
+            "on",
+            &format!("a list of {}", kinds.join(", ")),
+            |v| match v {
+                Value::List(list) => list
+                    .iter()
+                    .map(|n| match &n.value {
+                        Value::Text(s) => AlarmKind::ALL.into_iter().find(|k| k.as_str() == s),
+                        _ => None,
+                    })
+                    .collect(),
+                _ => None,
+            },
+        )
+        .unwrap_or_else(|| vec![AlarmKind::Format, AlarmKind::Quality]);
+    s.only("trainer", "native", &["command", "openai"]);
+    let mut l = s.section("lora");
+    let lora = LoraPolicy {
+        r: l.size("r", 1, 1024, 16),
+        alpha: l.number("alpha", 0.0, 4096.0).unwrap_or(32.0),
+        dropout: l.number("dropout", -f64::MIN_POSITIVE, 0.9).unwrap_or(0.0),
+        epochs: l.size("epochs", 1, 100, 3),
+        batch_size: l.size("batch_size", 1, 1024, 16),
+        learning_rate: l.number("learning_rate", 0.0, 1.0),
+    };
+    l.finish();
+    let policy = RetrainPolicy {
+        schedule,
+        on,
+        min_examples: s.size("min_examples", 10, 10_000_000, 200),
+        min_new_examples: s.size("min_new_examples", 0, 10_000_000, 50),
+        rating_at_least: u8::try_from(s.count("rating_at_least", 1, 5, 4)).unwrap_or(4),
+        promote: s.word(
+            "promote",
+            &[("approve", Promote::Approve), ("auto", Promote::Auto)],
+            Promote::Approve,
+        ),
+        min_pairs: s.size("min_pairs", 16, 100_000, 150),
+        lora,
+    };
+    s.finish();
+    policy
+}
+
+/// Five fields of numbers, `*`, ranges, steps and lists, each within its bounds.
+fn is_cron(text: &str) -> bool {
+    const BOUNDS: [(u32, u32); 5] = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)];
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let within = |s: &str, (low, high): (u32, u32)| {
+        s.parse::<u32>().is_ok_and(|n| (low..=high).contains(&n))
+    };
+    fields.len() == 5
+        && fields.iter().zip(BOUNDS).all(|(field, bounds)| {
+            field.split(',').all(|part| {
+                let (range, step) = part.split_once('/').unwrap_or((part, "1"));
+                let range = match range.split_once('-') {
+                    Some((from, to)) => within(from, bounds) && within(to, bounds),
+                    None => range == "*" || within(range, bounds),
+                };
+                range && step.parse::<u32>().is_ok_and(|n| n > 0)
+            })
+        })
+}

@@ -1,0 +1,225 @@
+//! A base's chat template: how a conversation becomes the text that the model reads.
+//!
+//! Rendered as Hugging Face and mistralrs render it (Jinja with `trim_blocks` and `lstrip_blocks`), and by this code
+//! alone, so that training and serving see the same bytes.
+
+use std::path::{Path, PathBuf};
+
+use minijinja::{Environment, ErrorKind, context};
+use serde_json::Value;
+
+use crate::chat::ChatMessage;
+
+/// Why a chat template could not be read or rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{}: {what}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what was expected.
+        what: String,
+    },
+    /// The template refused these messages.
+    #[error("the chat template cannot render these messages: {0}")]
+    Render(String),
+}
+
+/// A compiled chat template and the special tokens it may name.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    beginning: String,
+    end_of_turn: String,
+}
+
+const NAME: &str = "chat";
+
+impl ChatTemplate {
+    /// Reads `tokenizer_config.json` in a base's folder, and `chat_template.jinja` where the template lies beside it.
+    pub fn from_folder(base: &Path) -> Result<Self, Error> {
+        let path = base.join("tokenizer_config.json");
+        let file = |what: String| Error::File {
+            path: path.clone(),
+            what,
+        };
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
+            path: path.clone(),
+            source,
+        })?;
+        let config: Value =
+            serde_json::from_str(&text).map_err(|e| file(format!("not JSON: {e}")))?;
+        let jinja = base.join("chat_template.jinja");
+        let source = if jinja.is_file() {
+            std::fs::read_to_string(&jinja).map_err(|source| Error::Io {
+                path: jinja,
+                source,
+            })?
+        } else {
+            template_of(&config).ok_or_else(|| {
+                file("there is no chat_template in it, nor a chat_template.jinja beside it; an instruct model has one".into())
+            })?
+        };
+        let end_of_turn = special(&config, "eos_token").ok_or_else(|| {
+            file("there is no eos_token in it: nothing would end an answer".into())
+        })?;
+        Self::new(
+            source,
+            special(&config, "bos_token").unwrap_or_default(),
+            end_of_turn,
+        )
+        .map_err(file)
+    }
+
+    fn new(source: String, beginning: String, end_of_turn: String) -> Result<Self, String> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> Result<String, minijinja::Error> {
+                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
+        environment.add_function(
+            "strftime_now",
+            |format: String| -> Result<String, minijinja::Error> {
+                use std::fmt::Write;
+                let mut out = String::new();
+                write!(out, "{}", chrono::Local::now().format(&format)).map_err(|_| {
+                    minijinja::Error::new(
+                        ErrorKind::InvalidOperation,
+                        format!("strftime_now({format:?})"),
+                    )
+                })?;
+                Ok(out)
+            },
+        );
+        environment
+            .add_template_owned(NAME, source.clone())
+            .map_err(|e| format!("chat_template: {e}"))?;
+        Ok(ChatTemplate {
+            environment,
+            source,
+            beginning,
+            end_of_turn,
+        })
+    }
+
+    /// The text that the model reads; with `add_generation_prompt` up to where its answer begins.
+    pub fn render(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
+        let render = || {
+            self.environment.get_template(NAME)?.render(context! {
+                messages => messages,
+                add_generation_prompt => add_generation_prompt,
+                bos_token => self.beginning,
+                eos_token => self.end_of_turn,
+            })
+        };
+        render().map_err(|e| Error::Render(e.detail().map_or_else(|| e.to_string(), str::to_owned)))
+    }
+
+    /// The token that ends an answer.
+    pub fn end_of_turn(&self) -> &str {
+        &self.end_of_turn
+    }
+
+    /// The template's own text, whose digest an adapter's manifest keeps.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+}
+
+/// `chat_template`: a text, or a list of named ones of which `default` counts.
+fn template_of(config: &Value) -> Option<String> {
+    match config.get("chat_template")? {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(named) => {
+            let default = named.iter().find(|t| t["name"] == "default")?;
+            default["template"].as_str().map(str::to_owned)
+        }
+        _ => None,
+    }
+}
+
+/// A special token: a text, or an object with `content`.
+fn special(config: &Value, key: &str) -> Option<String> {
+    let value = config.get(key)?;
+    value
+        .as_str()
+        .or_else(|| value["content"].as_str())
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const CHATML: &str = "{% for message in messages %}\n    <|im_start|>{{ message.role }}\n{{ message['content'].strip() }}<|im_end|>\n{% endfor %}\n{% if add_generation_prompt %}\n<|im_start|>assistant\n{% endif %}";
+
+    fn folder(config: &Value) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(
+            folder.path().join("tokenizer_config.json"),
+            config.to_string(),
+        )
+        .unwrap();
+        folder
+    }
+
+    #[test]
+    fn renders_chatml_with_python_methods_and_trimmed_blocks() {
+        let config =
+            serde_json::json!({"chat_template": CHATML, "eos_token": {"content": "<|im_end|>"}});
+        let template = ChatTemplate::from_folder(folder(&config).path()).unwrap();
+        let text = template
+            .render(&[ChatMessage::new("user", " hi {{ x }} ")], true)
+            .unwrap();
+        assert_eq!(
+            text,
+            "    <|im_start|>user\nhi {{ x }}<|im_end|>\n<|im_start|>assistant\n"
+        );
+        assert_eq!(template.end_of_turn(), "<|im_end|>");
+    }
+
+    #[test]
+    fn says_which_file_lacks_what_and_why_messages_are_refused() {
+        let error = |config: Value| {
+            ChatTemplate::from_folder(folder(&config).path())
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(error(serde_json::json!({"eos_token": "e"})).contains("no chat_template"));
+        assert!(error(serde_json::json!({"chat_template": "x"})).contains("no eos_token"));
+        assert!(
+            error(serde_json::json!({"chat_template": "{% if %}", "eos_token": "e"}))
+                .contains("chat_template:")
+        );
+        let strict = serde_json::json!({"chat_template": "{{ raise_exception('roles must alternate') }}", "eos_token": "e"});
+        let template = ChatTemplate::from_folder(folder(&strict).path()).unwrap();
+        assert!(
+            template
+                .render(&[], true)
+                .unwrap_err()
+                .to_string()
+                .contains("roles must alternate")
+        );
+    }
+}
