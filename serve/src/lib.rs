@@ -1,0 +1,266 @@
+//! The OpenAI API over an embedded engine: apps change `base_url` and learn of nothing else.
+//!
+//! A request's way: a thin handler in `routes`, the checked parameters of `openai`, a route from `routing`, a place from `admission`, then
+//! `exchange`, which asks the `engine`, checks the answer's format, and leaves the record in the ledger before the last byte goes out.
+
+mod adapters;
+mod admission;
+mod engine;
+mod error;
+mod exchange;
+mod metrics;
+mod openai;
+mod routes;
+mod routing;
+mod state;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::middleware::from_fn;
+use actix_web::{App as Service, HttpServer, web};
+use arc_swap::ArcSwap;
+use prometheus::Registry;
+use retune_ledger::{Ledger, Stages};
+use retune_task::Config;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use error::Error;
+
+use adapters::Adapters;
+use admission::Admission;
+use engine::{Embedded, Engine};
+use metrics::Metrics;
+use routing::Table;
+use state::App;
+
+/// Threads of the HTTP server; answers are made elsewhere.
+const WORKERS: usize = 2;
+/// How long running requests may go on once the server stops.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// What the server is started with.
+pub struct Options {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The base model's folder; its last part is the base's id.
+    pub base: PathBuf,
+    /// Where exchanges and feedback go, and adapters and stages come from.
+    pub ledger: Ledger,
+    /// What `/metrics` shows; the server's own metrics are registered in it.
+    pub registry: Registry,
+}
+
+/// A server that answers.
+pub struct Running {
+    /// Where it listens; the port is the real one if 0 was configured.
+    pub addr: SocketAddr,
+    /// Where `/metrics` and the probes are, if not on `addr`.
+    pub ops_addr: Option<SocketAddr>,
+    life: JoinHandle<()>,
+}
+
+impl Running {
+    /// Waits for the end: after the token's cancellation running requests finish, for half a minute at most. Flushing the ledger is
+    /// the caller's.
+    pub async fn stopped(self) {
+        if let Err(e) = self.life.await {
+            tracing::error!(error = %e, "the server's end failed");
+        }
+    }
+}
+
+/// Loads the base and the champions, then listens until `stop` is cancelled.
+///
+/// # Errors
+/// What keeps it from answering: a missing or broken model file, an address in use, a ledger that cannot be read.
+pub async fn start(o: Options, stop: CancellationToken) -> Result<Running, Error> {
+    let server = &o.config.server;
+    let listener = listen(server.listen, "server.listen")?;
+    let ops = server
+        .ops_listen
+        .map(|address| listen(address, "server.ops_listen"))
+        .transpose()?;
+    let addr = local(&listener, server.listen, "server.listen")?;
+    let ops_addr = match (&ops, server.ops_listen) {
+        (Some(l), Some(address)) => Some(local(l, address, "server.ops_listen")?),
+        _ => None,
+    };
+    let app = state(o, &stop).await?;
+    let (api, api_handle) = api_server(&app, listener, ops.is_none())?;
+    let (ops, ops_handle) = match ops {
+        Some(listener) => {
+            let (server, handle) = ops_server(&app, listener)?;
+            (Some(server), Some(handle))
+        }
+        None => (None, None),
+    };
+    let fresh = tokio::spawn(Arc::clone(&app).keep_fresh());
+    let life = tokio::spawn(async move {
+        let serving = async {
+            tokio::join!(served(Some(api)), served(ops));
+        };
+        let ending = async {
+            stop.cancelled().await;
+            end(&app, &api_handle, ops_handle.as_ref()).await;
+        };
+        tokio::join!(serving, ending);
+        fresh.abort();
+    });
+    Ok(Running {
+        addr,
+        ops_addr,
+        life,
+    })
+}
+
+async fn served(server: Option<Server>) {
+    if let Some(server) = server
+        && let Err(e) = server.await
+    {
+        tracing::error!(error = %e, "the HTTP server failed");
+    }
+}
+
+async fn end(app: &App, api: &ServerHandle, ops: Option<&ServerHandle>) {
+    app.exchanges.close();
+    let finished = async {
+        // Stops accepting at once, and waits for open connections.
+        tokio::join!(api.stop(true), app.exchanges.wait());
+    };
+    if tokio::time::timeout(GRACE, finished).await.is_err() {
+        tracing::warn!(
+            seconds = GRACE.as_secs(),
+            "requests were still running after the grace period and are abandoned"
+        );
+        app.abandoned.cancel();
+        app.exchanges.wait().await;
+        api.stop(false).await;
+    }
+    app.adapters.settled().await;
+    if let Some(ops) = ops {
+        ops.stop(false).await;
+    }
+}
+
+async fn state(o: Options, stop: &CancellationToken) -> Result<Arc<App>, Error> {
+    let metrics = Metrics::new(&o.registry)?;
+    let engine: Arc<dyn Engine> = Arc::new(Embedded::start(&o.base).await?);
+    let base = o
+        .base
+        .file_name()
+        .map_or_else(|| "base".to_owned(), |n| n.to_string_lossy().into_owned());
+    let created = std::fs::metadata(&o.base)
+        .and_then(|m| m.modified())
+        .map_or_else(|_| chrono::Utc::now(), Into::into);
+    let limits = &o.config.engine;
+    let nothing = o
+        .config
+        .tasks
+        .iter()
+        .map(|_| (Stages::default(), Vec::new()))
+        .collect();
+    let app = Arc::new(App {
+        adapters: Adapters::new(
+            Arc::clone(&engine),
+            o.ledger.clone(),
+            limits.max_loaded,
+            metrics.adapters_loaded.clone(),
+        ),
+        admission: Admission::new(
+            limits.max_running,
+            limits.max_queue,
+            metrics.running.clone(),
+            metrics.waiting.clone(),
+        ),
+        table: ArcSwap::from_pointee(Table::new(&o.config, &base, nothing)),
+        config: o.config,
+        ledger: o.ledger,
+        registry: o.registry,
+        metrics,
+        engine,
+        created: created.timestamp(),
+        exchanges: TaskTracker::new(),
+        runtime: tokio::runtime::Handle::current(),
+        stopping: stop.clone(),
+        abandoned: CancellationToken::new(),
+        refreshing: tokio::sync::Mutex::default(),
+        stale: AtomicBool::new(false),
+    });
+    app.refresh().await?;
+    Ok(app)
+}
+
+fn api_server(
+    app: &Arc<App>,
+    listener: TcpListener,
+    with_ops: bool,
+) -> Result<(Server, ServerHandle), Error> {
+    let data = web::Data::from(Arc::clone(app));
+    let service = move || {
+        let service = Service::new()
+            .app_data(data.clone())
+            .wrap(from_fn(routes::guard));
+        let service = if with_ops {
+            service.configure(routes::operations)
+        } else {
+            service
+        };
+        service.configure(routes::api)
+    };
+    let server = HttpServer::new(service)
+        .workers(WORKERS)
+        .disable_signals()
+        // A client that closes its side has left.
+        .h1_allow_half_closed(false)
+        .shutdown_timeout(GRACE.as_secs())
+        .listen(listener)
+        .map_err(|e| Error::Engine(format!("the HTTP server cannot start: {e}")))?
+        .run();
+    let handle = server.handle();
+    Ok((server, handle))
+}
+
+fn ops_server(app: &Arc<App>, listener: TcpListener) -> Result<(Server, ServerHandle), Error> {
+    let data = web::Data::from(Arc::clone(app));
+    let service = move || {
+        Service::new()
+            .app_data(data.clone())
+            .configure(routes::operations)
+            .default_service(web::to(routes::unknown_route))
+    };
+    let server = HttpServer::new(service)
+        .workers(1)
+        .disable_signals()
+        .listen(listener)
+        .map_err(|e| Error::Engine(format!("the HTTP server cannot start: {e}")))?
+        .run();
+    let handle = server.handle();
+    Ok((server, handle))
+}
+
+fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).map_err(|source| Error::Listen {
+        address,
+        key,
+        source,
+    })
+}
+
+fn local(
+    listener: &TcpListener,
+    address: SocketAddr,
+    key: &'static str,
+) -> Result<SocketAddr, Error> {
+    listener.local_addr().map_err(|source| Error::Listen {
+        address,
+        key,
+        source,
+    })
+}

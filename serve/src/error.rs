@@ -1,0 +1,265 @@
+//! Everything that can go wrong here, and the one table that says what a client sees of it.
+//!
+//! The rule: what a client can mend says what and where (a 4xx with `param` and `code` as OpenAI has them); what it cannot mend says
+//! only that it happened, and the details go to the log. Messages never repeat a prompt.
+
+use std::path::PathBuf;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpResponse, ResponseError};
+use serde_json::json;
+
+/// Why a request, or the start of the server, failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A model's file is missing, broken, or asks for what the engine does not do.
+    #[error("{} {what}", path.display())]
+    ModelFile {
+        /// The file, or the folder it should be in.
+        path: PathBuf,
+        /// The rest of the sentence.
+        what: String,
+    },
+    /// An adapter would not be served as it was trained.
+    #[error("the adapter in {} cannot be served: {problems}", folder.display())]
+    Adapter {
+        /// Where its two files are.
+        folder: PathBuf,
+        /// All of them, joined.
+        problems: String,
+    },
+    /// The engine failed at something it should be able to do.
+    #[error("engine: {0}")]
+    Engine(String),
+    /// The engine does not hold this adapter (any more).
+    #[error("{0} is not loaded")]
+    NotLoaded(String),
+    /// The client's request is wrong.
+    #[error("{message}")]
+    Invalid {
+        /// For the client.
+        message: String,
+        /// The parameter that is wrong, as a path in the request.
+        param: Option<String>,
+        /// OpenAI's machine-readable reason.
+        code: Option<&'static str>,
+    },
+    /// A model nobody here knows.
+    #[error("The model `{0}` does not exist or you do not have access to it.")]
+    UnknownModel(String),
+    /// Something else that is asked for by its name and is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// No such route.
+    #[error("Invalid URL ({method} {path})")]
+    UnknownRoute {
+        /// The request's method.
+        method: String,
+        /// The request's path.
+        path: String,
+    },
+    /// The route exists, the method does not.
+    #[error("Not allowed to {method} on {path}.")]
+    WrongMethod {
+        /// The request's method.
+        method: String,
+        /// The request's path.
+        path: String,
+    },
+    /// The body is larger than `server.max_body_bytes`.
+    #[error("The request body is larger than the limit of {0} bytes (server.max_body_bytes).")]
+    TooLarge(usize),
+    /// The request came by a name, or from a page, that this server is not known by.
+    #[error("{0}")]
+    Forbidden(String),
+    /// What was expected is not what is so.
+    #[error("{0}")]
+    Conflict(String),
+    /// Too much is waiting already.
+    #[error(
+        "The server is at its limit of {running} running and {queued} waiting requests. Please retry after a short wait."
+    )]
+    Busy {
+        /// `engine.max_running`.
+        running: usize,
+        /// `engine.max_queue`.
+        queued: usize,
+    },
+    /// The server is on its way down.
+    #[error("The server is shutting down.")]
+    Stopping,
+    /// The ledger failed.
+    #[error("ledger: {0}")]
+    Ledger(#[from] retune_ledger::Error),
+    /// An address cannot be listened on.
+    #[error(
+        "cannot listen on {address} ({key}): {source}; choose another address or end the process that has it"
+    )]
+    Listen {
+        /// The configured address.
+        address: std::net::SocketAddr,
+        /// The key that configures it.
+        key: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A metric cannot be registered.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// What a client sees of an error.
+pub(crate) struct Seen {
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
+    kind: &'static str,
+    param: Option<String>,
+    code: Option<&'static str>,
+}
+
+impl Error {
+    /// A parameter with a value that will not do.
+    pub(crate) fn param(param: &str, code: &'static str, message: impl Into<String>) -> Self {
+        Self::Invalid {
+            message: message.into(),
+            param: Some(param.to_owned()),
+            code: Some(code),
+        }
+    }
+
+    /// The table.
+    pub(crate) fn seen(&self) -> Seen {
+        let invalid = "invalid_request_error";
+        let (status, kind, param, code) = match self {
+            Self::Invalid { param, code, .. } => {
+                (StatusCode::BAD_REQUEST, invalid, param.clone(), *code)
+            }
+            Self::UnknownModel(_) => (
+                StatusCode::NOT_FOUND,
+                invalid,
+                None,
+                Some("model_not_found"),
+            ),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, invalid, None, Some("not_found")),
+            Self::UnknownRoute { .. } => {
+                (StatusCode::NOT_FOUND, invalid, None, Some("unknown_url"))
+            }
+            Self::WrongMethod { .. } => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                invalid,
+                None,
+                Some("method_not_supported"),
+            ),
+            Self::TooLarge(_) => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                invalid,
+                None,
+                Some("request_too_large"),
+            ),
+            Self::Forbidden(_) => (StatusCode::FORBIDDEN, invalid, None, Some("forbidden")),
+            Self::Conflict(_) => (StatusCode::CONFLICT, invalid, None, Some("conflict")),
+            Self::Adapter { .. } => (StatusCode::CONFLICT, invalid, None, Some("adapter_refused")),
+            Self::Busy { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "requests",
+                None,
+                Some("rate_limit_exceeded"),
+            ),
+            Self::Stopping => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server_error",
+                None,
+                Some("server_stopping"),
+            ),
+            Self::NotLoaded(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server_error",
+                None,
+                Some("model_not_loaded"),
+            ),
+            Self::ModelFile { .. }
+            | Self::Engine(_)
+            | Self::Ledger(_)
+            | Self::Listen { .. }
+            | Self::Metrics(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "server_error",
+                None,
+                None,
+            ),
+        };
+        let message = if status == StatusCode::INTERNAL_SERVER_ERROR
+            && !matches!(self, Self::ModelFile { .. })
+        {
+            "The server had an error while processing your request. Its log says more.".to_owned()
+        } else {
+            self.to_string()
+        };
+        Seen {
+            status,
+            message,
+            kind,
+            param,
+            code,
+        }
+    }
+
+    /// OpenAI's error object.
+    pub(crate) fn body(&self) -> serde_json::Value {
+        let seen = self.seen();
+        json!({ "error": { "message": seen.message, "type": seen.kind, "param": seen.param, "code": seen.code } })
+    }
+}
+
+impl ResponseError for Error {
+    fn status_code(&self) -> StatusCode {
+        self.seen().status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let status = self.status_code();
+        if status.is_server_error() {
+            tracing::error!(status = status.as_u16(), error = %self, "a request failed");
+        }
+        let mut response = HttpResponse::build(status);
+        match self {
+            Self::Busy { .. } => {
+                response.insert_header((header::RETRY_AFTER, "1"));
+            }
+            Self::Stopping | Self::NotLoaded(_) => {
+                response.insert_header((header::RETRY_AFTER, "2"));
+            }
+            // Clients of OpenAI retry a 409; the answer would be the same.
+            Self::Conflict(_) | Self::Adapter { .. } => {
+                response.insert_header(("x-should-retry", "false"));
+            }
+            // The rest of the body may still be on its way.
+            Self::TooLarge(_) => {
+                response.force_close();
+            }
+            _ => {}
+        }
+        response.json(self.body())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn all_four_fields_are_there_and_details_stay_inside() {
+        let body = Error::Engine("a secret detail".to_owned()).body();
+        let error = body["error"].as_object().unwrap();
+        assert_eq!(
+            error.keys().collect::<Vec<_>>(),
+            ["message", "type", "param", "code"]
+        );
+        assert!(!body.to_string().contains("secret"));
+        let body = Error::param("temperature", "decimal_above_max_value", "too hot").body();
+        assert_eq!(body["error"]["param"], "temperature");
+        assert_eq!(body["error"]["type"], "invalid_request_error");
+    }
+}

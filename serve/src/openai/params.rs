@@ -1,0 +1,232 @@
+//! The members of a request, taken out one by one with OpenAI's words for what is wrong with them.
+//!
+//! Taking them by hand rather than with a derived reader names the parameter in every error, and finds those nobody took.
+
+use serde_json::{Map, Value};
+
+use crate::error::Error;
+
+/// What is left of a request's JSON object.
+pub(crate) struct Params {
+    members: Map<String, Value>,
+    /// Goes before each parameter's name in errors: `rubric.` inside of `rubric`.
+    path: String,
+}
+
+impl Params {
+    /// Reads a body.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, Error> {
+        let malformed = |what: String| Error::Invalid {
+            message: format!(
+                "We could not parse the JSON body of your request. ({what}) The API expects a JSON object."
+            ),
+            param: None,
+            code: None,
+        };
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(members)) => Ok(Self {
+                members,
+                path: String::new(),
+            }),
+            Ok(_) => Err(malformed("It is JSON, but not an object.".to_owned())),
+            Err(e) => Err(malformed(format!("{e}."))),
+        }
+    }
+
+    /// The members of an object inside a request.
+    pub(crate) fn inner(members: Map<String, Value>, path: &str) -> Self {
+        Self {
+            members,
+            path: format!("{path}."),
+        }
+    }
+
+    /// A parameter's full name.
+    pub(crate) fn name(&self, key: &str) -> String {
+        format!("{}{key}", self.path)
+    }
+
+    /// The parameter's value; a null is an absent one.
+    pub(crate) fn take(&mut self, key: &str) -> Option<Value> {
+        self.members.remove(key).filter(|v| !v.is_null())
+    }
+
+    pub(crate) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
+        let name = self.name(key);
+        value.ok_or_else(|| {
+            Error::param(
+                &name,
+                "missing_required_parameter",
+                format!("Missing required parameter: '{name}'."),
+            )
+        })
+    }
+
+    pub(crate) fn string(&mut self, key: &str) -> Result<Option<String>, Error> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::String(s)) => Ok(Some(s)),
+            Some(other) => Err(wrong_type(&self.name(key), "a string", &other)),
+        }
+    }
+
+    pub(crate) fn boolean(&mut self, key: &str) -> Result<Option<bool>, Error> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Bool(b)) => Ok(Some(b)),
+            Some(other) => Err(wrong_type(&self.name(key), "a boolean", &other)),
+        }
+    }
+
+    pub(crate) fn object(&mut self, key: &str) -> Result<Option<Map<String, Value>>, Error> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Object(o)) => Ok(Some(o)),
+            Some(other) => Err(wrong_type(&self.name(key), "an object", &other)),
+        }
+    }
+
+    pub(crate) fn array(&mut self, key: &str) -> Result<Option<Vec<Value>>, Error> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Array(a)) => Ok(Some(a)),
+            Some(other) => Err(wrong_type(&self.name(key), "an array of objects", &other)),
+        }
+    }
+
+    /// A number within `from..=to`.
+    pub(crate) fn decimal(&mut self, key: &str, from: f64, to: f64) -> Result<Option<f64>, Error> {
+        let name = self.name(key);
+        let Some(value) = self.take(key) else {
+            return Ok(None);
+        };
+        let Some(number) = value.as_f64() else {
+            return Err(wrong_type(&name, "a decimal", &value));
+        };
+        if number < from {
+            return Err(out_of_range(
+                &name,
+                "decimal",
+                "below minimum",
+                ">=",
+                from,
+                number,
+            ));
+        }
+        if number > to {
+            return Err(out_of_range(
+                &name,
+                "decimal",
+                "above maximum",
+                "<=",
+                to,
+                number,
+            ));
+        }
+        Ok(Some(number))
+    }
+
+    /// A whole number within `from..=to`.
+    pub(crate) fn integer(&mut self, key: &str, from: i64, to: i64) -> Result<Option<i64>, Error> {
+        let name = self.name(key);
+        let Some(value) = self.take(key) else {
+            return Ok(None);
+        };
+        let Some(number) = value.as_i64() else {
+            return Err(wrong_type(&name, "an integer", &value));
+        };
+        if number < from {
+            return Err(out_of_range(
+                &name,
+                "integer",
+                "below minimum",
+                ">=",
+                from,
+                number,
+            ));
+        }
+        if number > to {
+            return Err(out_of_range(
+                &name,
+                "integer",
+                "above maximum",
+                "<=",
+                to,
+                number,
+            ));
+        }
+        Ok(Some(number))
+    }
+
+    /// Refuses a known parameter that asks for what is not done here; a value that asks for nothing passes.
+    pub(crate) fn unsupported(
+        &mut self,
+        key: &str,
+        asks_for_nothing: impl Fn(&Value) -> bool,
+    ) -> Result<(), Error> {
+        let name = self.name(key);
+        match self.take(key) {
+            Some(value) if !asks_for_nothing(&value) => Err(unsupported(&name)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what nobody took.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        match self.members.keys().next() {
+            None => Ok(()),
+            Some(key) => {
+                let name = self.name(key);
+                Err(Error::param(
+                    &name,
+                    "unknown_parameter",
+                    format!("Unrecognized request argument supplied: {name}"),
+                ))
+            }
+        }
+    }
+}
+
+/// A parameter that OpenAI has and this server does not (yet).
+pub(crate) fn unsupported(name: &str) -> Error {
+    Error::param(
+        name,
+        "unsupported_parameter",
+        format!("Unsupported parameter: '{name}' is not supported by this server."),
+    )
+}
+
+pub(crate) fn wrong_type(name: &str, expected: &str, found: &Value) -> Error {
+    let found = match found {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(n) if n.is_f64() => "a decimal",
+        Value::Number(_) => "an integer",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    };
+    let message =
+        format!("Invalid type for '{name}': expected {expected}, but got {found} instead.");
+    Error::param(name, "invalid_type", message)
+}
+
+fn out_of_range(
+    name: &str,
+    kind: &str,
+    side: &str,
+    sign: &str,
+    limit: impl std::fmt::Display,
+    found: impl std::fmt::Display,
+) -> Error {
+    let code = match (kind, side) {
+        ("decimal", "below minimum") => "decimal_below_min_value",
+        ("decimal", _) => "decimal_above_max_value",
+        (_, "below minimum") => "integer_below_min_value",
+        _ => "integer_above_max_value",
+    };
+    let message = format!(
+        "Invalid '{name}': {kind} {side} value. Expected a value {sign} {limit}, but got {found} instead."
+    );
+    Error::param(name, code, message)
+}

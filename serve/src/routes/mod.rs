@@ -1,0 +1,84 @@
+//! HTTP: thin handlers, each of which reads its request, asks the logic, and shapes the answer.
+
+mod admin;
+mod body;
+mod chat;
+mod feedback;
+mod guard;
+mod models;
+mod ops;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+pub(crate) use guard::guard;
+
+use crate::error::Error;
+
+/// The API.
+pub(crate) fn api(service: &mut web::ServiceConfig) {
+    let unknown = || web::to(wrong_method);
+    service
+        .service(
+            web::resource("/v1/chat/completions")
+                .route(web::post().to(chat::completions))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/models")
+                .route(web::get().to(models::list))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/models/{id:.+}")
+                .route(web::get().to(models::one))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/feedback")
+                .route(web::post().to(feedback::create))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/admin/adapters")
+                .route(web::get().to(admin::adapters))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/admin/adapters/{name}/{action}")
+                .route(web::post().to(admin::act))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/admin/runs")
+                .route(web::get().to(admin::runs))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/admin/alarms")
+                .route(web::get().to(admin::alarms))
+                .default_service(unknown()),
+        )
+        .default_service(web::to(unknown_route));
+}
+
+/// Metrics and probes.
+pub(crate) fn operations(service: &mut web::ServiceConfig) {
+    service
+        .service(web::resource("/healthz").route(web::get().to(ops::healthz)))
+        .service(web::resource("/readyz").route(web::get().to(ops::readyz)))
+        .service(web::resource("/metrics").route(web::get().to(ops::metrics)));
+}
+
+pub(crate) async fn unknown_route(request: HttpRequest) -> Result<HttpResponse, Error> {
+    Err(Error::UnknownRoute {
+        method: request.method().to_string(),
+        path: request.path().to_owned(),
+    })
+}
+
+async fn wrong_method(request: HttpRequest) -> Result<HttpResponse, Error> {
+    Err(Error::WrongMethod {
+        method: request.method().to_string(),
+        path: request.path().to_owned(),
+    })
+}

@@ -1,0 +1,52 @@
+//! `GET /v1/models`: the base, then each task, its baseline, its adapters.
+
+use actix_web::{HttpResponse, web};
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::openai::model_object;
+use crate::routing::{Table, adapter_name, baseline_name};
+use crate::state::App;
+
+pub(crate) async fn list(app: web::Data<App>) -> HttpResponse {
+    HttpResponse::Ok()
+        .json(json!({ "object": "list", "data": models(&app.table.load(), app.created) }))
+}
+
+pub(crate) async fn one(app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Error> {
+    let models = models(&app.table.load(), app.created);
+    let found = models.into_iter().find(|m| m["id"] == id.as_str());
+    found
+        .map(|m| HttpResponse::Ok().json(m))
+        .ok_or_else(|| Error::UnknownModel(id.into_inner()))
+}
+
+fn models(table: &Table, created: i64) -> Vec<Value> {
+    let base = &table.base;
+    let mut models = vec![model_object(
+        base,
+        created,
+        &json!({ "parent": null, "digest": null, "stage": "base" }),
+    )];
+    for routes in table.tasks() {
+        let task = &routes.task.name;
+        let champion = routes.stages.champion.and_then(|n| routes.adapters.get(&n));
+        let digest = champion.map(|a| a.manifest.digest.as_str());
+        let task_is = json!({ "parent": base, "digest": digest, "stage": "champion", "champion": routes.champion() });
+        models.push(model_object(task, created, &task_is));
+        models.push(model_object(
+            &baseline_name(task),
+            created,
+            &json!({ "parent": base, "digest": null, "stage": "baseline" }),
+        ));
+        for (number, adapter) in &routes.adapters {
+            let more = json!({ "parent": base, "digest": adapter.manifest.digest, "stage": routes.stage(*number).to_string() });
+            models.push(model_object(
+                &adapter_name(task, *number),
+                adapter.manifest.created.timestamp(),
+                &more,
+            ));
+        }
+    }
+    models
+}

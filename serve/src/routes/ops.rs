@@ -1,0 +1,29 @@
+//! Metrics and probes.
+
+use actix_web::{HttpResponse, web};
+use prometheus::TextEncoder;
+use serde_json::json;
+
+use crate::error::Error;
+use crate::state::App;
+
+/// The process lives.
+pub(crate) async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "status": "ok" }))
+}
+
+/// A model answers: the server listens only once the base and the champions are loaded.
+pub(crate) async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
+    if app.stopping.is_cancelled() {
+        return Err(Error::Stopping);
+    }
+    Ok(HttpResponse::Ok().json(json!({ "status": "ready" })))
+}
+
+pub(crate) async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Error> {
+    app.metrics.read_ledger(&app.ledger);
+    let text = TextEncoder::new().encode_to_string(&app.registry.gather())?;
+    Ok(HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(text))
+}
