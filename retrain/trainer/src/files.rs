@@ -79,14 +79,22 @@ impl Store {
         self.place.keys().map(String::as_str)
     }
 
-    /// The tensor in f32.
+    /// The tensor in f32, which must have this shape.
     pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let missing = |file: &Path| {
-            Error::file(
-                file,
-                format!("tensor `{name}` is missing; expected one of shape {shape:?}"),
-            )
-        };
+        let tensor = self.take_any(name)?;
+        if tensor.dims() != shape {
+            let (path, found) = (self.place.get(name).unwrap_or(&self.source), tensor.dims());
+            return Err(Error::file(
+                path,
+                format!("tensor `{name}` has shape {found:?}; expected {shape:?}"),
+            ));
+        }
+        Ok(tensor)
+    }
+
+    /// The tensor in f32.
+    pub(crate) fn take_any(&mut self, name: &str) -> Result<Tensor> {
+        let missing = |file: &Path| Error::file(file, format!("tensor `{name}` is missing"));
         let path = self.place.get(name).ok_or_else(|| missing(&self.source))?;
         if self.open.as_ref().is_none_or(|(open, _)| open != path) {
             self.open = None;
@@ -97,13 +105,6 @@ impl Store {
         };
         let all = parse(path, bytes)?;
         let view = all.tensor(name).map_err(|_| missing(path))?;
-        if view.shape() != shape {
-            let found = view.shape();
-            return Err(Error::file(
-                path,
-                format!("tensor `{name}` has shape {found:?}; expected {shape:?}"),
-            ));
-        }
         use safetensors::Dtype;
         if !matches!(view.dtype(), Dtype::F32 | Dtype::BF16 | Dtype::F16) {
             let found = view.dtype();

@@ -11,6 +11,7 @@ mod batch;
 mod config;
 mod error;
 mod files;
+mod fine_tune;
 mod forward;
 mod generate;
 mod linear;
@@ -18,6 +19,7 @@ mod llama;
 mod lora;
 mod ops;
 mod optimizer;
+mod peft;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -29,6 +31,7 @@ pub use batch::Example;
 pub use candle_core::DType;
 pub use config::{LlamaConfig, RopeScaling};
 pub use error::{Error, Result};
+pub use fine_tune::{LoraOutcome, LoraSettings, recommended_learning_rate, train_lora};
 pub use llama::Llama;
 pub use lora::LoraAdapter;
 pub use train::{FullSettings, Progress, train_full};

@@ -12,14 +12,20 @@ use crate::linear::{Delta, Parameter};
 use crate::llama::{LINEAR, Llama};
 use crate::ops::slice::{matrix, zeros};
 
-/// A adapter's weights. B·A·alpha/r is what it adds to a weight.
-#[derive(Clone)]
+/// The low-rank delta of one linear map: A `[r, in]`, B `[out, r]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Pair {
+    pub(crate) a: Tensor,
+    pub(crate) b: Tensor,
+}
+
+/// An adapter's weights: B·A·alpha/r is what it adds to a weight. One from elsewhere may leave maps alone.
+#[derive(Clone, Debug)]
 pub struct LoraAdapter {
     pub(crate) r: usize,
     pub(crate) alpha: f64,
     pub(crate) dropout: f32,
-    /// A layer's A `[r, in]` and B `[out, r]`, in the order of `LINEAR`.
-    pub(crate) layers: Vec<Vec<(Tensor, Tensor)>>,
+    pub(crate) layers: Vec<[Option<Pair>; 7]>,
 }
 
 impl LoraAdapter {
@@ -32,23 +38,24 @@ impl LoraAdapter {
         seed: u64,
     ) -> Result<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut pair = |[out, inner]: [usize; 2]| -> Result<(Tensor, Tensor)> {
+        let mut pair = |[out, inner]: [usize; 2]| -> Result<Pair> {
             let bound = 1.0 / (inner as f32).sqrt();
             let a = (0..r * inner)
                 .map(|_| rng.random_range(-bound..bound))
                 .collect();
-            Ok((matrix(a, r, inner)?, zeros(&[out, r])?))
+            Ok(Pair {
+                a: matrix(a, r, inner)?,
+                b: zeros(&[out, r])?,
+            })
         };
-        let mut layer = || {
-            config
-                .linear_shapes()
-                .into_iter()
-                .map(&mut pair)
-                .collect::<Result<_>>()
-        };
-        let layers = (0..config.num_hidden_layers)
-            .map(|_| layer())
-            .collect::<Result<_>>()?;
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for _ in 0..config.num_hidden_layers {
+            let mut layer: [Option<Pair>; 7] = Default::default();
+            for (place, shape) in layer.iter_mut().zip(config.linear_shapes()) {
+                *place = Some(pair(shape)?);
+            }
+            layers.push(layer);
+        }
         Ok(LoraAdapter {
             r,
             alpha,
@@ -75,15 +82,19 @@ impl LoraAdapter {
         self.layers
             .iter()
             .flatten()
-            .flat_map(|(a, b)| [a.clone(), b.clone()])
+            .flatten()
+            .flat_map(|pair| [pair.a.clone(), pair.b.clone()])
             .collect()
     }
 
     /// A copy that further training leaves alone.
     pub(crate) fn snapshot(&self) -> Result<Self> {
         let mut copy = self.clone();
-        for (a, b) in copy.layers.iter_mut().flatten() {
-            (*a, *b) = (a.copy()?, b.copy()?);
+        for pair in copy.layers.iter_mut().flatten().flatten() {
+            *pair = Pair {
+                a: pair.a.copy()?,
+                b: pair.b.copy()?,
+            };
         }
         Ok(copy)
     }
@@ -106,7 +117,8 @@ impl LoraAdapter {
             }
         };
         for (n, (layer, pairs)) in model.layers.iter_mut().zip(&self.layers).enumerate() {
-            for (i, (linear, (a, b))) in layer.linear.iter_mut().zip(pairs).enumerate() {
+            for (i, (linear, pair)) in layer.linear.iter_mut().zip(pairs).enumerate() {
+                let Some(Pair { a, b }) = pair else { continue };
                 let [out, inner] = shapes[i];
                 if a.dims() != [self.r, inner] || b.dims() != [out, self.r] {
                     let (name, a, b) = (LINEAR[i].1, a.dims(), b.dims());

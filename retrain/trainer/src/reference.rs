@@ -284,13 +284,14 @@ fn a_merged_adapter_answers_as_an_attached_one() {
         attached.generate(&prompts, 10, &[]).unwrap(),
         merged.generate(&prompts, 10, &[]).unwrap()
     );
-    for (merged, (base, pair)) in merged.layers[1]
-        .linear
-        .iter()
-        .zip(base.layers[1].linear.iter().zip(&adapter(&base).layers[1]))
-    {
+    for (merged, (base, pair)) in merged.layers[1].linear.iter().zip(
+        base.layers[1]
+            .linear
+            .iter()
+            .zip(adapter(&base).layers[1].iter().flatten()),
+    ) {
         let by_hand =
-            (&base.weight.tensor + (pair.1.matmul(&pair.0).unwrap() * 2.0).unwrap()).unwrap();
+            (&base.weight.tensor + (pair.b.matmul(&pair.a).unwrap() * 2.0).unwrap()).unwrap();
         let apart = (by_hand - &merged.weight.tensor)
             .unwrap()
             .abs()

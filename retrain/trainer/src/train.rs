@@ -18,7 +18,8 @@ pub struct Progress {
     pub steps: usize,
     /// Epochs done; a full training has none.
     pub epoch: usize,
-    /// The step's loss on its own batch (after an epoch: the epoch's mean), in nats a weighted token.
+    /// The step's loss on its own batch (after an epoch: the epoch's mean), in nats a weighted token;
+    /// not a number before the first step.
     pub train_loss: f64,
     /// At the end of an epoch.
     pub development_loss: Option<f64>,
