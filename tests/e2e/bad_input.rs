@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{folder, run, text};
+use crate::harness::{folder, retune, run, text};
 
 /// Runs `retune up`, which must refuse to start, and gives back what it says.
 fn refusal(folder: &Path) -> String {
@@ -13,14 +13,17 @@ fn refusal(folder: &Path) -> String {
     text(&output.stderr)
 }
 
+/// A retune.toml with one task, and `more` in front of it.
+fn configure(folder: &Path, more: &str) {
+    fs::write(folder.join("prompt.txt"), "Answer with one word.\n").unwrap();
+    let toml = format!("{more}\n[[task]]\nname = \"word\"\nprompt = \"prompt.txt\"\n");
+    fs::write(folder.join("retune.toml"), toml).unwrap();
+}
+
 #[test]
 fn a_missing_model_folder() {
     let folder = folder();
-    fs::write(
-        folder.path().join("retune.toml"),
-        "[engine]\nbase = \"models/none\"\n",
-    )
-    .unwrap();
+    configure(folder.path(), "[engine]\nbase = \"models/none\"");
     let said = refusal(folder.path());
     for part in ["models/none", "engine.base", "config.json"] {
         assert!(said.contains(part), "{part} is not in: {said}");
@@ -30,9 +33,9 @@ fn a_missing_model_folder() {
 #[test]
 fn three_mistakes_in_a_configuration_are_all_named_with_their_lines() {
     let folder = folder();
-    let toml = "[server]\nlisten = \"nowhere\"\n\n[monitor]\nreference_exchange = 300\n\n[store]\nappend_rows = \"many\"\n";
-    fs::write(folder.path().join("retune.toml"), toml).unwrap();
-    let output = crate::harness::retune(folder.path())
+    let mistakes = "[server]\nlisten = \"nowhere\"\n\n[monitor]\nreference_exchange = 300\n\n[store]\nappend_rows = \"many\"\n";
+    configure(folder.path(), mistakes);
+    let output = retune(folder.path())
         .env_remove("RETUNE_SERVER__LISTEN")
         .arg("check")
         .output()
@@ -51,7 +54,7 @@ fn three_mistakes_in_a_configuration_are_all_named_with_their_lines() {
 #[test]
 fn a_mistake_in_the_environment_is_named_by_its_variable() {
     let folder = folder();
-    let output = crate::harness::retune(folder.path())
+    let output = retune(folder.path())
         .env("RETUNE_ENGINE__MAX_LOADED", "several")
         .arg("check")
         .output();
@@ -77,11 +80,7 @@ fn a_truncated_safetensors_file() {
         .unwrap()
         .set_len(size / 2)
         .unwrap();
-    fs::write(
-        folder.path().join("retune.toml"),
-        "[engine]\nbase = \"models/cut\"\n",
-    )
-    .unwrap();
+    configure(folder.path(), "[engine]\nbase = \"models/cut\"");
     let said = refusal(folder.path());
     assert!(said.contains("model.safetensors"), "{said}");
 }
@@ -91,7 +90,7 @@ fn an_address_that_is_taken() {
     let folder = folder();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let output = crate::harness::retune(folder.path())
+    let output = retune(folder.path())
         .env("RETUNE_SERVER__LISTEN", &address)
         .arg("up")
         .output()

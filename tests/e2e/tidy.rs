@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::harness::ROOT;
+use crate::harness::{ROOT, folder, retune, text};
 
 const LONGEST: usize = 500;
 
@@ -89,4 +89,56 @@ fn no_source_file_is_too_long_and_each_says_what_it_is_for() {
             path.display()
         );
     }
+}
+
+/// Every key that the program knows, from its own complaint about one that it doesn't.
+fn configuration_keys() -> Vec<String> {
+    const UNKNOWN: &str = "ZZZZZZZZZZZZZZZZ";
+    let sections = [
+        "SERVER",
+        "ENGINE",
+        "STORE",
+        "MONITOR",
+        "TASK__TRIAGE",
+        "TASK__TRIAGE__RETRAIN",
+        "TASK__TRIAGE__RETRAIN__LORA",
+    ];
+    let folder = folder();
+    let mut command = retune(folder.path());
+    command.arg("check");
+    command.envs(sections.map(|section| (format!("RETUNE_{section}__{UNKNOWN}"), "1")));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    let lists: Vec<&str> = said
+        .lines()
+        .filter_map(|line| Some(line.split_once("expected one of ")?.1))
+        .collect();
+    assert_eq!(lists.len(), sections.len(), "{said}");
+    lists
+        .into_iter()
+        .flat_map(|list| list.split(", "))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_configuration_key_is_documented() {
+    let keys = configuration_keys();
+    assert!(keys.len() > 30, "{keys:?}");
+    let pages: String = files(".md")
+        .iter()
+        .map(|page| fs::read_to_string(page).unwrap())
+        .collect();
+    let words: std::collections::BTreeSet<&str> = pages
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .collect();
+    let missing: Vec<_> = keys
+        .iter()
+        .filter(|key| !words.contains(key.as_str()))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "no page says what these keys mean: {missing:?}"
+    );
 }
