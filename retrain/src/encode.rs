@@ -45,6 +45,11 @@ impl Encoder {
         })
     }
 
+    /// The chat template's own text.
+    pub(crate) fn template_source(&self) -> &str {
+        self.template.source()
+    }
+
     /// The text in front of the answer, with the task's short prompt for adapters.
     pub fn prompt(&self, task: &Task, row: &Row) -> Result<String, Error> {
         Ok(self

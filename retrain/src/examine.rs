@@ -291,3 +291,7 @@ pub(crate) fn count(task: &Task, run_id: &str, examined: &[Examined]) -> (Figure
     }
     (figures, votes)
 }
+
+#[cfg(test)]
+#[path = "examine_tests.rs"]
+mod tests;

@@ -31,7 +31,7 @@ pub use encode::{Encoded, Encoder};
 pub use error::Error;
 pub use report::{Curve, Report, Sample};
 pub use run::{Event, run, run_id};
-pub use watch::{Due, due, watch};
+pub use watch::{Due, Launched, due, watch};
 
 /// What a run needs to know of the installation.
 #[derive(Clone)]

@@ -68,7 +68,8 @@ pub struct Report {
 pub struct Curve {
     pub step: u64,
     pub epoch: u64,
-    pub train_loss: f64,
+    /// Of the epoch; there is none before the first step.
+    pub train_loss: Option<f64>,
     pub held_out_loss: Option<f64>,
 }
 
@@ -172,15 +173,10 @@ impl Report {
                 page,
                 "| step | epoch | training loss | held-out loss |\n|---|---|---|---|"
             )?;
+            let shown = |loss: Option<f64>| loss.map_or_else(String::new, |loss| format!("{loss:.4}"));
             for point in &self.curve {
-                let held_out = point
-                    .held_out_loss
-                    .map_or_else(String::new, |loss| format!("{loss:.4}"));
-                writeln!(
-                    page,
-                    "| {} | {} | {:.4} | {held_out} |",
-                    point.step, point.epoch, point.train_loss
-                )?;
+                let (train, held_out) = (shown(point.train_loss), shown(point.held_out_loss));
+                writeln!(page, "| {} | {} | {train} | {held_out} |", point.step, point.epoch)?;
             }
         }
         if let Some(figures) = &self.figures {

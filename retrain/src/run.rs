@@ -113,3 +113,7 @@ fn finished(run: &Run) -> Option<Report> {
 fn report_of(run: &Run) -> Option<Report> {
     serde_json::from_value(run.report.clone()?).ok()
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

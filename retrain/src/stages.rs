@@ -8,7 +8,7 @@ use retune_ledger::{
     AdapterRef, ExchangeQuery, FeedbackQuery, Manifest, Purpose, Reference, Table,
 };
 use retune_task::Task;
-use retune_trainer::{LlamaConfig, LoraSettings};
+use retune_trainer::{LlamaConfig, LoraSettings, Progress};
 
 use crate::book::{Book, DATASET, DONE, EXAMINING, TRAINING};
 use crate::dataset::{self, Dataset};
@@ -89,7 +89,7 @@ async fn clear_leftovers(
     let stages = o.ledger.stages(&task.name).await?;
     for adapter in o.ledger.adapters(&task.name).await? {
         let stage = stages.stage_of.get(&adapter.number).copied();
-        if adapter.manifest.run_id.as_deref() == Some(run_id)
+        if adapter.manifest.run_id == run_id
             && stage != Some(retune_ledger::Stage::Rejected)
         {
             tracing::warn!(
@@ -229,16 +229,7 @@ async fn train_candidate(
     report.training_steps = Some(outcome.steps as u64);
     report.training_tokens = Some(outcome.tokens);
     report.training_seconds = Some(started.elapsed().as_secs_f64());
-    report.curve = outcome
-        .curve
-        .iter()
-        .map(|point| Curve {
-            step: point.step as u64,
-            epoch: point.epoch as u64,
-            train_loss: point.train_loss,
-            held_out_loss: point.held_out_loss,
-        })
-        .collect();
+    report.curve = outcome.curve.iter().map(point).collect();
 
     let staging = staging_folder(o, &task.name).join(&report.run_id);
     std::fs::create_dir_all(&staging).map_err(Error::file(&staging))?;
@@ -248,6 +239,16 @@ async fn train_candidate(
     report.adapter = Some(name(&task.name, adapter.number));
     report.digest = Some(adapter.manifest.digest.clone());
     Ok(adapter)
+}
+
+fn point(progress: &Progress) -> Curve {
+    Curve {
+        step: progress.step as u64,
+        epoch: progress.epoch as u64,
+        // Before the first step there is none, and JSON has no NaN.
+        train_loss: (progress.step > 0 && progress.train_loss.is_finite()).then_some(progress.train_loss),
+        held_out_loss: progress.held_out_loss,
+    }
 }
 
 /// The base's id: its folder's last part.
@@ -425,13 +426,36 @@ fn write_files(o: &Options, report: &Report) -> Result<(), Error> {
     Ok(())
 }
 
-async fn manifest(
-    o: &Options,
-    task: &Task,
-    report: &Report,
-    settings: &LoraSettings,
-    encoder: &Encoder,
-) -> Result<Manifest, Error> {
-    let _ = (o, task, report, settings, encoder);
-    Ok(Manifest::default())
+/// What a candidate is and what it came from. Its number and digest are the ledger's to fill in.
+async fn manifest(o: &Options, task: &Task, report: &Report, settings: &LoraSettings, encoder: &Encoder) -> Result<Manifest, Error> {
+    let folder = o.base.clone();
+    let base_digest = tokio::task::spawn_blocking(move || base::digest(&folder)).await.map_err(|_| Error::Stopped)??;
+    Ok(Manifest {
+        format_version: 1,
+        task: task.name.clone(),
+        number: 0,
+        base: base_id(&o.base),
+        base_digest,
+        created: Utc::now(),
+        run_id: report.run_id.clone(),
+        parent: Some(report.baseline.clone()),
+        adapter_prompt_sha256: base::sha256(&task.adapter_prompt),
+        chat_template_sha256: base::sha256(encoder.template_source()),
+        examples_train: report.examples_train,
+        examples_development: report.examples_development,
+        examples_held_out: report.examples_held_out,
+        lora: serde_json::json!({
+            "r": settings.r,
+            "alpha": settings.alpha,
+            "learning_rate": settings.learning_rate,
+            "batch_size": settings.batch_size,
+            "epochs": settings.epochs,
+            "chosen_epoch": report.chosen_epoch,
+            "seed": settings.seed,
+        }),
+        loss_first: report.loss_first,
+        loss_last: report.loss_last,
+        digest: String::new(),
+        reference: None,
+    })
 }

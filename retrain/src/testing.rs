@@ -17,10 +17,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use retune_ledger::{Exchange, Feedback, Purpose};
 use retune_task::{ChatMessage, Config, Task};
 use serde_json::{Value, json};
-use tokenizers::Tokenizer;
-use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, decoders, pre_tokenizers};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -41,31 +38,29 @@ const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }
 
 /// A tokenizer of single bytes with two merges, and a ChatML template: enough to show where tokens could merge across a border.
 pub(crate) fn write_tokenizer(folder: &Path) -> usize {
-    let mut alphabet: Vec<String> = ByteLevel::alphabet()
-        .into_iter()
-        .map(String::from)
-        .collect();
+    let mut alphabet: Vec<String> = ByteLevel::alphabet().into_iter().map(String::from).collect();
     alphabet.sort();
-    let mut vocab: HashMap<String, u32> = alphabet.into_iter().zip(0..).collect();
-    let merges = [("Ċ", "{"), ("o", "k")].map(|(a, b)| (a.to_owned(), b.to_owned()));
-    for (a, b) in &merges {
-        vocab.insert(format!("{a}{b}"), vocab.len() as u32);
-    }
+    alphabet.extend(["Ċ{".to_owned(), "ok".to_owned()]);
+    let special = ["<|im_start|>", "<|im_end|>"];
+    let added: Vec<Value> = special
+        .iter()
+        .zip(alphabet.len()..)
+        .map(|(token, id)| {
+            json!({"id": id, "content": token, "special": true, "normalized": false, "lstrip": false, "rstrip": false, "single_word": false})
+        })
+        .collect();
+    let vocab: HashMap<&str, usize> = alphabet.iter().map(String::as_str).zip(0..).collect();
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": bytes, "post_processor": null, "decoder": bytes,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+            "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": [["Ċ", "{"], ["o", "k"]],
+        },
+    });
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
     let size = vocab.len();
-    let model = BPE::builder()
-        .vocab_and_merges(vocab, merges.to_vec())
-        .build()
-        .unwrap();
-    let mut tokenizer = Tokenizer::new(model);
-    tokenizer.with_pre_tokenizer(Some(pre_tokenizers::byte_level::ByteLevel::new(
-        false, true, false,
-    )));
-    tokenizer.with_decoder(Some(decoders::byte_level::ByteLevel::default()));
-    let special = ["<|im_start|>", "<|im_end|>"].map(|token| AddedToken::from(token, true));
-    tokenizer.add_special_tokens(&special);
-    tokenizer
-        .save(folder.join("tokenizer.json"), false)
-        .unwrap();
     let config = json!({"chat_template": CHATML, "eos_token": "<|im_end|>"});
     std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).unwrap();
     size + special.len()
@@ -217,9 +212,10 @@ pub(crate) fn config(folder: &Path, more: &str) -> Config {
     std::fs::write(folder.join("prompt.txt"), "Answer with a JSON object.").unwrap();
     let schema = json!({"type": "object", "properties": {"is": {"type": "string"}}, "required": ["is"], "additionalProperties": false});
     std::fs::write(folder.join("ask.schema.json"), schema.to_string()).unwrap();
+    let pairs = if more.contains("min_pairs") { "" } else { "min_pairs = 16\n" };
     let toml = format!(
         "[engine]\nbase = \"base\"\n[store]\nurl = \"file:./store\"\n[[task]]\nname = \"ask\"\nprompt = \"prompt.txt\"\nadapter_prompt = \"Ask.\"\n\
-         format = {{ json_schema = \"ask.schema.json\" }}\n[task.retrain]\nmin_examples = 10\nmin_new_examples = 5\nmin_pairs = 12\n{more}\n"
+         format = {{ json_schema = \"ask.schema.json\" }}\n[task.retrain]\nmin_examples = 10\nmin_new_examples = 5\n{pairs}{more}\n"
     );
     let path = folder.join("retune.toml");
     std::fs::write(&path, toml).unwrap();
@@ -241,12 +237,28 @@ pub(crate) fn asked(n: u64, prompt: &str, answer: &str) -> Exchange {
         ts: time(n as i64),
         purpose: Purpose::User,
         task: Some("ask".to_owned()),
+        model_requested: "ask".to_owned(),
         adapter: Some("ask@base".to_owned()),
+        adapter_digest: None,
+        stage: Some("champion".to_owned()),
+        base: "base".to_owned(),
+        api_key_id: None,
+        user: None,
+        metadata: None,
         conversation: retune_task::conversation(&messages),
         messages: Some(messages),
         answer: Some(answer.to_owned()),
+        tool_calls: None,
+        finish_reason: Some("stop".to_owned()),
+        prompt_tokens: 7,
+        completion_tokens: 3,
+        time_to_first_token_ms: Some(1.0),
+        duration_ms: 2.0,
+        parameters: json!({}),
         code: 200,
-        ..Exchange::default()
+        format_valid: None,
+        format_reason: None,
+        run_id: None,
     }
 }
 
@@ -255,16 +267,15 @@ pub(crate) fn rated(n: u64, at: i64, rater: &str, rating: u8) -> Feedback {
         feedback_id: format!("feedback-{n}-{at}-{rater}"),
         request_id: format!("request-{n}"),
         ts: time(at),
+        source: None,
         rater: Some(rater.to_owned()),
         rating: Some(rating),
-        ..Feedback::default()
+        correction: None,
+        rubric: None,
+        comment: None,
     }
 }
 
 pub(crate) fn corrected(n: u64, at: i64, rater: &str, correction: &str) -> Feedback {
-    Feedback {
-        rating: None,
-        correction: Some(correction.to_owned()),
-        ..rated(n, at, rater, 1)
-    }
+    Feedback { rating: None, correction: Some(correction.to_owned()), ..rated(n, at, rater, 1) }
 }

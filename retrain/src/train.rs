@@ -25,13 +25,14 @@ pub(crate) fn settings(task: &Task, hidden: usize, run_id: &str) -> LoraSettings
     let policy = &task.retrain.lora;
     LoraSettings {
         r: policy.r,
-        alpha: policy.alpha as f64,
+        alpha: policy.alpha,
         learning_rate: policy
             .learning_rate
             .unwrap_or_else(|| retune_trainer::recommended_learning_rate(hidden)),
         batch_size: policy.batch_size,
         epochs: policy.epochs,
         seed: seed(run_id),
+        ..LoraSettings::default()
     }
 }
 

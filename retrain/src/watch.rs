@@ -244,3 +244,7 @@ async fn read(ledger: &Ledger, task: &Task) -> Result<Dataset, Error> {
     let feedback = ledger.feedback(&FeedbackQuery::default()).await?;
     Ok(dataset::build(task, &exchanges, &feedback))
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;
