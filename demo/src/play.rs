@@ -99,7 +99,7 @@ async fn acts(
         ));
     }
 
-    story.tell("The traffic drifts: from now on half of it is of a kind that the prompt's examples never showed.");
+    story.tell("The traffic drifts: from now on every second customer asks for a delivery on a certain day, which nobody did before.");
     let drifted = Traffic {
         drifted: true,
         every: None,
