@@ -1,4 +1,4 @@
-//! Tokens a second of full training and of generating, for the pocket model's shape: `cargo run --release --example
+//! Tokens a second of full training, of training a LoRA and of generating, for the pocket model's shape: `cargo run --release --example
 //! speed`.
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use retune_trainer::{Example, FullSettings, LlamaConfig, Result, train_full};
+use retune_trainer::{
+    DType, Error, Example, FullSettings, LlamaConfig, LoraSettings, Result, train_full, train_lora,
+};
 
 fn main() -> Result<()> {
     let config: LlamaConfig = serde_json::from_value(serde_json::json!({
@@ -17,18 +19,18 @@ fn main() -> Result<()> {
     }))
     .map_err(|error| retune_trainer::Error::Config(error.to_string()))?;
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let mut batch = |_| {
-        (0..24)
-            .map(|_| {
-                let n = rng.random_range(100..300);
-                let tokens = (0..n).map(|_| rng.random_range(0..2048)).collect();
-                Example {
-                    tokens,
-                    weights: (0..n).map(|i| if i == 0 { 0.0 } else { 0.2 }).collect(),
-                }
-            })
-            .collect()
+    let mut examples = |n, lengths: std::ops::Range<usize>, answer: usize| -> Vec<Example> {
+        let mut one = |_| {
+            let n = rng.random_range(lengths.clone());
+            let tokens = (0..n).map(|_| rng.random_range(0..2048)).collect();
+            let weights = (0..n)
+                .map(|i| if i + answer >= n && i > 0 { 1.0 } else { 0.0 })
+                .collect();
+            Example { tokens, weights }
+        };
+        (0..n).map(&mut one).collect()
     };
+    let mut batch = |_| examples(24, 100..300, 300);
     let settings = FullSettings {
         steps: 20,
         ..FullSettings::default()
@@ -42,6 +44,30 @@ fn main() -> Result<()> {
     println!(
         "training: {:.0} tokens/s",
         tokens as f64 / start.elapsed().as_secs_f64()
+    );
+    let folder = tempfile::tempdir().map_err(|source| Error::Io {
+        path: std::env::temp_dir(),
+        source,
+    })?;
+    model.save(folder.path(), DType::BF16)?;
+    let (train, held_out) = (examples(600, 60..120, 40), examples(60, 60..120, 40));
+    let settings = LoraSettings {
+        epochs: 1,
+        ..LoraSettings::default()
+    };
+    let start = Instant::now();
+    let outcome = train_lora(
+        folder.path(),
+        &train,
+        &held_out,
+        &held_out,
+        &settings,
+        &mut |_| ControlFlow::Continue(()),
+    )?;
+    let seconds = start.elapsed().as_secs_f64();
+    println!(
+        "a LoRA's epoch: {:.0} tokens/s, {seconds:.1} s",
+        outcome.tokens as f64 / seconds
     );
     let prompts: Vec<Vec<u32>> = (0..32).map(|i| vec![i + 1; 100]).collect();
     let start = Instant::now();
