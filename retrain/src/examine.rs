@@ -124,8 +124,7 @@ async fn later(ledger: &Ledger, task: &Task, snapshot: &Snapshot) -> Result<Data
     exchanges.retain(|exchange| !snapshot.seen.contains(&exchange.request_id));
     let feedback = ledger
         .feedback(&FeedbackQuery {
-            since_ts: snapshot.after.as_ref().map(|after| after.ts),
-            ..FeedbackQuery::default()
+            since: snapshot.after.as_ref().map(|after| after.ts),
         })
         .await?;
     Ok(dataset::build(task, &exchanges, &feedback))

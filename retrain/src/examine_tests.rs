@@ -1,6 +1,11 @@
 //! Tests of `examine`: which prompts, who is asked, what is counted.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +32,9 @@ fn row(n: usize, split: Split, known_by: KnownBy) -> Row {
 }
 
 fn rows(numbers: std::ops::Range<usize>, split: Split) -> Vec<Row> {
-    numbers.map(|n| row(n, split, KnownBy::Correction)).collect()
+    numbers
+        .map(|n| row(n, split, KnownBy::Correction))
+        .collect()
 }
 
 fn names(list: &[Row]) -> Vec<&str> {
@@ -39,37 +46,71 @@ fn held_out_rows_come_first_and_later_ones_fill_up() {
     let dataset = Dataset {
         train: rows(0..50, Split::Train),
         development: rows(50..55, Split::Development),
-        held_out: rows(55..57, Split::HeldOut).into_iter().chain([row(57, Split::HeldOut, KnownBy::Rating(4))]).collect(),
+        held_out: rows(55..57, Split::HeldOut)
+            .into_iter()
+            .chain([row(57, Split::HeldOut, KnownBy::Rating(4))])
+            .collect(),
         ..Dataset::default()
     };
     // Later: conversations that were trained on, chose the checkpoint, are held out already; new ones; one not good enough.
     let later = Dataset {
-        train: [row(3, Split::Train, KnownBy::Correction), row(51, Split::Train, KnownBy::Correction)]
-            .into_iter()
-            .chain(rows(100..102, Split::Train))
-            .collect(),
+        train: [
+            row(3, Split::Train, KnownBy::Correction),
+            row(51, Split::Train, KnownBy::Correction),
+        ]
+        .into_iter()
+        .chain(rows(100..102, Split::Train))
+        .collect(),
         development: vec![row(98, Split::Development, KnownBy::Rating(5))],
-        held_out: vec![row(55, Split::HeldOut, KnownBy::Correction), row(99, Split::HeldOut, KnownBy::Rating(4))],
+        held_out: vec![
+            row(55, Split::HeldOut, KnownBy::Correction),
+            row(99, Split::HeldOut, KnownBy::Rating(4)),
+        ],
         ..Dataset::default()
     };
-    assert_eq!(names(&choose(&dataset, &later, 4)), ["request-55", "request-56", "request-98", "request-100"]);
-    assert_eq!(names(&choose(&dataset, &later, 1)), ["request-55", "request-56"], "all that is held out, in any case");
-    assert_eq!(choose(&dataset, &later, 50).len(), 5, "no more than there are");
+    assert_eq!(
+        names(&choose(&dataset, &later, 4)),
+        ["request-55", "request-56", "request-98", "request-100"]
+    );
+    assert_eq!(
+        names(&choose(&dataset, &later, 1)),
+        ["request-55", "request-56"],
+        "all that is held out, in any case"
+    );
+    assert_eq!(
+        choose(&dataset, &later, 50).len(),
+        5,
+        "no more than there are"
+    );
 }
 
 #[test]
 fn the_newest_held_out_rows_where_there_are_too_many() {
-    let dataset = Dataset { held_out: rows(0..1000, Split::HeldOut), ..Dataset::default() };
+    let dataset = Dataset {
+        held_out: rows(0..1000, Split::HeldOut),
+        ..Dataset::default()
+    };
     let list = choose(&dataset, &Dataset::default(), 150);
-    assert_eq!((list.len(), list[0].request_id.as_str()), (super::MAX_PAIRS, "request-600"));
+    assert_eq!(
+        (list.len(), list[0].request_id.as_str()),
+        (super::MAX_PAIRS, "request-600")
+    );
 }
 
 fn contest() -> Contest {
-    Contest { run_id: "run-1".to_owned(), candidate: "ask@1".to_owned(), digest: "d1".to_owned(), baseline: "ask@base".to_owned() }
+    Contest {
+        run_id: "run-1".to_owned(),
+        candidate: "ask@1".to_owned(),
+        digest: "d1".to_owned(),
+        baseline: "ask@base".to_owned(),
+    }
 }
 
 fn limits() -> Limits {
-    Limits { retry: Duration::from_millis(2), ..Limits::default() }
+    Limits {
+        retry: Duration::from_millis(2),
+        ..Limits::default()
+    }
 }
 
 /// The candidate knows the answers, the baseline does not.
@@ -110,9 +151,24 @@ async fn both_are_asked_for_every_prompt_as_an_examination_at_temperature_zero()
     .await;
     let list = rows(0..20, Split::HeldOut);
     let examined = examined(&server, &list).await.unwrap();
-    assert_eq!(examined.iter().map(|pair| pair.row.clone()).collect::<Vec<_>>(), list, "in the list's order");
-    assert!(examined.iter().all(|pair| pair.candidate.content == pair.row.answer && pair.baseline.content == "I do not know"));
-    assert!((2..=super::CONCURRENCY).contains(&most.load(Ordering::SeqCst)), "{most:?} at once");
+    assert_eq!(
+        examined
+            .iter()
+            .map(|pair| pair.row.clone())
+            .collect::<Vec<_>>(),
+        list,
+        "in the list's order"
+    );
+    assert!(
+        examined
+            .iter()
+            .all(|pair| pair.candidate.content == pair.row.answer
+                && pair.baseline.content == "I do not know")
+    );
+    assert!(
+        (2..=super::CONCURRENCY).contains(&most.load(Ordering::SeqCst)),
+        "{most:?} at once"
+    );
     let requests = server.requests.lock().unwrap();
     assert_eq!(requests.len(), 40);
     for request in requests.iter() {
@@ -126,7 +182,10 @@ async fn both_are_asked_for_every_prompt_as_an_examination_at_temperature_zero()
     let (figures, votes) = count(&task, "run-1", &examined);
     assert_eq!((figures.wins, figures.losses, figures.ties), (20, 0, 0));
     assert_eq!((figures.format.candidate, figures.format.baseline), (20, 0));
-    assert!(votes.iter().any(|vote| vote.seat == super::Side::Left) && votes.iter().any(|vote| vote.seat == super::Side::Right));
+    assert!(
+        votes.iter().any(|vote| vote.seat == super::Side::Left)
+            && votes.iter().any(|vote| vote.seat == super::Side::Right)
+    );
 }
 
 #[tokio::test]
@@ -135,28 +194,46 @@ async fn a_server_that_is_busy_is_asked_again() {
     let server = StandIn::start(move |request| {
         let reply = match calls.fetch_add(1, Ordering::SeqCst) {
             0 => Reply::error(429, "too many"),
-            1 => Reply { headers: vec![("retry-after", "0".to_owned())], ..Reply::error(503, "loading") },
+            1 => Reply {
+                headers: vec![("retry-after", "0".to_owned())],
+                ..Reply::error(503, "loading")
+            },
             _ => answer(&request),
         };
         async move { reply }
     })
     .await;
-    assert_eq!(examined(&server, &rows(0..1, Split::HeldOut)).await.unwrap().len(), 1);
+    assert_eq!(
+        examined(&server, &rows(0..1, Split::HeldOut))
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(server.paths().len(), 4);
 }
 
 #[tokio::test]
 async fn an_error_ends_the_examination_with_the_servers_words() {
     let server = StandIn::start(async |_| Reply::error(500, "the engine fell over")).await;
-    let error = examined(&server, &rows(0..8, Split::HeldOut)).await.unwrap_err().to_string();
-    assert!(error.contains("500") && error.contains("the engine fell over"), "{error}");
+    let error = examined(&server, &rows(0..8, Split::HeldOut))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("500") && error.contains("the engine fell over"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn another_model_than_the_candidate_is_no_examination() {
     for (adapter, digest) in [("ask@2", "d1"), ("ask@1", "d2")] {
-        let server = StandIn::start(async move |_| Reply::answer(adapter, Some(digest), "{}")).await;
-        let error = examined(&server, &rows(0..1, Split::HeldOut)).await.unwrap_err();
+        let server =
+            StandIn::start(async move |_| Reply::answer(adapter, Some(digest), "{}")).await;
+        let error = examined(&server, &rows(0..1, Split::HeldOut))
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::WrongModel { .. }), "{error}");
     }
 }
@@ -171,21 +248,45 @@ async fn a_prompt_that_does_not_fit_is_an_empty_answer() {
         }
     })
     .await;
-    let examined = examined(&server, &rows(0..1, Split::HeldOut)).await.unwrap();
-    assert_eq!((examined[0].baseline.content.as_str(), count(&task(), "run-1", &examined).0.wins), ("", 1));
+    let examined = examined(&server, &rows(0..1, Split::HeldOut))
+        .await
+        .unwrap();
+    assert_eq!(
+        (
+            examined[0].baseline.content.as_str(),
+            count(&task(), "run-1", &examined).0.wins
+        ),
+        ("", 1)
+    );
 }
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_named() {
-    let gone = StandIn::start(async |_| Reply::error(500, "")).await.url.clone();
-    let server = Server::new(&gone, &Limits { retry: Duration::from_micros(10), ..Limits::default() }).unwrap();
+    let gone = StandIn::start(async |_| Reply::error(500, ""))
+        .await
+        .url
+        .clone();
+    let server = Server::new(
+        &gone,
+        &Limits {
+            retry: Duration::from_micros(10),
+            ..Limits::default()
+        },
+    )
+    .unwrap();
     let error = server.load("ask@1").await.unwrap_err().to_string();
     assert!(error.contains(&gone), "{error}");
 }
 
 #[test]
 fn counting_is_fair_to_both() {
-    let answer = |content: &str| Answer { content: content.to_owned(), adapter: String::new(), digest: None, prompt_tokens: 1, completion_tokens: 1 };
+    let answer = |content: &str| Answer {
+        content: content.to_owned(),
+        adapter: String::new(),
+        digest: None,
+        prompt_tokens: 1,
+        completion_tokens: 1,
+    };
     let texts = [r#"{"is":"0"}"#, r#"{"is":"1"}"#, "no json", "{}"];
     let examined: Vec<Examined> = (0..40)
         .map(|n| Examined {
@@ -196,10 +297,23 @@ fn counting_is_fair_to_both() {
         .collect();
     let swapped: Vec<Examined> = examined
         .iter()
-        .map(|pair| Examined { row: pair.row.clone(), candidate: pair.baseline.clone(), baseline: pair.candidate.clone() })
+        .map(|pair| Examined {
+            row: pair.row.clone(),
+            candidate: pair.baseline.clone(),
+            baseline: pair.candidate.clone(),
+        })
         .collect();
-    let (there, back) = (count(&task(), "run-1", &examined).0, count(&task(), "run-1", &swapped).0);
-    assert_eq!((there.wins, there.losses, there.ties), (back.losses, back.wins, back.ties));
-    assert_eq!((there.format.gained, there.format.lost), (back.format.lost, back.format.gained));
+    let (there, back) = (
+        count(&task(), "run-1", &examined).0,
+        count(&task(), "run-1", &swapped).0,
+    );
+    assert_eq!(
+        (there.wins, there.losses, there.ties),
+        (back.losses, back.wins, back.ties)
+    );
+    assert_eq!(
+        (there.format.gained, there.format.lost),
+        (back.format.lost, back.format.gained)
+    );
     assert_eq!(there.examined(), 40);
 }

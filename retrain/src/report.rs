@@ -173,10 +173,15 @@ impl Report {
                 page,
                 "| step | epoch | training loss | held-out loss |\n|---|---|---|---|"
             )?;
-            let shown = |loss: Option<f64>| loss.map_or_else(String::new, |loss| format!("{loss:.4}"));
+            let shown =
+                |loss: Option<f64>| loss.map_or_else(String::new, |loss| format!("{loss:.4}"));
             for point in &self.curve {
                 let (train, held_out) = (shown(point.train_loss), shown(point.held_out_loss));
-                writeln!(page, "| {} | {} | {train} | {held_out} |", point.step, point.epoch)?;
+                writeln!(
+                    page,
+                    "| {} | {} | {train} | {held_out} |",
+                    point.step, point.epoch
+                )?;
             }
         }
         if let Some(figures) = &self.figures {

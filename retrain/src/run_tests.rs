@@ -1,7 +1,12 @@
 //! A whole run with the real trainer on a tiny random base and the real ledger; only the server is a stand-in, since the real one
 //! is no dependency of this crate (the demo runs against it). The stand-in moves stages in the ledger as the server does.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +50,7 @@ async fn reply(ledger: Ledger, request: Request) -> Reply {
         let prompt = request.body["messages"][0]["content"].as_str().unwrap();
         return match number.parse() {
             Ok(number) => {
-                let digest = ledger.adapter("ask", number).await.unwrap().unwrap().manifest.digest;
+                let digest = ledger.adapter("ask", number).await.unwrap().manifest.digest;
                 Reply::answer(model, Some(&digest), &format!(r#"{{"is":"{prompt}"}}"#))
             }
             Err(_) => Reply::answer(model, None, r#"{"is":"?"}"#),
@@ -56,7 +61,9 @@ async fn reply(ledger: Ledger, request: Request) -> Reply {
     match parts[4] {
         "load" => return Reply::ok(json!({})),
         "promote" => {
-            let champion = stages.champion.map_or("ask@base".to_owned(), |number| format!("ask@{number}"));
+            let champion = stages
+                .champion
+                .map_or("ask@base".to_owned(), |number| format!("ask@{number}"));
             if request.body["expected_champion"] != champion.as_str() {
                 return Reply::error(409, "another champion");
             }
@@ -81,8 +88,17 @@ impl House {
         let ledger = Ledger::open(&config.store).await.unwrap();
         for n in 0..exchanges {
             let prompt = format!("prompt {n}");
-            ledger.append_exchange(asked(n, &prompt, r#"{"is":"?"}"#)).unwrap();
-            ledger.append_feedback(corrected(n, 1000, "ann", &format!(r#"{{"is":"{prompt}"}}"#))).unwrap();
+            ledger
+                .append_exchange(asked(n, &prompt, r#"{"is":"?"}"#))
+                .unwrap();
+            ledger
+                .append_feedback(corrected(
+                    n,
+                    1000,
+                    "ann",
+                    &format!(r#"{{"is":"{prompt}"}}"#),
+                ))
+                .unwrap();
         }
         ledger.flush().await.unwrap();
         let served = ledger.clone();
@@ -94,33 +110,63 @@ impl House {
             retry: Duration::from_millis(1),
             ..Limits::default()
         };
-        Self { folder, server, options }
+        Self {
+            folder,
+            server,
+            options,
+        }
     }
 
     async fn run(&self, start: &Start) -> (Result<Report, Error>, Vec<Event>) {
         let mut events = Vec::new();
-        let report = run(&self.options, start, &mut |event| events.push(event.clone())).await;
+        let report = run(&self.options, start, &mut |event| {
+            events.push(event.clone())
+        })
+        .await;
         (report, events)
     }
 
     async fn row(&self, start: &Start) -> Run {
         let id = run_id(start);
-        self.options.ledger.runs().await.unwrap().into_iter().find(|run| run.run_id == id).unwrap()
+        self.options
+            .ledger
+            .runs()
+            .await
+            .unwrap()
+            .into_iter()
+            .find(|run| run.run_id == id)
+            .unwrap()
     }
 
     fn asked(&self, what: &str) -> usize {
-        self.server.paths().iter().filter(|path| path.contains(what)).count()
+        self.server
+            .paths()
+            .iter()
+            .filter(|path| path.contains(what))
+            .count()
     }
 }
 
 const AUTO: &str = "promote = \"auto\"\n[task.retrain.lora]\nepochs = 2";
 
 fn start() -> Start {
-    Start { task: "ask".to_owned(), started_by: StartedBy::Trigger("alarm-1".to_owned()) }
+    Start {
+        task: "ask".to_owned(),
+        started_by: StartedBy::Trigger("alarm-1".to_owned()),
+    }
 }
 
 fn states(events: &[Event]) -> Vec<&'static str> {
-    events.iter().filter_map(|event| if let Event::State { state, .. } = event { Some(*state) } else { None }).collect()
+    events
+        .iter()
+        .filter_map(|event| {
+            if let Event::State { state, .. } = event {
+                Some(*state)
+            } else {
+                None
+            }
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,31 +174,74 @@ async fn from_corrections_to_a_champion_and_never_twice() {
     let house = House::new(150, AUTO).await;
     let (report, events) = house.run(&start()).await;
     let report = report.unwrap();
-    assert_eq!((report.verdict, report.promoted), (Verdict::Promote, true), "{:?}", report.reasons);
-    assert_eq!(states(&events), ["dataset", "training", "examining", "done"]);
-    assert_eq!(report.examples_train + report.examples_development + report.examples_held_out, 150);
+    assert_eq!(
+        (report.verdict, report.promoted),
+        (Verdict::Promote, true),
+        "{:?}",
+        report.reasons
+    );
+    assert_eq!(
+        states(&events),
+        ["dataset", "training", "examining", "done"]
+    );
+    assert_eq!(
+        report.examples_train + report.examples_development + report.examples_held_out,
+        150
+    );
     assert_eq!(report.examples_examined, Some(report.examples_held_out));
-    assert_eq!((report.wins, report.votes, report.ties), (report.examples_examined, report.examples_examined, Some(0)));
-    assert!(report.loss_last.unwrap() < report.loss_first.unwrap(), "{report:?}");
+    assert_eq!(
+        (report.wins, report.votes, report.ties),
+        (report.examples_examined, report.examples_examined, Some(0))
+    );
+    assert!(
+        report.loss_last.unwrap() < report.loss_first.unwrap(),
+        "{report:?}"
+    );
     assert!(report.p_value.unwrap() < 0.05);
 
     let ledger = &house.options.ledger;
-    let adapter = ledger.adapter("ask", 1).await.unwrap().unwrap();
-    assert!(adapter.folder.join("adapter_model.safetensors").is_file() && adapter.folder.join("adapter_config.json").is_file());
+    let adapter = ledger.adapter("ask", 1).await.unwrap();
+    assert!(
+        adapter.folder.join("adapter_model.safetensors").is_file()
+            && adapter.folder.join("adapter_config.json").is_file()
+    );
     assert_eq!(ledger.stages("ask").await.unwrap().champion, Some(1));
-    let reference = ledger.reference("ask", "ask@1", Some(adapter.manifest.digest.as_str())).await.unwrap().unwrap();
-    assert_eq!((Some(reference.exchanges), reference.format_invalid), (report.examples_examined, 0));
+    let reference = ledger
+        .reference("ask", "ask@1", Some(adapter.manifest.digest.as_str()))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (Some(reference.exchanges), reference.format_invalid),
+        (report.examples_examined, 0)
+    );
     let row = house.row(&start()).await;
-    assert_eq!((row.state.as_str(), row.promoted, row.wins, row.adapter), (DONE, Some(true), report.wins, Some("ask@1".to_owned())));
+    assert_eq!(
+        (row.state.as_str(), row.promoted, row.wins, row.adapter),
+        (DONE, Some(true), report.wins, Some("ask@1".to_owned()))
+    );
     for extension in ["json", "md"] {
-        let written = ledger.files().join("reports").join(format!("{}.{extension}", report.run_id));
+        let written = ledger
+            .files()
+            .join("reports")
+            .join(format!("{}.{extension}", report.run_id));
         assert!(std::fs::read_to_string(written).unwrap().contains("ask@1"));
     }
-    assert!(!ledger.files().join("staging").join("ask").join(&report.run_id).exists());
+    assert!(
+        !ledger
+            .files()
+            .join("staging")
+            .join("ask")
+            .join(&report.run_id)
+            .exists()
+    );
 
     let before = house.server.paths().len();
     let (again, events) = house.run(&start()).await;
-    assert_eq!((again.unwrap(), states(&events), house.server.paths().len()), (report, vec![], before));
+    assert_eq!(
+        (again.unwrap(), states(&events), house.server.paths().len()),
+        (report, vec![], before)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,12 +249,17 @@ async fn a_killed_run_begins_again_cleanly() {
     let house = House::new(150, AUTO).await;
     let ledger = &house.options.ledger;
     // It had trained and published, and died while it examined; another one died while it trained.
-    let (first, _) = house.run(&Start { task: "ask".to_owned(), started_by: StartedBy::Trigger("other".to_owned()) }).await;
+    let (first, _) = house
+        .run(&Start {
+            task: "ask".to_owned(),
+            started_by: StartedBy::Trigger("other".to_owned()),
+        })
+        .await;
     assert!(first.unwrap().promoted);
     let staging = ledger.files().join("staging").join("ask");
     let orphan = staging.join("half");
     std::fs::create_dir_all(&orphan).unwrap();
-    let champion = ledger.adapter("ask", 1).await.unwrap().unwrap();
+    let champion = ledger.adapter("ask", 1).await.unwrap();
     for entry in std::fs::read_dir(&champion.folder).unwrap() {
         let path = entry.unwrap().path();
         if path.file_name().unwrap() != "manifest.json" {
@@ -173,7 +267,7 @@ async fn a_killed_run_begins_again_cleanly() {
         }
     }
     let mut manifest = champion.manifest.clone();
-    manifest.run_id = run_id(&start());
+    manifest.run_id = Some(run_id(&start()));
     manifest.number = 2;
     ledger.put_adapter("ask", &orphan, manifest).await.unwrap();
     std::fs::create_dir_all(staging.join("run-dead")).unwrap();
@@ -183,12 +277,21 @@ async fn a_killed_run_begins_again_cleanly() {
 
     let (report, events) = house.run(&start()).await;
     let report = report.unwrap();
-    assert_eq!(states(&events), ["dataset", "training", "examining", "done"]);
+    assert_eq!(
+        states(&events),
+        ["dataset", "training", "examining", "done"]
+    );
     assert_eq!(report.adapter.as_deref(), Some("ask@3"));
-    assert_eq!(ledger.stages("ask").await.unwrap().stage_of[&2], Stage::Rejected);
+    assert_eq!(
+        ledger.stages("ask").await.unwrap().stage_of[&2],
+        Stage::Rejected
+    );
     assert!(!staging.join("run-dead").exists());
     // Its baseline is the champion now, which knows all the answers too: ties decide nothing.
-    assert_eq!((report.baseline.as_str(), report.ties, report.verdict), ("ask@1", report.examples_examined, Verdict::Wait));
+    assert_eq!(
+        (report.baseline.as_str(), report.ties, report.verdict),
+        ("ask@1", report.examples_examined, Verdict::Wait)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,39 +312,82 @@ async fn a_run_whose_verdict_stood_is_only_carried_out() {
     let asked = house.asked("/v1/chat");
     let (again, events) = house.run(&start()).await;
     assert!(again.unwrap().promoted);
-    assert_eq!((states(&events), house.asked("/promote"), house.asked("/v1/chat")), (vec!["done"], 2, asked));
+    assert_eq!(
+        (
+            states(&events),
+            house.asked("/promote"),
+            house.asked("/v1/chat")
+        ),
+        (vec!["done"], 2, asked)
+    );
     // ... and as if just after.
     row.ts = chrono::Utc::now();
     ledger.append_run(&row).await.unwrap();
     let (again, _) = house.run(&start()).await;
     let again = again.unwrap();
     assert!(again.promoted && again.examined == report.examined);
-    assert_eq!((house.asked("/promote"), house.row(&start()).await.state.as_str()), (2, DONE));
+    assert_eq!(
+        (
+            house.asked("/promote"),
+            house.row(&start()).await.state.as_str()
+        ),
+        (2, DONE)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_has_to_say_yes_where_the_policy_says_so() {
-    let house = House::new(150, "promote = \"approve\"\n[task.retrain.lora]\nepochs = 1").await;
+    let house = House::new(
+        150,
+        "promote = \"approve\"\n[task.retrain.lora]\nepochs = 1",
+    )
+    .await;
     let report = house.run(&start()).await.0.unwrap();
-    assert_eq!((report.verdict, report.promoted, house.asked("/promote")), (Verdict::Promote, false, 0));
+    assert_eq!(
+        (report.verdict, report.promoted, house.asked("/promote")),
+        (Verdict::Promote, false, 0)
+    );
     assert_eq!(house.row(&start()).await.promoted, Some(false));
-    assert!(report.reasons.last().unwrap().contains("person"), "{:?}", report.reasons);
+    assert!(
+        report.reasons.last().unwrap().contains("person"),
+        "{:?}",
+        report.reasons
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_few_examples_train_nothing_and_too_few_pairs_wait() {
     let house = House::new(5, AUTO).await;
     let report = house.run(&start()).await.0.unwrap();
-    assert_eq!((report.verdict, report.adapter.clone(), report.examples_examined), (Verdict::Wait, None, None));
-    assert!(report.reasons[0].contains("min_examples"), "{:?}", report.reasons);
+    assert_eq!(
+        (
+            report.verdict,
+            report.adapter.clone(),
+            report.examples_examined
+        ),
+        (Verdict::Wait, None, None)
+    );
+    assert!(
+        report.reasons[0].contains("min_examples"),
+        "{:?}",
+        report.reasons
+    );
     assert_eq!(house.server.paths().len(), 0);
 
     let house = House::new(150, &format!("min_pairs = 149\n{AUTO}")).await;
     let (report, events) = house.run(&start()).await;
     let report = report.unwrap();
     assert_eq!((report.verdict, report.promoted), (Verdict::Wait, false));
-    assert!(events.iter().any(|event| matches!(event, Event::Pairs { have, wanted: 149 } if *have < 149)));
-    assert!(report.reasons.iter().any(|reason| reason.contains("149")), "{:?}", report.reasons);
+    assert!(
+        events
+            .iter()
+            .any(|event| matches!(event, Event::Pairs { have, wanted: 149 } if *have < 149))
+    );
+    assert!(
+        report.reasons.iter().any(|reason| reason.contains("149")),
+        "{:?}",
+        report.reasons
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,7 +396,10 @@ async fn what_fails_is_told_and_can_be_tried_again() {
     let server = std::mem::replace(&mut house.options.server, "http://127.0.0.1:9".to_owned());
     let error = house.run(&start()).await.0.unwrap_err().to_string();
     let row = house.row(&start()).await;
-    assert_eq!((row.state.as_str(), row.error.as_deref()), (FAILED, Some(error.as_str())));
+    assert_eq!(
+        (row.state.as_str(), row.error.as_deref()),
+        (FAILED, Some(error.as_str()))
+    );
     house.options.server = server;
     assert!(house.run(&start()).await.0.unwrap().promoted);
     assert_eq!(house.row(&start()).await.error, None);
@@ -259,9 +408,21 @@ async fn what_fails_is_told_and_can_be_tried_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_run_of_a_task_at_a_time() {
     let house = House::new(20, AUTO).await;
-    let _held = house.options.ledger.lease("retrain-ask").await.unwrap().unwrap();
-    assert!(matches!(house.run(&start()).await.0, Err(Error::Busy { .. })));
-    let unknown = Start { task: "nobody".to_owned(), started_by: StartedBy::Person };
+    let _held = house
+        .options
+        .ledger
+        .lease("retrain-ask")
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(matches!(
+        house.run(&start()).await.0,
+        Err(Error::Busy { .. })
+    ));
+    let unknown = Start {
+        task: "nobody".to_owned(),
+        started_by: StartedBy::Person,
+    };
     let error = house.run(&unknown).await.0.unwrap_err().to_string();
     assert!(error.contains("nobody") && error.contains("ask"), "{error}");
     assert!(house.folder.path().exists());

@@ -89,7 +89,7 @@ async fn clear_leftovers(
     let stages = o.ledger.stages(&task.name).await?;
     for adapter in o.ledger.adapters(&task.name).await? {
         let stage = stages.stage_of.get(&adapter.number).copied();
-        if adapter.manifest.run_id == run_id
+        if adapter.manifest.run_id.as_deref() == Some(run_id)
             && stage != Some(retune_ledger::Stage::Rejected)
         {
             tracing::warn!(
@@ -246,7 +246,8 @@ fn point(progress: &Progress) -> Curve {
         step: progress.step as u64,
         epoch: progress.epoch as u64,
         // Before the first step there is none, and JSON has no NaN.
-        train_loss: (progress.step > 0 && progress.train_loss.is_finite()).then_some(progress.train_loss),
+        train_loss: (progress.step > 0 && progress.train_loss.is_finite())
+            .then_some(progress.train_loss),
         held_out_loss: progress.held_out_loss,
     }
 }
@@ -324,9 +325,7 @@ async fn examine(
         last: None,
         prompts: None,
     };
-    o.ledger
-        .put_reference(&task.name, &candidate_name, &reference)
-        .await?;
+    o.ledger.put_reference(&reference).await?;
     Ok(())
 }
 
@@ -427,9 +426,17 @@ fn write_files(o: &Options, report: &Report) -> Result<(), Error> {
 }
 
 /// What a candidate is and what it came from. Its number and digest are the ledger's to fill in.
-async fn manifest(o: &Options, task: &Task, report: &Report, settings: &LoraSettings, encoder: &Encoder) -> Result<Manifest, Error> {
+async fn manifest(
+    o: &Options,
+    task: &Task,
+    report: &Report,
+    settings: &LoraSettings,
+    encoder: &Encoder,
+) -> Result<Manifest, Error> {
     let folder = o.base.clone();
-    let base_digest = tokio::task::spawn_blocking(move || base::digest(&folder)).await.map_err(|_| Error::Stopped)??;
+    let base_digest = tokio::task::spawn_blocking(move || base::digest(&folder))
+        .await
+        .map_err(|_| Error::Stopped)??;
     Ok(Manifest {
         format_version: 1,
         task: task.name.clone(),
@@ -437,7 +444,7 @@ async fn manifest(o: &Options, task: &Task, report: &Report, settings: &LoraSett
         base: base_id(&o.base),
         base_digest,
         created: Utc::now(),
-        run_id: report.run_id.clone(),
+        run_id: Some(report.run_id.clone()),
         parent: Some(report.baseline.clone()),
         adapter_prompt_sha256: base::sha256(&task.adapter_prompt),
         chat_template_sha256: base::sha256(encoder.template_source()),
@@ -447,6 +454,7 @@ async fn manifest(o: &Options, task: &Task, report: &Report, settings: &LoraSett
         lora: serde_json::json!({
             "r": settings.r,
             "alpha": settings.alpha,
+            "dropout": settings.dropout,
             "learning_rate": settings.learning_rate,
             "batch_size": settings.batch_size,
             "epochs": settings.epochs,
@@ -456,6 +464,5 @@ async fn manifest(o: &Options, task: &Task, report: &Report, settings: &LoraSett
         loss_first: report.loss_first,
         loss_last: report.loss_last,
         digest: String::new(),
-        reference: None,
     })
 }

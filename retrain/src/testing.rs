@@ -38,7 +38,10 @@ const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }
 
 /// A tokenizer of single bytes with two merges, and a ChatML template: enough to show where tokens could merge across a border.
 pub(crate) fn write_tokenizer(folder: &Path) -> usize {
-    let mut alphabet: Vec<String> = ByteLevel::alphabet().into_iter().map(String::from).collect();
+    let mut alphabet: Vec<String> = ByteLevel::alphabet()
+        .into_iter()
+        .map(String::from)
+        .collect();
     alphabet.sort();
     alphabet.extend(["Ċ{".to_owned(), "ok".to_owned()]);
     let special = ["<|im_start|>", "<|im_end|>"];
@@ -212,7 +215,11 @@ pub(crate) fn config(folder: &Path, more: &str) -> Config {
     std::fs::write(folder.join("prompt.txt"), "Answer with a JSON object.").unwrap();
     let schema = json!({"type": "object", "properties": {"is": {"type": "string"}}, "required": ["is"], "additionalProperties": false});
     std::fs::write(folder.join("ask.schema.json"), schema.to_string()).unwrap();
-    let pairs = if more.contains("min_pairs") { "" } else { "min_pairs = 16\n" };
+    let pairs = if more.contains("min_pairs") {
+        ""
+    } else {
+        "min_pairs = 16\n"
+    };
     let toml = format!(
         "[engine]\nbase = \"base\"\n[store]\nurl = \"file:./store\"\n[[task]]\nname = \"ask\"\nprompt = \"prompt.txt\"\nadapter_prompt = \"Ask.\"\n\
          format = {{ json_schema = \"ask.schema.json\" }}\n[task.retrain]\nmin_examples = 10\nmin_new_examples = 5\n{pairs}{more}\n"
@@ -277,5 +284,9 @@ pub(crate) fn rated(n: u64, at: i64, rater: &str, rating: u8) -> Feedback {
 }
 
 pub(crate) fn corrected(n: u64, at: i64, rater: &str, correction: &str) -> Feedback {
-    Feedback { rating: None, correction: Some(correction.to_owned()), ..rated(n, at, rater, 1) }
+    Feedback {
+        rating: None,
+        correction: Some(correction.to_owned()),
+        ..rated(n, at, rater, 1)
+    }
 }

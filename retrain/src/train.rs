@@ -26,6 +26,7 @@ pub(crate) fn settings(task: &Task, hidden: usize, run_id: &str) -> LoraSettings
     LoraSettings {
         r: policy.r,
         alpha: policy.alpha,
+        dropout: policy.dropout as f32,
         learning_rate: policy
             .learning_rate
             .unwrap_or_else(|| retune_trainer::recommended_learning_rate(hidden)),

@@ -1,12 +1,17 @@
 //! Tests of `watch`, with the real ledger and a launcher that counts.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use retune_ledger::{Ledger, Run, Trigger};
@@ -25,14 +30,24 @@ fn due_once_enough_is_new_and_enough_is_there() {
     // min_new_examples 5, min_examples 10
     let task = task();
     let dataset = |rows: u64| {
-        let exchanges: Vec<_> = (0..rows).map(|n| asked(n, &format!("prompt {n}"), "")).collect();
-        let feedback: Vec<_> = (0..rows).map(|n| corrected(n, 100, "ann", r#"{"is":"x"}"#)).collect();
+        let exchanges: Vec<_> = (0..rows)
+            .map(|n| asked(n, &format!("prompt {n}"), ""))
+            .collect();
+        let feedback: Vec<_> = (0..rows)
+            .map(|n| corrected(n, 100, "ann", r#"{"is":"x"}"#))
+            .collect();
         dataset::build(&task, &exchanges, &feedback)
     };
     let at = |rows, alarm| due(&task.retrain, &dataset(rows), time(alarm));
     assert_eq!(at(12, 7), Due::Waiting { have: 4, wanted: 5 });
     assert_eq!(at(13, 7), Due::Ready);
-    assert_eq!(at(9, -1), Due::Waiting { have: 9, wanted: 10 });
+    assert_eq!(
+        at(9, -1),
+        Due::Waiting {
+            have: 9,
+            wanted: 10
+        }
+    );
     assert_eq!(at(10, -1), Due::Ready);
     assert_eq!(at(0, -1), Due::Waiting { have: 0, wanted: 5 });
 }
@@ -53,7 +68,10 @@ fn trigger(adapter: &str, kind: AlarmKind) -> Trigger {
 }
 
 fn start() -> Start {
-    Start { task: "ask".to_owned(), started_by: StartedBy::Trigger("alarm-1".to_owned()) }
+    Start {
+        task: "ask".to_owned(),
+        started_by: StartedBy::Trigger("alarm-1".to_owned()),
+    }
 }
 
 /// Watches a ledger of `rows` usable rows and one trigger for a moment; every launch leaves `state` in the runs table. Gives the number
@@ -63,13 +81,26 @@ async fn watched(rows: u64, trigger: Trigger, state: Option<&'static str>) -> (u
     let config = config(folder.path(), "");
     let ledger = Ledger::open(&config.store).await.unwrap();
     for n in 0..rows {
-        ledger.append_exchange(asked(n, &format!("prompt {n}"), "")).unwrap();
-        ledger.append_feedback(corrected(n, 100, "ann", r#"{"is":"x"}"#)).unwrap();
+        ledger
+            .append_exchange(asked(n, &format!("prompt {n}"), ""))
+            .unwrap();
+        ledger
+            .append_feedback(corrected(n, 100, "ann", r#"{"is":"x"}"#))
+            .unwrap();
     }
     ledger.flush().await.unwrap();
     ledger.put_trigger(&trigger).await.unwrap();
-    let mut options = Options::new(Arc::new(config), PathBuf::new(), ledger.clone(), String::new());
-    options.limits = Limits { poll: Duration::from_millis(5), relaunch: Duration::from_millis(1), ..Limits::default() };
+    let mut options = Options::new(
+        Arc::new(config),
+        PathBuf::new(),
+        ledger.clone(),
+        String::new(),
+    );
+    options.limits = Limits {
+        poll: Duration::from_millis(5),
+        relaunch: Duration::from_millis(1),
+        ..Limits::default()
+    };
     let launches = Arc::new(AtomicU32::new(0));
     let (counted, kept) = (Arc::clone(&launches), ledger.clone());
     let launch = move |start: &Start| -> Launched {
@@ -81,7 +112,11 @@ async fn watched(rows: u64, trigger: Trigger, state: Option<&'static str>) -> (u
                 run.state = state.to_owned();
                 ledger.append_run(&run).await.unwrap();
             }
-            Ok(ExitStatus::from_raw(if state == Some(DONE) { 0 } else { 9 }))
+            Ok(ExitStatus::from_raw(if state == Some(DONE) {
+                0
+            } else {
+                9
+            }))
         })
     };
     let stop = CancellationToken::new();
@@ -91,7 +126,12 @@ async fn watched(rows: u64, trigger: Trigger, state: Option<&'static str>) -> (u
         stop.cancel();
     };
     tokio::join!(watching, stopping);
-    let row = ledger.runs().await.unwrap().into_iter().find(|run| run.run_id == run_id(&start()));
+    let row = ledger
+        .runs()
+        .await
+        .unwrap()
+        .into_iter()
+        .find(|run| run.run_id == run_id(&start()));
     (launches.load(Ordering::SeqCst), row)
 }
 
@@ -99,7 +139,10 @@ async fn watched(rows: u64, trigger: Trigger, state: Option<&'static str>) -> (u
 async fn waits_visibly_for_new_examples() {
     let (launches, row) = watched(12, trigger("ask@base", AlarmKind::Format), Some(DONE)).await;
     let row = row.unwrap();
-    assert_eq!((launches, row.state.as_str(), row.progress), (0, WAITING, Some((4, 5))));
+    assert_eq!(
+        (launches, row.state.as_str(), row.progress),
+        (0, WAITING, Some((4, 5)))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,19 +153,33 @@ async fn starts_a_run_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tries_a_run_that_dies_three_times_and_says_how_it_died() {
-    let (launches, row) = watched(20, trigger("ask@base", AlarmKind::Format), Some("training")).await;
+    let (launches, row) =
+        watched(20, trigger("ask@base", AlarmKind::Format), Some("training")).await;
     let row = row.unwrap();
     assert_eq!((launches, row.state.as_str()), (3, FAILED));
     assert!(row.error.unwrap().contains("signal"));
     // One that could not even begin is told as well.
-    assert_eq!(watched(20, trigger("ask@base", AlarmKind::Format), None).await.1.unwrap().state, FAILED);
+    assert_eq!(
+        watched(20, trigger("ask@base", AlarmKind::Format), None)
+            .await
+            .1
+            .unwrap()
+            .state,
+        FAILED
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leaves_alarms_that_start_nothing() {
-    assert_eq!(watched(20, trigger("ask@base", AlarmKind::Input), Some(DONE)).await, (0, None));
+    assert_eq!(
+        watched(20, trigger("ask@base", AlarmKind::Input), Some(DONE)).await,
+        (0, None)
+    );
     let (launches, row) = watched(20, trigger("ask@7", AlarmKind::Format), Some(DONE)).await;
     let row = row.unwrap();
-    assert_eq!((launches, row.state.as_str(), row.promoted), (0, DONE, Some(false)));
+    assert_eq!(
+        (launches, row.state.as_str(), row.promoted),
+        (0, DONE, Some(false))
+    );
     assert!(row.error.unwrap().contains("ask@7"));
 }
