@@ -118,14 +118,15 @@ fn overlay(log: &Log, table: &mut Table, name: &str, value: &str) {
         }
     }
     // A text stays one where the file has one: RETUNE_TASK__TRIAGE__ADAPTER_PROMPT=42 is a prompt.
-    if let Some(Node {
-        value: Value::Text(_),
-        ..
-    }) = at.get(last)
-    {
-        if !matches!(node.value, Value::Text(_)) {
-            node.value = Value::Text(value.to_owned());
-        }
+    let was_text = matches!(
+        at.get(last),
+        Some(Node {
+            value: Value::Text(_),
+            ..
+        })
+    );
+    if was_text && !matches!(node.value, Value::Text(_)) {
+        node.value = Value::Text(value.to_owned());
     }
     at.insert(last.clone(), node);
 }

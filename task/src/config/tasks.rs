@@ -146,10 +146,9 @@ fn open(
     place: &Place,
     source: &ConfigSource,
 ) -> Option<String> {
-    if *source == ConfigSource::BuiltIn {
-        if let Some((_, text)) = BUILT_IN.iter().find(|(name, _)| *name == file) {
-            return Some((*text).to_owned());
-        }
+    let embedded = BUILT_IN.iter().find(|(name, _)| *name == file);
+    if let (ConfigSource::BuiltIn, Some((_, text))) = (source, embedded) {
+        return Some((*text).to_owned());
     }
     let path = source.folder().join(Path::new(file));
     match std::fs::read_to_string(&path) {

@@ -1,0 +1,94 @@
+//! What can go wrong with the store. A message says which file or table, and what to do about it.
+
+use std::path::{Path, PathBuf};
+
+/// Why something could not be kept or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder of the store.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file is there, and is not what it should be.
+    #[error("{}: {what}", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The store's URL names something this version cannot use.
+    #[error("store {url:?}: {what}")]
+    Url {
+        /// As configured.
+        url: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Somebody else decided first.
+    #[error("{what} was changed by somebody else at this moment; look again and decide anew")]
+    Conflict {
+        /// What was to be changed.
+        what: String,
+    },
+    /// There is no such adapter.
+    #[error("there is no adapter {task}@{number}")]
+    NoAdapter {
+        /// Its task.
+        task: String,
+        /// Its number.
+        number: u32,
+    },
+    /// More rows wait than are kept in memory.
+    #[error(
+        "{rows} rows of {table} wait to be appended already; the store cannot be written, or is too slow"
+    )]
+    Full {
+        /// The table.
+        table: &'static str,
+        /// How many.
+        rows: usize,
+    },
+    /// The ledger was closed.
+    #[error("the ledger is closed: a row of {table} came too late")]
+    Closed {
+        /// The table.
+        table: &'static str,
+    },
+    /// A row does not fit its table.
+    #[error("a row of {table} does not fit its schema: {what}")]
+    Row {
+        /// The table.
+        table: &'static str,
+        /// Why.
+        what: String,
+    },
+    /// A question that would change something.
+    #[error("only questions are answered here (SELECT, EXPLAIN, SHOW): {0}")]
+    ReadOnly(String),
+    /// A question that cannot be answered.
+    #[error("{0}")]
+    Query(String),
+    /// The Delta table itself.
+    #[error("table {table}: {source}")]
+    Delta {
+        /// The table.
+        table: &'static str,
+        /// What deltalake said.
+        source: Box<deltalake::DeltaTableError>,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        move |source| Error::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Files that are created once, whole, and never overwritten: what decisions are made of.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+
+/// Creates `path` with `bytes` unless it exists; whether it was created. The bytes are on disk under another name
+/// first and get this one by a hard link, so that nobody ever sees half a file and two writers cannot both win.
+pub(crate) fn create_once(path: &Path, bytes: &[u8]) -> Result<bool, Error> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let part = folder.join(format!(".part-{}", uuid::Uuid::new_v4()));
+    let write = || {
+        let mut file = File::create_new(&part)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    let linked = write().and_then(|()| std::fs::hard_link(&part, path));
+    // A left-over part is an unlinked name, nothing reads it.
+    drop(std::fs::remove_file(&part));
+    match linked {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(Error::io(path)(e)),
+    }
+}
+
+pub(crate) fn create_json_once(path: &Path, value: &impl Serialize) -> Result<bool, Error> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| Error::Damaged {
+        path: path.to_owned(),
+        what: e.to_string(),
+    })?;
+    bytes.push(b'\n');
+    create_once(path, &bytes)
+}
+
+/// Reads a file that may not be there.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(path)(e)),
+    };
+    let value = serde_json::from_slice(&bytes);
+    value.map(Some).map_err(|e| Error::Damaged {
+        path: path.to_owned(),
+        what: format!("not what Retune wrote: {e}"),
+    })
+}
+
+/// Names in a folder, sorted; none where there is no folder. Hidden ones are parts, and left out.
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>, Error> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io(folder)(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry
+            .map_err(Error::io(folder))?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
+        if !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
