@@ -70,8 +70,7 @@ fn a_mistake_in_the_environment_is_named_by_its_variable() {
 #[test]
 fn a_truncated_safetensors_file() {
     let folder = folder();
-    let base = folder.path().join("models/cut");
-    retune_pocket::unpack(&base).unwrap();
+    let base = retune_pocket::unpack(folder.path()).unwrap();
     let weights = base.join("model.safetensors");
     let size = fs::metadata(&weights).unwrap().len();
     fs::OpenOptions::new()
@@ -80,7 +79,8 @@ fn a_truncated_safetensors_file() {
         .unwrap()
         .set_len(size / 2)
         .unwrap();
-    configure(folder.path(), "[engine]\nbase = \"models/cut\"");
+    let base = format!("[engine]\nbase = {:?}", base.display().to_string());
+    configure(folder.path(), &base);
     let said = refusal(folder.path());
     assert!(said.contains("model.safetensors"), "{said}");
 }
