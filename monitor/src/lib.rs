@@ -1,0 +1,26 @@
+//! Notices when the answers of an adapter get worse than they were: streams of test results per adapter, alarms with their
+//! evidence, metrics.
+//!
+//! The monitor reads the ledger and writes to it: references and triggers, files that are created once, and rows of `windows`. It
+//! knows neither the server nor the trainer. Where which part lives:
+//!
+//! - [`streams`]: the tests, pure, a file a stream; input drift gets its own file there.
+//! - [`book`]: rows to the states of all adapters' streams, pure. Folding the same rows always gives the same states, so a
+//!   restart, or another replica, arrives where this one is.
+//! - [`reader`]: the few columns of exchanges that the tests need; no prompt and no answer is ever read.
+//! - [`monitor`]: the passes: read, fold, decide, write, measure.
+//! - [`metrics`]: what it shows to Prometheus.
+
+mod book;
+mod error;
+mod metrics;
+mod monitor;
+mod reader;
+mod streams;
+
+pub use error::Error;
+pub use monitor::Monitor;
+pub use streams::{State, Stream, StreamReport};
+
+#[cfg(test)]
+mod tests;

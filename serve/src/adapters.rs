@@ -209,6 +209,7 @@ impl Adapters {
     }
 }
 
-fn name_of(adapter: &AdapterRef) -> String {
+/// `support@3`.
+pub(crate) fn name_of(adapter: &AdapterRef) -> String {
     adapter_name(&adapter.task, adapter.number)
 }

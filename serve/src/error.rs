@@ -188,9 +188,12 @@ impl Error {
                 None,
             ),
         };
-        let message = if status == StatusCode::INTERNAL_SERVER_ERROR
-            && !matches!(self, Self::ModelFile { .. })
-        {
+        // What an operator can mend is said; it names files, never their contents.
+        let told = matches!(
+            self,
+            Self::ModelFile { .. } | Self::Ledger(retune_ledger::Error::Damaged { .. })
+        );
+        let message = if status == StatusCode::INTERNAL_SERVER_ERROR && !told {
             "The server had an error while processing your request. Its log says more.".to_owned()
         } else {
             self.to_string()

@@ -288,6 +288,13 @@ impl Running {
             },
             run_id: run_id.clone(),
         };
+        tracing::debug!(
+            request_id,
+            adapter = route.name,
+            code,
+            tokens = self.tokens,
+            "exchange"
+        );
         if let Err(e) = self.app.ledger.append_exchange(row) {
             tracing::error!(request_id, error = %e, "an exchange could not be kept");
         }

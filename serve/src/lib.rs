@@ -36,7 +36,7 @@ pub use error::Error;
 use adapters::Adapters;
 use admission::Admission;
 use engine::{Embedded, Engine};
-use metrics::Metrics;
+use metrics::{LedgerMetrics, Metrics};
 use routing::Table;
 use state::App;
 
@@ -151,6 +151,7 @@ async fn end(app: &App, api: &ServerHandle, ops: Option<&ServerHandle>) {
 
 async fn state(o: Options, stop: &CancellationToken) -> Result<Arc<App>, Error> {
     let metrics = Metrics::new(&o.registry)?;
+    LedgerMetrics::register(&o.registry, o.ledger.clone())?;
     let engine: Arc<dyn Engine> = Arc::new(Embedded::start(&o.base).await?);
     let base = o
         .base

@@ -1,197 +1,141 @@
 //! What the server measures. Only exchanges of purpose `user` count in traffic metrics; no label ever holds a user, a request or a text.
 
-use prometheus::core::Collector;
+use std::collections::HashMap;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{
-    CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use retune_ledger::Ledger;
 
 /// Seconds, as OpenTelemetry's conventions for generative AI give them
 /// (<https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/>).
-const DURATION: [f64; 14] = [
+const DURATION: &[f64] = &[
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
 ];
-const FIRST_TOKEN: [f64; 16] = [
+const FIRST_TOKEN: &[f64] = &[
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
-const PER_TOKEN: [f64; 13] = [
+const PER_TOKEN: &[f64] = &[
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
 ];
 
-/// The server's metrics; each field's documentation is the metric's help text.
-pub(crate) struct Metrics {
-    /// Requests for completions, by the HTTP status that they ended with (499: the client left).
-    pub(crate) requests: IntCounterVec,
-    /// Seconds from a request's arrival to its last token.
-    pub(crate) duration: HistogramVec,
-    /// Seconds from a request's arrival to its first text.
-    pub(crate) first_token: HistogramVec,
-    /// Seconds for each token after the first.
-    pub(crate) per_token: HistogramVec,
-    /// Tokens read (prompt) and written (completion).
-    pub(crate) tokens: IntCounterVec,
-    /// Answers checked against their task's format, by result and, for invalid ones, by reason.
-    pub(crate) format_checks: IntCounterVec,
-    /// Feedback received, by rating (1 to 5, or none).
-    pub(crate) feedback: IntCounterVec,
-    /// Adapters in the engine's memory.
-    pub(crate) adapters_loaded: IntGauge,
-    /// 1 for the stage that an adapter is at, 0 for the others.
-    pub(crate) adapter_stage: IntGaugeVec,
-    /// Requests that are decoded at this moment.
-    pub(crate) running: IntGauge,
-    /// Requests that wait for a place.
-    pub(crate) waiting: IntGauge,
-    ledger_rows: CounterVec,
-    ledger_dropped: CounterVec,
-    ledger_lag: GaugeVec,
+/// Declares the metrics: each one's documentation is its help text, and it is registered where it is made.
+macro_rules! metrics {
+    ($(#[doc = $help:literal] $field:ident: $kind:ident = $name:literal [$($label:literal),*] $($buckets:ident)?,)*) => {
+        /// The server's metrics.
+        pub(crate) struct Metrics {
+            $(#[doc = $help] pub(crate) $field: $kind,)*
+        }
+
+        impl Metrics {
+            /// Makes the metrics and registers them.
+            pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+                Ok(Self {
+                    $($field: kept(registry, $kind::make(
+                        concat!("retune_", $name), $help.trim(), &[$($label),*], metrics!(@buckets $($buckets)?),
+                    )?)?,)*
+                })
+            }
+        }
+    };
+    (@buckets) => { &[] };
+    (@buckets $buckets:ident) => { $buckets };
 }
 
-impl Metrics {
-    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let who = ["task", "adapter"];
-        Ok(Self {
-            requests: kept(
-                registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "retune_requests_total",
-                        "Requests for completions, by the HTTP status that they ended with (499: the client left).",
-                    ),
-                    &["task", "adapter", "stage", "code"],
-                )?,
+metrics! {
+    /// Requests for completions, by the HTTP status that they ended with (499: the client left).
+    requests: IntCounterVec = "requests_total" ["task", "adapter", "stage", "code"],
+    /// Seconds from a request's arrival to its last token.
+    duration: HistogramVec = "request_duration_seconds" ["task", "adapter"] DURATION,
+    /// Seconds from a request's arrival to its first text.
+    first_token: HistogramVec = "time_to_first_token_seconds" ["task", "adapter"] FIRST_TOKEN,
+    /// Seconds for each token after the first.
+    per_token: HistogramVec = "time_per_output_token_seconds" ["task", "adapter"] PER_TOKEN,
+    /// Tokens read (prompt) and written (completion).
+    tokens: IntCounterVec = "tokens_total" ["task", "adapter", "kind"],
+    /// Answers checked against their task's format, by result and, for invalid ones, by reason.
+    format_checks: IntCounterVec = "format_checks_total" ["task", "adapter", "result", "reason"],
+    /// Feedback received, by rating (1 to 5, or none).
+    feedback: IntCounterVec = "feedback_total" ["rating"],
+    /// Adapters in the engine's memory.
+    adapters_loaded: IntGauge = "adapters_loaded" [],
+    /// 1 for the stage that an adapter is at, 0 for the others.
+    adapter_stage: IntGaugeVec = "adapter_stage" ["task", "adapter", "stage"],
+    /// Requests that have a place.
+    running: IntGauge = "requests_running" [],
+    /// Requests that wait for a place.
+    waiting: IntGauge = "requests_waiting" [],
+}
+
+/// The ledger's figures, read anew for each scrape.
+pub(crate) struct LedgerMetrics {
+    ledger: Ledger,
+    rows: Desc,
+    dropped: Desc,
+    lag: Desc,
+}
+
+impl LedgerMetrics {
+    /// Registers them.
+    pub(crate) fn register(registry: &Registry, ledger: Ledger) -> Result<(), prometheus::Error> {
+        let desc = |name: &str, help: &str, labels: &[&str]| {
+            Desc::new(
+                name.to_owned(),
+                help.to_owned(),
+                labels.iter().map(|l| (*l).to_owned()).collect(),
+                HashMap::new(),
+            )
+        };
+        registry.register(Box::new(Self {
+            ledger,
+            rows: desc(
+                "retune_ledger_rows_total",
+                "Rows put into the ledger's tables by this process.",
+                &["table"],
             )?,
-            duration: kept(
-                registry,
-                HistogramVec::new(
-                    HistogramOpts::new(
-                        "retune_request_duration_seconds",
-                        "Seconds from a request's arrival to its last token.",
-                    )
-                    .buckets(DURATION.to_vec()),
-                    &who,
-                )?,
+            dropped: desc(
+                "retune_ledger_rows_dropped_total",
+                "Rows that could not be kept, by reason.",
+                &["reason"],
             )?,
-            first_token: kept(
-                registry,
-                HistogramVec::new(
-                    HistogramOpts::new(
-                        "retune_time_to_first_token_seconds",
-                        "Seconds from a request's arrival to its first text.",
-                    )
-                    .buckets(FIRST_TOKEN.to_vec()),
-                    &who,
-                )?,
+            lag: desc(
+                "retune_ledger_lag_seconds",
+                "Age of the oldest row that is not in its table yet.",
+                &[],
             )?,
-            per_token: kept(
-                registry,
-                HistogramVec::new(
-                    HistogramOpts::new(
-                        "retune_time_per_output_token_seconds",
-                        "Seconds for each token after the first.",
-                    )
-                    .buckets(PER_TOKEN.to_vec()),
-                    &who,
-                )?,
-            )?,
-            tokens: kept(
-                registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "retune_tokens_total",
-                        "Tokens read (prompt) and written (completion).",
-                    ),
-                    &["task", "adapter", "kind"],
-                )?,
-            )?,
-            format_checks: kept(
-                registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "retune_format_checks_total",
-                        "Answers checked against their task's format, by result and, for invalid ones, by reason.",
-                    ),
-                    &["task", "adapter", "result", "reason"],
-                )?,
-            )?,
-            feedback: kept(
-                registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "retune_feedback_total",
-                        "Feedback received, by rating (1 to 5, or none).",
-                    ),
-                    &["rating"],
-                )?,
-            )?,
-            adapters_loaded: kept(
-                registry,
-                IntGauge::new("retune_adapters_loaded", "Adapters in the engine's memory.")?,
-            )?,
-            adapter_stage: kept(
-                registry,
-                IntGaugeVec::new(
-                    Opts::new(
-                        "retune_adapter_stage",
-                        "1 for the stage that an adapter is at, 0 for the others.",
-                    ),
-                    &["task", "adapter", "stage"],
-                )?,
-            )?,
-            running: kept(
-                registry,
-                IntGauge::new(
-                    "retune_requests_running",
-                    "Requests that are decoded at this moment.",
-                )?,
-            )?,
-            waiting: kept(
-                registry,
-                IntGauge::new("retune_requests_waiting", "Requests that wait for a place.")?,
-            )?,
-            ledger_rows: kept(
-                registry,
-                CounterVec::new(
-                    Opts::new(
-                        "retune_ledger_rows_total",
-                        "Rows appended to the ledger's tables.",
-                    ),
-                    &["table"],
-                )?,
-            )?,
-            ledger_dropped: kept(
-                registry,
-                CounterVec::new(
-                    Opts::new(
-                        "retune_ledger_rows_dropped_total",
-                        "Rows that could not be kept, by reason.",
-                    ),
-                    &["reason"],
-                )?,
-            )?,
-            ledger_lag: kept(
-                registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "retune_ledger_lag_seconds",
-                        "Age of the oldest row that is not in its table yet.",
-                    ),
-                    &[],
-                )?,
-            )?,
-        })
+        }))
     }
 
-    /// Brings the ledger's figures up to date; called for each scrape.
-    pub(crate) fn read_ledger(&self, ledger: &Ledger) {
-        let stats = ledger.stats();
-        let _ = (
-            &stats,
-            &self.ledger_rows,
-            &self.ledger_dropped,
-            &self.ledger_lag,
-        );
+    fn read(&self) -> Result<Vec<MetricFamily>, prometheus::Error> {
+        let opts = |desc: &Desc| Opts::new(desc.fq_name.as_str(), desc.help.as_str());
+        let rows = IntCounterVec::new(opts(&self.rows), &["table"])?;
+        let dropped = IntCounterVec::new(opts(&self.dropped), &["reason"])?;
+        let lag = Gauge::with_opts(opts(&self.lag))?;
+        for table in self.ledger.stats() {
+            rows.with_label_values(&[table.table.name()])
+                .inc_by(table.appended);
+            dropped
+                .with_label_values(&["full"])
+                .inc_by(table.dropped_full);
+            dropped
+                .with_label_values(&["closed"])
+                .inc_by(table.dropped_closed);
+            lag.set(lag.get().max(table.lag_seconds));
+        }
+        Ok([rows.collect(), dropped.collect(), lag.collect()].concat())
+    }
+}
+
+impl Collector for LedgerMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.rows, &self.dropped, &self.lag]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        // The descriptions were accepted when they were registered.
+        self.read().unwrap_or_default()
     }
 }
 
@@ -201,4 +145,46 @@ fn kept<C: Collector + Clone + 'static>(
 ) -> Result<C, prometheus::Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
+}
+
+/// One way to make every kind.
+trait Make: Sized {
+    fn make(
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> Result<Self, prometheus::Error>;
+}
+
+impl Make for IntCounterVec {
+    fn make(name: &str, help: &str, labels: &[&str], _: &[f64]) -> Result<Self, prometheus::Error> {
+        Self::new(Opts::new(name, help), labels)
+    }
+}
+
+impl Make for IntGaugeVec {
+    fn make(name: &str, help: &str, labels: &[&str], _: &[f64]) -> Result<Self, prometheus::Error> {
+        Self::new(Opts::new(name, help), labels)
+    }
+}
+
+impl Make for HistogramVec {
+    fn make(
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> Result<Self, prometheus::Error> {
+        Self::new(
+            HistogramOpts::new(name, help).buckets(buckets.to_vec()),
+            labels,
+        )
+    }
+}
+
+impl Make for IntGauge {
+    fn make(name: &str, help: &str, _: &[&str], _: &[f64]) -> Result<Self, prometheus::Error> {
+        Self::new(name, help)
+    }
 }

@@ -219,3 +219,23 @@ fn fraction(task: &str, key: &str) -> f64 {
     bytes.copy_from_slice(&digest[..4]);
     f64::from(u32::from_be_bytes(bytes)) / 4_294_967_296.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::fraction;
+
+    #[test]
+    fn a_share_of_the_keys_and_always_the_same_ones() {
+        let keys: Vec<String> = (0..4000).map(|i| format!("user-{i}")).collect();
+        let chosen = |task| {
+            keys.iter()
+                .map(|k| fraction(task, k) < 0.1)
+                .collect::<Vec<_>>()
+        };
+        let share = chosen("a").iter().filter(|c| **c).count();
+        assert!((320..480).contains(&share), "{share}");
+        assert_eq!(chosen("a"), chosen("a"));
+        assert_ne!(chosen("a"), chosen("b"));
+        assert!(keys.iter().all(|k| (0.0..1.0).contains(&fraction("a", k))));
+    }
+}

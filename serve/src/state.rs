@@ -11,12 +11,12 @@ use retune_task::Config;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::adapters::Adapters;
+use crate::adapters::{Adapters, name_of};
 use crate::admission::Admission;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::routing::{Route, Table, adapter_name};
+use crate::routing::{Route, Table, TaskRoutes, adapter_name};
 
 /// How often stages are looked at: another process may have changed them.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -58,13 +58,15 @@ impl App {
                 self.ledger.adapters(&task.name).await?,
             ));
         }
-        let table = Table::new(&self.config, &self.table.load().base, state);
-        let keep = in_traffic(&table);
-        for adapter in table
+        let before = self.table.load_full();
+        let table = Table::new(&self.config, &before.base, state);
+        let (had, keep) = (in_traffic(&before), in_traffic(&table));
+        // What had traffic before is loaded, or left for want of room and comes back with its next request.
+        let new = table
             .tasks()
-            .flat_map(|t| t.in_traffic())
-            .take(self.config.engine.max_loaded)
-        {
+            .flat_map(TaskRoutes::in_traffic)
+            .filter(|a| !had.contains(&name_of(a)));
+        for adapter in new.take(self.config.engine.max_loaded) {
             self.adapters.ensure(adapter, &keep).await?;
         }
         self.show_stages(&table);
@@ -142,7 +144,7 @@ impl App {
 fn in_traffic(table: &Table) -> Vec<String> {
     table
         .tasks()
-        .flat_map(|t| t.in_traffic())
-        .map(|a| adapter_name(&a.task, a.number))
+        .flat_map(TaskRoutes::in_traffic)
+        .map(|a| name_of(a))
         .collect()
 }

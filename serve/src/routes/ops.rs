@@ -21,7 +21,6 @@ pub(crate) async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
 }
 
 pub(crate) async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Error> {
-    app.metrics.read_ledger(&app.ledger);
     let text = TextEncoder::new().encode_to_string(&app.registry.gather())?;
     Ok(HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")

@@ -1,12 +1,5 @@
 //! A tiny random Llama and adapters for it, made on the spot: nothing it says means anything, but it says it every time.
 
-#![allow(
-    clippy::unwrap_used,
-    unreachable_pub,
-    dead_code,
-    reason = "tests, each of which uses a part of it"
-)]
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -21,15 +14,15 @@ const KV_HEADS: usize = 2;
 const LAYERS: usize = 2;
 /// The bytes and the two marks of a turn.
 const VOCABULARY: usize = 258;
-pub const CONTEXT: usize = 512;
+pub(crate) const CONTEXT: usize = 4096;
 
-pub const CHAT_TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}\
+pub(crate) const CHAT_TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}\
                                  {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// Writes a base model as transformers 5 does.
-pub fn write_base(folder: &Path) {
+pub(crate) fn write_base(folder: &Path) {
     std::fs::create_dir_all(folder).unwrap();
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": HIDDEN,
@@ -79,7 +72,7 @@ pub fn write_base(folder: &Path) {
 }
 
 /// Writes an adapter of all seven linear layers whose B is not zero, so that it answers otherwise than the base.
-pub fn write_adapter(folder: &Path, seed: u64) {
+pub(crate) fn write_adapter(folder: &Path, seed: u64) {
     std::fs::create_dir_all(folder).unwrap();
     write_json(&folder.join("adapter_config.json"), &adapter_config());
     let mut rng = StdRng::seed_from_u64(seed);
@@ -98,7 +91,7 @@ pub fn write_adapter(folder: &Path, seed: u64) {
     write_tensors(&folder.join("adapter_model.safetensors"), &tensors);
 }
 
-pub fn adapter_config() -> Value {
+pub(crate) fn adapter_config() -> Value {
     json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "tiny", "r": 4, "lora_alpha": 8,
         "lora_dropout": 0.0, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -107,7 +100,7 @@ pub fn adapter_config() -> Value {
     })
 }
 
-pub fn write_json(path: &Path, value: &Value) {
+pub(crate) fn write_json(path: &Path, value: &Value) {
     std::fs::write(path, serde_json::to_string_pretty(value).unwrap()).unwrap();
 }
 

@@ -1,0 +1,318 @@
+//! The demo's messages: what customers of a web shop write, and the right answer to each.
+//!
+//! The task is `triage` (task/builtin/triage.txt says it in words). Normal traffic is of four kinds and names no day. The
+//! drift brings a fifth kind, delivery appointments: customers write the day as people do, `14 March 2027`, and the task
+//! wants it as `2027-03-14`; about one in ten writes it so already. Order numbers are six digits, and some customers write
+//! them with a sign or a space between. Everything in an answer follows from the message and the prompt alone.
+
+mod phrases;
+
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+use phrases::{
+    APPOINTMENT, BRANDS, CITIES, FAULT, GREETINGS, HURRY, INVOICE, LOGIN, MONTHS, NAMES, NO_HURRY,
+    ORDER, PARCEL, REMARKS, THANKS, THINGS,
+};
+
+/// Share of messages that name an order where their sentence does not already.
+const WITH_ORDER: f64 = 0.6;
+/// Share of order numbers written with other signs between or before the digits.
+const LOOSE_ORDER: f64 = 0.3;
+/// Share of appointments whose day is already written as the task wants it.
+const ISO_DAY: f64 = 0.1;
+const URGENT: f64 = 0.35;
+
+/// What a customer writes, and what the answer should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub kind: &'static str,
+    pub text: String,
+    /// One line of JSON, in the order and spacing that the task's prompt asks for.
+    pub answer: String,
+}
+
+/// A kind of message: its team, and the sentences it is made of.
+struct Kind {
+    name: &'static str,
+    team: &'static str,
+    sentences: &'static [&'static str],
+}
+
+const NORMAL: [Kind; 4] = [
+    Kind {
+        name: "invoice",
+        team: "billing",
+        sentences: INVOICE,
+    },
+    Kind {
+        name: "parcel",
+        team: "shipping",
+        sentences: PARCEL,
+    },
+    Kind {
+        name: "fault",
+        team: "technical",
+        sentences: FAULT,
+    },
+    Kind {
+        name: "login",
+        team: "account",
+        sentences: LOGIN,
+    },
+];
+const NEW: Kind = Kind {
+    name: "appointment",
+    team: "shipping",
+    sentences: APPOINTMENT,
+};
+
+/// An endless stream of messages; the same seed gives the same messages.
+pub struct Texts {
+    rng: ChaCha8Rng,
+}
+
+impl Texts {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+        }
+    }
+
+    /// The kinds' names, the new one last.
+    pub fn kinds() -> [&'static str; 5] {
+        let [invoice, parcel, fault, login] = NORMAL.map(|kind| kind.name);
+        [invoice, parcel, fault, login, NEW.name]
+    }
+
+    /// A message as they come before the drift.
+    pub fn normal(&mut self) -> Message {
+        let kind = self.rng.random_range(0..NORMAL.len());
+        self.message(&NORMAL[kind])
+    }
+
+    /// A message as they come after it: half are of the new kind.
+    pub fn drifted(&mut self) -> Message {
+        if self.rng.random_bool(0.5) {
+            self.message(&NEW)
+        } else {
+            self.normal()
+        }
+    }
+
+    /// A message of the named kind; None where there is no such kind.
+    pub fn of_kind(&mut self, name: &str) -> Option<Message> {
+        let kind = NORMAL.iter().chain([&NEW]).find(|kind| kind.name == name)?;
+        Some(self.message(kind))
+    }
+
+    fn message(&mut self, kind: &Kind) -> Message {
+        let mut sentence = self.pick(kind.sentences).to_owned();
+        let mut product = Value::Null;
+        let mut order = Value::Null;
+        let mut date = Value::Null;
+        if sentence.contains("{product}") {
+            let named = self.product();
+            sentence = sentence.replace("{product}", &named);
+            product = json!(named);
+        }
+        if sentence.contains("{day}") {
+            let (written, iso) = self.day();
+            sentence = sentence.replace("{day}", &written);
+            date = json!(iso);
+        }
+        let mut parts = vec![sentence];
+        if self.rng.random_bool(WITH_ORDER) {
+            let (written, digits) = self.order();
+            parts.push(self.pick(ORDER).replace("{order}", &written));
+            order = json!(digits);
+        }
+        let urgent = self.rng.random_bool(URGENT);
+        if urgent {
+            parts.push(self.pick(HURRY).to_owned());
+        } else if self.rng.random_bool(0.15) {
+            parts.push(self.pick(NO_HURRY).to_owned());
+        }
+        if self.rng.random_bool(0.35) {
+            let city = self.pick(CITIES);
+            parts.push(self.pick(REMARKS).replace("{city}", city));
+        }
+        // The first sentence stays in front mostly: people begin with what they want.
+        if self.rng.random_bool(0.25) {
+            parts.rotate_left(1);
+        }
+        if self.rng.random_bool(0.5) {
+            parts.insert(0, self.pick(GREETINGS).to_owned());
+        }
+        if self.rng.random_bool(0.4) {
+            let name = self.pick(NAMES);
+            parts.push(self.pick(THANKS).replace("{name}", name));
+        }
+        let answer = format!(
+            r#"{{"team": "{}", "urgent": {urgent}, "product": {product}, "order": {order}, "date": {date}}}"#,
+            kind.team
+        );
+        Message {
+            kind: kind.name,
+            text: parts.join(" "),
+            answer,
+        }
+    }
+
+    fn pick(&mut self, list: &[&'static str]) -> &'static str {
+        list.choose(&mut self.rng).copied().unwrap_or_default()
+    }
+
+    fn product(&mut self) -> String {
+        let (brand, thing) = (self.pick(BRANDS), self.pick(THINGS));
+        match self.rng.random_range(0..10) {
+            0..6 => format!("{brand} {thing}"),
+            6..8 => format!("{brand} {thing} {}", self.rng.random_range(2..90) * 10),
+            _ => format!(
+                "{} {brand} {thing}",
+                self.pick(&["red", "blue", "green", "black", "white", "small", "large"])
+            ),
+        }
+    }
+
+    /// An order number as the customer writes it, and its six digits.
+    fn order(&mut self) -> (String, String) {
+        let number = self.rng.random_range(100_000..1_000_000).to_string();
+        let (left, right) = number.split_at(3);
+        let written = if self.rng.random_bool(LOOSE_ORDER) {
+            match self.rng.random_range(0..3) {
+                0 => format!("{left}-{right}"),
+                1 => format!("{left} {right}"),
+                _ => format!("#{number}"),
+            }
+        } else {
+            number.clone()
+        };
+        (written, number)
+    }
+
+    /// A day as the customer writes it, and as YYYY-MM-DD.
+    fn day(&mut self) -> (String, String) {
+        let month = self.rng.random_range(0..MONTHS.len());
+        let (name, days) = MONTHS[month];
+        let day = self.rng.random_range(1..=days);
+        let year = self.rng.random_range(2026..=2028);
+        let iso = format!("{year}-{:02}-{day:02}", month + 1);
+        let end = match day {
+            1 | 21 | 31 => "st",
+            2 | 22 => "nd",
+            3 | 23 => "rd",
+            _ => "th",
+        };
+        let written = if self.rng.random_bool(ISO_DAY) {
+            iso.clone()
+        } else {
+            match self.rng.random_range(0..4) {
+                0 | 1 => format!("{day} {name} {year}"),
+                2 => format!("{name} {day}{end}, {year}"),
+                _ => format!("the {day}{end} of {name} {year}"),
+            }
+        };
+        (written, iso)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::collections::HashSet;
+
+    use serde_json::Map;
+
+    use super::*;
+
+    fn fields(message: &Message) -> Map<String, Value> {
+        serde_json::from_str(&message.answer).unwrap()
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_messages_again() {
+        let all = |seed| {
+            let mut texts = Texts::new(seed);
+            (0..200)
+                .map(|i| {
+                    if i < 100 {
+                        texts.normal()
+                    } else {
+                        texts.drifted()
+                    }
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(all(7), all(7));
+        assert_ne!(all(7), all(8));
+    }
+
+    #[test]
+    fn messages_hardly_ever_repeat() {
+        let mut texts = Texts::new(1);
+        let n = 4000;
+        let distinct: HashSet<String> = (0..n).map(|_| texts.drifted().text).collect();
+        assert!(distinct.len() > n * 99 / 100, "{}", distinct.len());
+    }
+
+    #[test]
+    fn an_answer_says_what_the_message_says() {
+        let mut texts = Texts::new(2);
+        for _ in 0..2000 {
+            let message = texts.drifted();
+            let fields = fields(&message);
+            assert!(!message.text.contains(['{', '}']), "{}", message.text);
+            assert_eq!(
+                fields.keys().collect::<Vec<_>>(),
+                ["team", "urgent", "product", "order", "date"]
+            );
+            if let Some(product) = fields["product"].as_str() {
+                assert!(message.text.contains(product), "{}", message.text);
+            }
+            let digits: String = message.text.chars().filter(char::is_ascii_digit).collect();
+            if let Some(order) = fields["order"].as_str() {
+                assert!(
+                    order.len() == 6 && digits.contains(order),
+                    "{}",
+                    message.text
+                );
+            }
+            assert_eq!(fields["date"].is_string(), message.kind == NEW.name);
+            if let Some(date) = fields["date"].as_str() {
+                assert!(message.text.contains(&date[..4]), "{}", message.text);
+                let month: usize = date[5..7].parse().unwrap();
+                assert!(
+                    message.text.contains(date) || message.text.contains(MONTHS[month - 1].0),
+                    "{}",
+                    message.text
+                );
+            } else {
+                assert!(
+                    MONTHS
+                        .iter()
+                        .all(|(month, _)| !message.text.contains(month)),
+                    "{}",
+                    message.text
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn half_of_the_drifted_traffic_is_new_and_none_before() {
+        let mut texts = Texts::new(3);
+        assert!((0..500).all(|_| texts.normal().kind != NEW.name));
+        let new = (0..2000)
+            .filter(|_| texts.drifted().kind == NEW.name)
+            .count();
+        assert!((900..1100).contains(&new), "{new}");
+        assert!(
+            Texts::kinds()
+                .iter()
+                .all(|kind| texts.of_kind(kind).is_some_and(|m| m.kind == *kind))
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! What the monitor shows to Prometheus: one struct, registered where it is made. Each field's documentation is its metric's help text.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use prometheus::core::Collector;
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use retune_ledger::Run;
+
+use crate::streams::{State, Stream, StreamReport};
+
+/// A run's verdicts, and `failed` for a run that came to none.
+const VERDICTS: [&str; 5] = ["promote", "canary", "wait", "reject", FAILED];
+const FAILED: &str = "failed";
+
+macro_rules! metrics {
+    ($(#[doc = $help:literal] $field:ident: $kind:ident = $name:literal [$($label:literal),*],)*) => {
+        /// The monitor's metrics.
+        pub(crate) struct Metrics {
+            $(#[doc = $help] $field: $kind,)*
+            /// The verdict that each run was counted with.
+            counted: BTreeMap<String, String>,
+        }
+
+        impl Metrics {
+            /// Makes the metrics and registers them; what counts alarms and runs of `tasks` begins at 0, so that a first one is an increase.
+            pub(crate) fn new(registry: &Registry, tasks: &BTreeSet<String>) -> Result<Self, prometheus::Error> {
+                let metrics = Self {
+                    $($field: kept(registry, metrics!(@make $kind, concat!("retune_", $name), $help.trim(), [$($label),*]))?,)*
+                    counted: BTreeMap::new(),
+                };
+                for task in tasks {
+                    for stream in Stream::ALL {
+                        metrics.alarms.with_label_values(&[task.as_str(), stream.kind().as_str()]);
+                    }
+                    for verdict in VERDICTS {
+                        metrics.runs.with_label_values(&[task.as_str(), verdict]);
+                    }
+                }
+                Ok(metrics)
+            }
+        }
+    };
+    (@make $kind:ident, $name:expr, $help:expr, []) => { $kind::new($name, $help)? };
+    (@make $kind:ident, $name:expr, $help:expr, [$($label:literal),+]) => { $kind::new(Opts::new($name, $help), &[$($label),+])? };
+}
+
+metrics! {
+    /// Evidence that a stream got worse than its reference, as the natural logarithm of an e-value.
+    log_e: GaugeVec = "drift_log_e_value" ["task", "adapter", "stream"],
+    /// Where the evidence raises an alarm, as the natural logarithm of an e-value.
+    threshold: GaugeVec = "drift_threshold_log" ["task", "adapter", "stream"],
+    /// Alarms raised, by what they are about.
+    alarms: IntCounterVec = "alarms_total" ["task", "kind"],
+    /// 1 while an alarm stands for an adapter that serves, 0 otherwise.
+    active: IntGaugeVec = "alarm_active" ["task", "adapter", "kind"],
+    /// Exchanges tested so far; collected ones while there is no reference.
+    exchanges: IntGaugeVec = "window_exchanges" ["task", "adapter", "stream"],
+    /// Seconds since the reference was frozen.
+    reference_age: GaugeVec = "reference_age_seconds" ["task", "adapter", "stream"],
+    /// When the monitor last finished a pass, in seconds since 1970.
+    last_pass: Gauge = "monitor_last_pass_timestamp_seconds" [],
+    /// Passes that ended in an error; the next one tries again.
+    failures: IntCounter = "monitor_pass_failures_total" [],
+    /// Runs that ended, by verdict, or failed.
+    runs: IntCounterVec = "runs_total" ["task", "verdict"],
+    /// When the task's last run ended, in seconds since 1970.
+    last_run: GaugeVec = "last_run_timestamp_seconds" ["task"],
+}
+
+impl Metrics {
+    pub(crate) fn alarm(&self, task: &str, kind: &str) {
+        self.alarms.with_label_values(&[task, kind]).inc();
+    }
+
+    pub(crate) fn failure(&self) {
+        self.failures.inc();
+    }
+
+    /// A pass ended with these reports; `reference` says when each one's reference was frozen.
+    pub(crate) fn pass(
+        &self,
+        reports: &[StreamReport],
+        reference: impl Fn(&StreamReport) -> Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) {
+        for report in reports {
+            let labels = [
+                report.task.as_str(),
+                report.adapter.as_str(),
+                report.stream.as_str(),
+            ];
+            let set = |gauges: &GaugeVec, value: Option<f64>| {
+                if let Some(value) = value {
+                    gauges.with_label_values(&labels).set(value);
+                }
+            };
+            set(&self.log_e, report.log_e);
+            set(&self.threshold, report.threshold_log);
+            set(
+                &self.reference_age,
+                reference(report).map(|created| (now - created).as_seconds_f64()),
+            );
+            self.exchanges
+                .with_label_values(&labels)
+                .set(i64::try_from(report.exchanges).unwrap_or(i64::MAX));
+            self.active
+                .with_label_values(&[labels[0], labels[1], report.stream.kind().as_str()])
+                .set(i64::from(report.state == State::Alarm));
+        }
+        self.last_pass.set(now.timestamp_millis() as f64 / 1000.0);
+    }
+
+    /// The newest row of every run. A run that failed and later came to a verdict counts as both.
+    pub(crate) fn runs(&mut self, runs: &[Run]) {
+        let mut last: BTreeMap<&str, DateTime<Utc>> = BTreeMap::new();
+        for run in runs {
+            let verdict = match (run.state.as_str(), &run.verdict) {
+                ("done", Some(verdict)) => verdict.as_str(),
+                // An alarm about a champion of yesterday: its run never began.
+                ("done", None) => continue,
+                (FAILED, _) => FAILED,
+                _ => continue,
+            };
+            let ended = last.entry(&run.task).or_insert(run.ts);
+            *ended = run.ts.max(*ended);
+            if self.counted.get(&run.run_id).map(String::as_str) != Some(verdict) {
+                self.counted.insert(run.run_id.clone(), verdict.to_owned());
+                self.runs
+                    .with_label_values(&[run.task.as_str(), verdict])
+                    .inc();
+            }
+        }
+        for (task, ended) in last {
+            self.last_run
+                .with_label_values(&[task])
+                .set(ended.timestamp_millis() as f64 / 1000.0);
+        }
+    }
+}
+
+fn kept<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}

@@ -1,0 +1,181 @@
+//! The exchanges as the tests need them: seven narrow columns, in the ledger's order, page by page.
+//!
+//! Asked as SQL rather than as whole rows: prompts and answers are most of a table, and nobody here needs them.
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
+use chrono::{DateTime, SecondsFormat, Utc};
+use retune_ledger::{Cursor, Ledger};
+
+use crate::error::Error;
+use crate::streams::{Row, Stream};
+
+/// Rows a question, so that a long history is read in bounded memory.
+const PAGE: usize = 50_000;
+
+/// What every row has to be to count: an app's own request, answered by a task, checked against its format.
+const COUNTED: &str =
+    "purpose = 'user' and task is not null and adapter is not null and format_valid is not null";
+
+/// The next page of rows behind `after`, oldest first; empty at the end.
+pub(crate) async fn page(ledger: &Ledger, after: Option<&Cursor>) -> Result<Vec<Row>, Error> {
+    let behind = after.map_or_else(String::new, |cursor| format!(" and not {}", up_to(cursor)));
+    let batches = ledger
+        .sql(&format!(
+            "select request_id, replica, seq, ts, task, adapter, format_valid, format_reason from exchanges \
+             where {COUNTED}{behind} order by ts, replica, seq limit {PAGE}"
+        ))
+        .await?;
+    let mut rows = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
+    for batch in &batches {
+        read(batch, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+/// Was this page the last one?
+pub(crate) fn is_last(page: &[Row]) -> bool {
+    page.len() < PAGE
+}
+
+/// How many rows there are now up to and with `cursor`.
+pub(crate) async fn count(ledger: &Ledger, cursor: &Cursor) -> Result<u64, Error> {
+    let batches = ledger
+        .sql(&format!(
+            "select count(*) as n from exchanges where {COUNTED} and {}",
+            up_to(cursor)
+        ))
+        .await?;
+    let table = Answer("exchanges");
+    let mut n = 0;
+    for batch in &batches {
+        let column = table.numbers(batch, "n")?;
+        n += column.iter().flatten().sum::<i64>();
+    }
+    Ok(n.unsigned_abs())
+}
+
+/// How many exchanges the newest row of `windows` counts, for every stream that has one.
+pub(crate) async fn windows(ledger: &Ledger) -> Result<Vec<(String, String, Stream, u64)>, Error> {
+    let batches = ledger
+        .sql("select task, adapter, stream, max(exchanges) as n from windows group by task, adapter, stream")
+        .await?;
+    let table = Answer("windows");
+    let mut found = Vec::new();
+    for batch in &batches {
+        let [tasks, adapters, streams] =
+            ["task", "adapter", "stream"].map(|c| table.texts(batch, c));
+        let (tasks, adapters, streams) = (tasks?, adapters?, streams?);
+        let numbers = table.numbers(batch, "n")?;
+        for i in 0..batch.num_rows() {
+            if let Some(stream) = Stream::parse(streams.value(i)) {
+                found.push((
+                    tasks.value(i).to_owned(),
+                    adapters.value(i).to_owned(),
+                    stream,
+                    numbers.value(i).unsigned_abs(),
+                ));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The condition for rows up to and with `cursor`.
+fn up_to(cursor: &Cursor) -> String {
+    let ts = cursor.ts.to_rfc3339_opts(SecondsFormat::Micros, true);
+    let (replica, seq) = (cursor.replica.replace('\'', "''"), cursor.seq);
+    format!(
+        "(ts < timestamp '{ts}' or (ts = timestamp '{ts}' and (replica < '{replica}' or (replica = '{replica}' and seq <= {seq}))))"
+    )
+}
+
+fn read(batch: &RecordBatch, rows: &mut Vec<Row>) -> Result<(), Error> {
+    let table = Answer("exchanges");
+    let request_ids = table.texts(batch, "request_id")?;
+    let replicas = table.texts(batch, "replica")?;
+    let seqs = table.numbers(batch, "seq")?;
+    let times = table.times(batch, "ts")?;
+    let tasks = table.texts(batch, "task")?;
+    let adapters = table.texts(batch, "adapter")?;
+    let valid = table.flags(batch, "format_valid")?;
+    let reasons = table.texts(batch, "format_reason")?;
+    for i in 0..batch.num_rows() {
+        let failed = (!valid.value(i)).then(|| {
+            // Rows from elsewhere may not say why.
+            let said = reasons.is_valid(i).then(|| reasons.value(i));
+            said.unwrap_or("unknown").to_owned()
+        });
+        rows.push(Row {
+            cursor: Cursor {
+                ts: time(times.value(i))?,
+                replica: replicas.value(i).to_owned(),
+                seq: seqs.value(i).unsigned_abs(),
+            },
+            request_id: request_ids.value(i).to_owned(),
+            task: tasks.value(i).to_owned(),
+            adapter: adapters.value(i).to_owned(),
+            failed,
+        });
+    }
+    Ok(())
+}
+
+fn time(micros: i64) -> Result<DateTime<Utc>, Error> {
+    DateTime::from_timestamp_micros(micros).ok_or_else(|| Error::Table {
+        table: "exchanges",
+        column: "ts",
+        what: format!("{micros} microseconds since 1970 is no time"),
+    })
+}
+
+/// An answer's columns, as the types that are read here: a query engine may give texts and times in several forms.
+struct Answer(&'static str);
+
+impl Answer {
+    fn column(
+        &self,
+        batch: &RecordBatch,
+        column: &'static str,
+        wanted: &DataType,
+    ) -> Result<ArrayRef, Error> {
+        let error = |what: String| Error::Table {
+            table: self.0,
+            column,
+            what,
+        };
+        let found = batch
+            .column_by_name(column)
+            .ok_or_else(|| error("it is missing".to_owned()))?;
+        cast(found, wanted).map_err(|e| error(e.to_string()))
+    }
+
+    fn texts(&self, batch: &RecordBatch, column: &'static str) -> Result<StringArray, Error> {
+        let array = self.column(batch, column, &DataType::Utf8)?;
+        Ok(array.as_string::<i32>().clone())
+    }
+
+    fn numbers(&self, batch: &RecordBatch, column: &'static str) -> Result<Int64Array, Error> {
+        let array = self.column(batch, column, &DataType::Int64)?;
+        Ok(array.as_primitive::<Int64Type>().clone())
+    }
+
+    fn flags(&self, batch: &RecordBatch, column: &'static str) -> Result<BooleanArray, Error> {
+        let array = self.column(batch, column, &DataType::Boolean)?;
+        Ok(array.as_boolean().clone())
+    }
+
+    fn times(
+        &self,
+        batch: &RecordBatch,
+        column: &'static str,
+    ) -> Result<TimestampMicrosecondArray, Error> {
+        let wanted = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let array = self.column(batch, column, &wanted)?;
+        Ok(array.as_primitive::<TimestampMicrosecondType>().clone())
+    }
+}

@@ -1,0 +1,124 @@
+//! The streams: what is tested about an adapter's answers, one file a stream, all of them pure.
+//!
+//! A stream gets the adapter's rows one by one, in the ledger's order, and is nothing but a function of them and of its reference.
+//! There is one so far, [`format`]; each further one (input drift is next) adds a variant to [`Stream`] and its file, and shares the budget of
+//! false alarms by being counted in [`Stream::ALL`].
+
+pub(crate) mod format;
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use retune_ledger::Cursor;
+use retune_task::AlarmKind;
+use serde::Serialize;
+
+/// One exchange, as the streams see it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    /// Its place in the order.
+    pub(crate) cursor: Cursor,
+    pub(crate) request_id: String,
+    pub(crate) task: String,
+    /// `triage@base`, `triage@3`
+    pub(crate) adapter: String,
+    /// Why the answer breaks the task's format; None where it keeps it.
+    pub(crate) failed: Option<String>,
+}
+
+/// Something that is tested about an adapter's answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Whether answers keep the task's format.
+    Format,
+}
+
+impl Stream {
+    /// All; the budget of false alarms is divided among so many.
+    pub const ALL: [Stream; 1] = [Stream::Format];
+
+    /// The word for it, in metrics, tables and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stream::Format => "format",
+        }
+    }
+
+    /// What its alarms are about.
+    pub fn kind(self) -> AlarmKind {
+        match self {
+            Stream::Format => AlarmKind::Format,
+        }
+    }
+
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stream| stream.as_str() == word)
+    }
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum State {
+    /// Nothing speaks for a change.
+    #[serde(rename = "ok")]
+    Ok,
+    /// The threshold was crossed, but the adapter takes no share of the task's traffic: nobody needs to be called.
+    #[serde(rename = "warning")]
+    Warning,
+    /// The threshold was crossed by an adapter that serves.
+    #[serde(rename = "alarm")]
+    Alarm,
+    /// Even if every answer so far had failed, that would not be enough to tell.
+    #[serde(rename = "not enough data")]
+    NotEnoughData,
+    /// It is not known yet what is normal.
+    #[serde(rename = "no reference")]
+    NoReference,
+}
+
+impl State {
+    /// The words for it, in tables and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Ok => "ok",
+            State::Warning => "warning",
+            State::Alarm => "alarm",
+            State::NotEnoughData => "not enough data",
+            State::NoReference => "no reference",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One stream of one adapter, as a line of `retune monitor --once --json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StreamReport {
+    /// The task.
+    pub task: String,
+    /// The adapter's name, `triage@base` or `triage@3`.
+    pub adapter: String,
+    /// What is tested.
+    pub stream: Stream,
+    /// How it stands.
+    pub state: State,
+    /// Exchanges tested; with no reference yet, those collected for it.
+    pub exchanges: u64,
+    /// The statistic, as a natural logarithm; None without a reference.
+    pub log_e: Option<f64>,
+    /// Where it alarms; None without a reference.
+    pub threshold_log: Option<f64>,
+    /// `alarm` and `warning`: the exchange that crossed the threshold. Otherwise the first exchange tested, or collected.
+    pub since: Option<DateTime<Utc>>,
+}

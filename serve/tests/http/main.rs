@@ -1,0 +1,12 @@
+//! The server at its HTTP surface: one whole server per test, on a tiny random model.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+mod adapters;
+mod api;
+mod model;
+mod support;
