@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::reader;
 use crate::streams::format::Rules;
-use crate::streams::{Row, Stream, StreamReport};
+use crate::streams::{Stream, StreamReport};
 
 /// Between two counts of what was settled long ago.
 const AUDIT: Duration = Duration::from_secs(60);
@@ -93,9 +93,9 @@ impl Monitor {
     }
 
     pub(crate) async fn pass_at(&mut self, now: DateTime<Utc>) -> Result<Vec<StreamReport>, Error> {
-        self.audit().await?;
-        self.catch_up(now - self.settle).await?;
         let serving = self.serving().await?;
+        self.audit().await?;
+        self.catch_up(now - self.settle, &serving).await?;
         self.raise(&serving).await?;
         self.append_windows().await?;
         self.look_at_runs().await?;
@@ -130,14 +130,26 @@ impl Monitor {
     }
 
     /// Folds what is new; rows up to `watermark` are settled.
-    async fn catch_up(&mut self, watermark: DateTime<Utc>) -> Result<(), Error> {
+    async fn catch_up(
+        &mut self,
+        watermark: DateTime<Utc>,
+        serving: &BTreeSet<Key>,
+    ) -> Result<(), Error> {
         let version = self.ledger.table_version(Table::Exchanges).await?;
-        if self.exchanges_version == Some(version) && self.visible.is_none() {
+        let waiting = self.settled.collecting().into_iter();
+        let mut consistent = self.learn(waiting.chain(serving.iter().cloned())).await?;
+        if consistent && self.visible.is_none() && self.exchanges_version == Some(version) {
             return Ok(());
         }
         self.exchanges_version = None;
-        while !(self.read(watermark).await? && self.freeze().await?) {
-            self.settled = self.settled.before_any_row();
+        loop {
+            if !consistent {
+                self.settled = self.settled.before_any_row();
+            }
+            consistent = self.read(watermark).await? && self.freeze().await?;
+            if consistent {
+                break;
+            }
         }
         self.exchanges_version = Some(version);
         Ok(())
@@ -149,7 +161,10 @@ impl Monitor {
         let mut after = self.settled.last().cloned();
         loop {
             let page = reader::page(&self.ledger, after.as_ref()).await?;
-            if !self.learn(&page).await? {
+            let keys = page
+                .iter()
+                .map(|row| (row.task.clone(), row.adapter.clone()));
+            if !self.learn(keys).await? {
                 return Ok(false);
             }
             for row in &page {
@@ -168,15 +183,11 @@ impl Monitor {
         }
     }
 
-    /// Looks for the references of adapters that have none: those of `page`, and those that collect for one.
-    async fn learn(&mut self, page: &[Row]) -> Result<bool, Error> {
-        let mut lacking: BTreeSet<Key> = self.settled.collecting().into_iter().collect();
-        for row in page {
-            let key = (row.task.clone(), row.adapter.clone());
-            if self.settled.lacks_reference(&key) {
-                lacking.insert(key);
-            }
-        }
+    /// Looks for the references that are not known yet. False where rows were already taken without one of them.
+    async fn learn(&mut self, keys: impl Iterator<Item = Key>) -> Result<bool, Error> {
+        let lacking: BTreeSet<Key> = keys
+            .filter(|key| self.settled.lacks_reference(key))
+            .collect();
         let mut consistent = true;
         for key in lacking {
             if let Some(reference) = self.ledger.reference(&key.0, &key.1, None).await? {
