@@ -125,7 +125,7 @@ pub(super) const NO_HURRY: &[&str] = &[
 
 /// What else they say.
 pub(super) const REMARKS: &[&str] = &[
-    "I live in {city}.",
+    "I write to you from {city}.",
     "I have moved to {city}.",
     "I bought it in your shop in {city}.",
     "My sister in {city} told me to write to you.",

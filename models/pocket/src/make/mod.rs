@@ -53,7 +53,7 @@ pub(crate) struct Settings {
 /// The one command: everything from the seed.
 pub(crate) fn make(settings: &Settings) -> Result<()> {
     let begun = Instant::now();
-    let tokenizer = tokenizer::train(settings.seed, VOCABULARY)?;
+    let tokenizer = tokenizer::train(settings.seed, VOCABULARY, tokenizer::SAMPLES)?;
     let config = shape(&tokenizer)?;
     let mut corpus = Corpus::new(settings.seed + 1)?;
     let bar = ProgressBar::new(settings.steps as u64);

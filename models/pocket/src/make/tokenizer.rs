@@ -18,16 +18,16 @@ use super::corpus::{Corpus, END_OF_TURN};
 pub(crate) const PAD: &str = "<|endoftext|>";
 const MARKS: [&str; 3] = [PAD, "<|im_start|>", END_OF_TURN];
 /// Conversations that the merges are learnt from.
-const SAMPLES: usize = 30_000;
+pub(crate) const SAMPLES: usize = 30_000;
 const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + \
     message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}\
     {{ '<|im_start|>assistant\n' }}{% endif %}";
 
-/// Trains on the corpus' first conversations.
-pub(crate) fn train(seed: u64, vocabulary: usize) -> Result<Tokenizer> {
+/// Trains on the corpus' first `samples` conversations.
+pub(crate) fn train(seed: u64, vocabulary: usize, samples: usize) -> Result<Tokenizer> {
     let mut corpus = Corpus::new(seed)?;
-    let mut texts = Vec::with_capacity(SAMPLES);
-    for _ in 0..SAMPLES {
+    let mut texts = Vec::with_capacity(samples);
+    for _ in 0..samples {
         let sample = corpus.sample()?;
         texts.push(format!(
             "{}\n{}\n{}",
@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn train_small() -> Tokenizer {
-        let tokenizer = super::super::tokenizer::train(1, 400).unwrap();
+        let tokenizer = train(1, 400, 300).unwrap();
         assert_eq!(tokenizer.get_vocab_size(true), 400);
         tokenizer
     }

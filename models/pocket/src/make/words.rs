@@ -342,8 +342,8 @@ mod tests {
     #[test]
     fn every_list_has_words_and_no_empty_one() {
         let words = Words::new();
-        assert!(words.lists.len() > 25);
-        assert!(words.lists.values().flatten().count() > 900);
+        assert!(words.lists.len() > 20);
+        assert!(words.lists.values().flatten().count() > 800);
         assert!(
             words
                 .lists
