@@ -18,23 +18,22 @@ macro_rules! metrics {
         /// The monitor's metrics.
         pub(crate) struct Metrics {
             $(#[doc = $help] $field: $kind,)*
-            /// The verdict that each run was counted with.
-            counted: BTreeMap<String, String>,
+            tasks: BTreeSet<String>,
+            /// The verdict that each run was counted with; None before the first look at the ledger.
+            counted: Option<BTreeMap<String, String>>,
         }
 
         impl Metrics {
-            /// Makes the metrics and registers them; what counts alarms and runs of `tasks` begins at 0, so that a first one is an increase.
+            /// Makes the metrics and registers them; what counts alarms of `tasks` begins at 0, so that a first one is an increase.
             pub(crate) fn new(registry: &Registry, tasks: &BTreeSet<String>) -> Result<Self, prometheus::Error> {
                 let metrics = Self {
                     $($field: kept(registry, metrics!(@make $kind, concat!("retune_", $name), $help.trim(), [$($label),*]))?,)*
-                    counted: BTreeMap::new(),
+                    tasks: tasks.clone(),
+                    counted: None,
                 };
                 for task in tasks {
                     for stream in Stream::ALL {
                         metrics.alarms.with_label_values(&[task.as_str(), stream.kind().as_str()]);
-                    }
-                    for verdict in VERDICTS {
-                        metrics.runs.with_label_values(&[task.as_str(), verdict]);
                     }
                 }
                 Ok(metrics)
@@ -112,20 +111,27 @@ impl Metrics {
     }
 
     /// The newest row of every run. A run that failed and later came to a verdict counts as both.
+    ///
+    /// The counters begin with what the ledger has, at the first look and not at 0 before it: a restart is no increase.
     pub(crate) fn runs(&mut self, runs: &[Run]) {
+        if self.counted.is_none() {
+            for (task, verdict) in self.tasks.iter().flat_map(|t| VERDICTS.map(|v| (t, v))) {
+                self.runs.with_label_values(&[task.as_str(), verdict]);
+            }
+        }
+        let counted = self.counted.get_or_insert_default();
         let mut last: BTreeMap<&str, DateTime<Utc>> = BTreeMap::new();
         for run in runs {
             let verdict = match (run.state.as_str(), &run.verdict) {
                 ("done", Some(verdict)) => verdict.as_str(),
-                // An alarm about a champion of yesterday: its run never began.
-                ("done", None) => continue,
                 (FAILED, _) => FAILED,
+                // Under way; or done without a verdict, when its alarm was about a champion of yesterday and it never began.
                 _ => continue,
             };
             let ended = last.entry(&run.task).or_insert(run.ts);
             *ended = run.ts.max(*ended);
-            if self.counted.get(&run.run_id).map(String::as_str) != Some(verdict) {
-                self.counted.insert(run.run_id.clone(), verdict.to_owned());
+            if counted.get(&run.run_id).map(String::as_str) != Some(verdict) {
+                counted.insert(run.run_id.clone(), verdict.to_owned());
                 self.runs
                     .with_label_values(&[run.task.as_str(), verdict])
                     .inc();

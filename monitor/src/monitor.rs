@@ -286,6 +286,7 @@ impl Monitor {
     }
 
     /// Appends the history's new rows; those that are there already, by another replica or before a restart, are left out.
+    /// (Two replicas at the very same moment may both append: the rows are the same.)
     async fn append_windows(&mut self) -> Result<(), Error> {
         if self.settled.windows().is_empty() {
             return Ok(());
