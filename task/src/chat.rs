@@ -62,7 +62,8 @@ impl Task {
         };
         let is_system = |m: &ChatMessage| m.role == "system" || m.role == "developer";
         if self.client_system == ClientSystem::Keep {
-            for message in client.iter().filter(|m| is_system(m)) {
+            let said = |m: &&ChatMessage| is_system(m) && !m.content.trim().is_empty();
+            for message in client.iter().filter(said) {
                 system.push_str("\n\n");
                 system.push_str(&message.content);
             }

@@ -1,7 +1,13 @@
 //! An output format, and whether an answer holds it. Pure: compiled once, checked without I/O.
 
+mod cycle;
+
+use jsonschema::PatternOptions;
 use regex::Regex;
 use serde_json::Value;
+
+/// Steps after which a backtracking pattern of a schema gives up: some milliseconds.
+const BACKTRACKS: usize = 100_000;
 
 /// What every answer of a task must look like.
 #[derive(Debug)]
@@ -45,41 +51,67 @@ impl Check {
 }
 
 impl Format {
-    /// From the text of a JSON schema. References to other documents are not resolved.
+    /// From the text of a JSON schema, draft 2020-12 where it names none. `format` is checked, in every draft; references to other
+    /// documents are not resolved. A `pattern` with look-around or back-references backtracks: past
+    /// 100,000 steps the answer counts as invalid, so that no answer holds up a server.
     pub fn json_schema(text: &str) -> Result<Self, String> {
         let schema: Value = serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?;
-        let validator =
-            jsonschema::validator_for(&schema).map_err(|e| format!("not a JSON schema: {e}"))?;
+        if cycle::has_cycle(&schema) {
+            return Err("not a JSON schema: a $ref in it leads back to itself without looking at a part of the answer; expected a way out".into());
+        }
+        let validator = jsonschema::options()
+            .should_validate_formats(true)
+            .with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(BACKTRACKS))
+            .build(&schema)
+            .map_err(|e| format!("not a JSON schema: {}{e}", at(&e.instance_path)))?;
         Ok(Format(Kind::JsonSchema(Box::new(validator))))
     }
 
-    /// From a regular expression that the whole answer must match. It runs in time linear in the answer's length.
+    /// From a regular expression that the whole answer must match, white space around it included. It runs in time linear
+    /// in the answer's length.
     pub fn regex(pattern: &str) -> Result<Self, String> {
-        let whole = Regex::new(&format!("^(?:{pattern})$")).map_err(|e| e.to_string())?;
+        // By itself first: `a)|(b` would become right, and mean something else, inside the brackets.
+        Regex::new(pattern).map_err(|e| e.to_string())?;
+        // A pattern that ends in a comment, as (?x) allows, needs a line's end before the bracket.
+        let whole = Regex::new(&format!(r"\A(?:{pattern})\z"))
+            .or_else(|_| Regex::new(&format!("\\A(?:{pattern}\n)\\z")))
+            .map_err(|e| e.to_string())?;
         Ok(Format(Kind::Regex(whole)))
     }
 
-    /// From a text with `{placeholders}`: each stands for one or more characters of one line, the last for any text.
-    /// White space around the answer is ignored.
+    /// From a text with `{placeholders}`, named by letters, digits and `_`; `{{` and `}}` are braces. Each stands for some
+    /// text on one line, the last for some text on any lines; white space alone is no text, and around the answer it is ignored.
     pub fn template(text: &str) -> Result<Self, String> {
-        let mut pattern = String::from("^");
+        const PLACEHOLDER: &str = r".*\S.*";
+        const LAST: &str = r"(?s:.*\S.*)";
+        let mut pieces = Vec::new();
+        let mut last = None;
         let mut rest = text.trim();
-        let mut placeholders = 0;
-        while let Some(open) = rest.find('{') {
-            let close = rest[open..].find('}').ok_or("a { has no }")? + open;
-            if close == open + 1 {
-                return Err("a placeholder has no name: {}".into());
+        while let Some(brace) = rest.find(['{', '}']) {
+            let (before, from) = rest.split_at(brace);
+            pieces.push(regex::escape(before));
+            if from.starts_with("{{") || from.starts_with("}}") {
+                pieces.push(regex::escape(&from[..1]));
+                rest = &from[2..];
+                continue;
             }
-            pattern.push_str(&regex::escape(&rest[..open]));
-            rest = &rest[close + 1..];
-            placeholders += 1;
-            pattern.push_str(if rest.contains('{') { ".+?" } else { "(?s:.+)" });
+            let name = from.strip_prefix('{').and_then(|s| s.split_once('}'));
+            let named = name.filter(|(name, _)| {
+                !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_')
+            });
+            let Some((_, after)) = named else {
+                return Err(format!(
+                    "{:?} begins no {{placeholder}}; a brace that belongs to the text is written {{{{ or }}}}",
+                    from.chars().take(20).collect::<String>()
+                ));
+            };
+            last = Some(pieces.len());
+            pieces.push(PLACEHOLDER.to_owned());
+            rest = after;
         }
-        if placeholders == 0 {
-            return Err("there is no {placeholder} in it".into());
-        }
-        pattern.push_str(&regex::escape(rest));
-        pattern.push('$');
+        let last = last.ok_or("there is no {placeholder} in it")?;
+        pieces[last] = LAST.to_owned();
+        let pattern = format!(r"\A{}{}\z", pieces.concat(), regex::escape(rest));
         Ok(Format(Kind::Template(
             Regex::new(&pattern).map_err(|e| e.to_string())?,
         )))
@@ -104,7 +136,7 @@ impl Format {
     }
 
     /// Checks a whole answer. For a schema the answer must be one JSON value; white space around it is allowed, code
-    /// fences and other text are not: a program reads it.
+    /// fences and other text are not: a program reads it. Of a key that stands twice the last counts, as with most parsers.
     pub fn check(&self, answer: &str) -> Check {
         match &self.0 {
             Kind::JsonSchema(schema) => check_json(schema, answer),
@@ -146,7 +178,15 @@ fn check_json(schema: &jsonschema::Validator, answer: &str) -> Check {
         E::Pattern { .. } | E::Format { .. } => "pattern",
         _ => "schema",
     };
-    Check::invalid(reason, format!("{}: {error}", error.instance_path))
+    Check::invalid(reason, format!("{}{error}", at(&error.instance_path)))
+}
+
+/// Where in a document, as a prefix of what is wrong there.
+fn at(path: &jsonschema::paths::Location) -> String {
+    match path.as_str() {
+        "" => String::new(),
+        path => format!("{path}: "),
+    }
 }
 
 #[cfg(test)]
@@ -178,6 +218,7 @@ mod tests {
             ),
             ("```json\n{}\n```", "not_json"),
             (r#"{"team": "billing", "day": null} thanks"#, "not_json"),
+            (r#"{"team": "x", "team": "billing", "day": null}"#, "valid"),
             (r#"{"team": "billing""#, "not_json"),
             ("", "not_json"),
             ("[]", "type"),
@@ -191,8 +232,50 @@ mod tests {
         }
         let deep = "[".repeat(100_000);
         assert_eq!(reason(&format, &deep), "not_json");
-        assert!(Format::json_schema("{").is_err());
-        assert!(Format::json_schema(r#"{"type": "objekt"}"#).is_err());
+    }
+
+    #[test]
+    fn a_schema_is_refused_where_it_would_not_be_checked_as_written() {
+        for (wrong, why) in [
+            ("{", "not JSON"),
+            (r#"{"type": "objekt"}"#, "not a JSON schema: /type"),
+            (
+                r#"{"pattern": "("}"#,
+                r#"not a JSON schema: "(" is not a "regex""#,
+            ),
+            (r##"{"allOf": [{"$ref": "#"}]}"##, "leads back to itself"),
+            (r##"{"$ref": "#/$defs/none"}"##, "none"),
+            (r#"{"$ref": "file:///etc/hostname"}"#, "/etc/hostname"),
+            (r#"{"$ref": "http://127.0.0.1:9/a.json"}"#, "127.0.0.1:9"),
+        ] {
+            let error = Format::json_schema(wrong).unwrap_err();
+            assert!(error.contains(why), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn formats_are_checked_in_every_draft() {
+        for draft in ["draft-07/schema#", "draft/2020-12/schema"] {
+            let host = if draft.contains('#') { "http" } else { "https" };
+            let schema =
+                format!(r#"{{"$schema": "{host}://json-schema.org/{draft}", "format": "date"}}"#);
+            let format = Format::json_schema(&schema).unwrap();
+            assert_eq!(reason(&format, r#""2028-02-29""#), "valid", "{draft}");
+            assert_eq!(reason(&format, r#""2026-02-29""#), "pattern", "{draft}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_backtracks_without_end_is_cut_off() {
+        let format = Format::json_schema(r#"{"pattern": "^(a|a)+(?!b)c$"}"#).unwrap();
+        let began = std::time::Instant::now();
+        let answer = format!("\"{}\"", "a".repeat(60));
+        assert_eq!(
+            reason(&format, &answer),
+            "schema",
+            "not `pattern`: undecided"
+        );
+        assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
     }
 
     #[test]
@@ -200,7 +283,13 @@ mod tests {
         let regex = Format::regex("yes|no").unwrap();
         assert_eq!(reason(&regex, "yes"), "valid");
         assert_eq!(reason(&regex, "yes, no"), "regex");
+        assert_eq!(reason(&regex, "yes\n"), "regex");
+        assert_eq!(reason(&Format::regex("(?m)^a$").unwrap(), "a\nb"), "regex");
+        let commented = Format::regex("(?x) a b # two letters").unwrap();
+        assert_eq!(reason(&commented, "ab"), "valid");
+        assert_eq!(reason(&commented, "abc"), "regex");
         assert!(Format::regex("(").is_err());
+        assert!(Format::regex("a)|(?:b").is_err());
 
         let template = Format::template("Dear {name},\n{body}\nYours, Acme").unwrap();
         assert_eq!(
@@ -212,8 +301,21 @@ mod tests {
             reason(&template, "Dear A\nB,\nOne.\nYours, Acme"),
             "template"
         );
-        assert!(Format::template("nothing to fill").is_err());
-        assert!(Format::template("{").is_err());
+        assert_eq!(reason(&template, "Dear  ,\nOne.\nYours, Acme"), "template");
+        let json = Format::template("{{\"a\": {a_1}}}").unwrap();
+        assert_eq!(reason(&json, " {\"a\": 1}\n"), "valid");
+        assert_eq!(reason(&json, "\"a\": 1"), "template");
+        for wrong in [
+            "nothing to fill",
+            "{",
+            "{}",
+            "}",
+            "{a",
+            "{\"a\": {x}}",
+            "a { b }",
+        ] {
+            assert!(Format::template(wrong).is_err(), "{wrong}");
+        }
 
         let length = Format::length(2, 4).unwrap();
         assert_eq!(reason(&length, "äöü"), "valid");

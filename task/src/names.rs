@@ -69,10 +69,12 @@ impl fmt::Display for ModelName {
     }
 }
 
-/// Lower-case letters, digits, `-` and `_`: a task's name is part of model names, folders and metric labels.
+/// Words of lower-case letters and digits, joined by single `-`, 64 characters at most: a task's name is part of model
+/// names, folders, metric labels, and of variables, where `-` is written `_` and `__` parts the keys.
 pub(crate) fn is_task_name(name: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    (1..=64).contains(&name.len()) && name.bytes().all(fits)
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let word = |word: &str| !word.is_empty() && word.bytes().all(fits);
+    name.len() <= 64 && name.split('-').all(word)
 }
 
 #[cfg(test)]
@@ -109,6 +111,10 @@ mod tests {
             "ft:a",
             "ft:a:b:c:x",
             "../x@1",
+            "a_b@1",
+            "-a@1",
+            "a--b@1",
+            "a@4294967296",
         ] {
             assert_eq!(ModelName::parse(wrong), None, "{wrong}");
         }
@@ -116,7 +122,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read_back(task in "[a-z][a-z0-9_-]{0,20}", number in 1u32..) {
+        fn what_is_shown_is_read_back(task in "[a-z0-9]{1,9}(-[a-z0-9]{1,5}){0,3}", number in 1u32..) {
             for name in [ModelName::Baseline(task.clone()), ModelName::Adapter { task, number }] {
                 prop_assert_eq!(ModelName::parse(&name.to_string()), Some(name));
             }

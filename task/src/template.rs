@@ -1,12 +1,16 @@
 //! A base's chat template: how a conversation becomes the text that the model reads.
 //!
-//! Rendered as Hugging Face and mistralrs render it (Jinja with `trim_blocks` and `lstrip_blocks`), and by this code
-//! alone, so that training and serving see the same bytes.
+//! Rendered as Hugging Face renders it (Jinja with `trim_blocks` and `lstrip_blocks`, no tools, no documents), and by this
+//! code alone, so that training and serving see the same bytes.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, context};
+use serde::Serialize;
 use serde_json::Value;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use crate::chat::ChatMessage;
 
@@ -98,7 +102,8 @@ impl ChatTemplate {
             |format: String| -> Result<String, minijinja::Error> {
                 use std::fmt::Write;
                 let mut out = String::new();
-                write!(out, "{}", chrono::Local::now().format(&format)).map_err(|_| {
+                // One time for all machines; a template that asks for it reads differently each day, whoever renders it.
+                write!(out, "{}", chrono::Utc::now().format(&format)).map_err(|_| {
                     minijinja::Error::new(
                         ErrorKind::InvalidOperation,
                         format!("strftime_now({format:?})"),
@@ -107,8 +112,9 @@ impl ChatTemplate {
                 Ok(out)
             },
         );
+        environment.add_filter("tojson", tojson);
         environment
-            .add_template_owned(NAME, source.clone())
+            .add_template_owned(NAME, without_generation(&source))
             .map_err(|e| format!("chat_template: {e}"))?;
         Ok(ChatTemplate {
             environment,
@@ -127,6 +133,8 @@ impl ChatTemplate {
         let render = || {
             self.environment.get_template(NAME)?.render(context! {
                 messages => messages,
+                tools => (),
+                documents => (),
                 add_generation_prompt => add_generation_prompt,
                 bos_token => self.beginning,
                 eos_token => self.end_of_turn,
@@ -143,6 +151,62 @@ impl ChatTemplate {
     /// The template's own text, whose digest an adapter's manifest keeps.
     pub fn source(&self) -> &str {
         &self.source
+    }
+}
+
+/// `{% generation %}` marks what an assistant said, for Hugging Face's masks; here it is a block like another.
+fn without_generation(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some((before, tag)) = rest.split_once("{%") {
+        let Some((inner, after)) = tag.split_once("%}") else {
+            break;
+        };
+        let name = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        let inner = match name {
+            "generation" => inner.replace(name, "if true"),
+            "endgeneration" => inner.replace(name, "endif"),
+            _ => inner.to_owned(),
+        };
+        out.extend([before, "{%", &inner, "%}"]);
+        rest = after;
+    }
+    out + rest
+}
+
+/// As Hugging Face's: Python's `json.dumps(value, ensure_ascii=False, indent=indent)`, and nothing escaped for HTML.
+fn tojson(value: &minijinja::Value, named: Kwargs) -> Result<String, minijinja::Error> {
+    let wrong = |e: serde_json::Error| {
+        minijinja::Error::new(ErrorKind::BadSerialization, "tojson").with_source(e)
+    };
+    let mut out = Vec::new();
+    match named.get::<Option<usize>>("indent")? {
+        Some(indent) => {
+            let indent = " ".repeat(indent);
+            let pretty = PrettyFormatter::with_indent(indent.as_bytes());
+            value.serialize(&mut Serializer::with_formatter(&mut out, pretty))
+        }
+        None => value.serialize(&mut Serializer::with_formatter(&mut out, Spaced)),
+    }
+    .map_err(wrong)?;
+    String::from_utf8(out)
+        .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, "tojson").with_source(e))
+}
+
+/// JSON on one line with a space behind each comma and colon.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
+        w.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
+        w.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, w: &mut W) -> io::Result<()> {
+        w.write_all(b": ")
     }
 }
 
@@ -197,6 +261,67 @@ mod tests {
             "    <|im_start|>user\nhi {{ x }}<|im_end|>\n<|im_start|>assistant\n"
         );
         assert_eq!(template.end_of_turn(), "<|im_end|>");
+    }
+
+    #[test]
+    fn renders_what_hugging_face_renders() {
+        // Each expectation is what transformers' apply_chat_template gives for [user: "<hi>", assistant: "it's é"].
+        let messages = [
+            ChatMessage::new("user", "<hi>"),
+            ChatMessage::new("assistant", "it's é"),
+        ];
+        for (template, expected) in [
+            (
+                "{% for m in messages %}\n{%- generation -%} {{ m.content }} {% endgeneration %}\n{% endfor %}",
+                "<hi> it's é ",
+            ),
+            (
+                "{% for m in messages[::-1] %}{{ m.role }} {% endfor %}",
+                "assistant user ",
+            ),
+            (
+                "{% for i in range(messages|length - 1, -1, -1) %}{{ i }}{% endfor %}",
+                "10",
+            ),
+            (
+                "{{ messages[1]|tojson }} {{ [1, true, none]|tojson }}",
+                r#"{"role": "assistant", "content": "it's é"} [1, true, null]"#,
+            ),
+            (
+                "{{ [messages[0].content]|tojson(indent=2) }}",
+                "[\n  \"<hi>\"\n]",
+            ),
+            (
+                "{% if tools is not none or documents %}tools{% endif %}{{ tools is defined }}",
+                "True",
+            ),
+            (
+                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}{{ bos_token }}",
+                "2<s>",
+            ),
+            (
+                "{{ messages[0].get('tool_calls') }}{{ messages[0].content.split('i')[0].lstrip('<') }}",
+                "Noneh",
+            ),
+        ] {
+            let config = serde_json::json!({
+                "chat_template": [{"name": "rag", "template": "x"}, {"name": "default", "template": template}],
+                "bos_token": {"content": "<s>"}, "eos_token": "</s>",
+            });
+            let compiled = ChatTemplate::from_folder(folder(&config).path()).unwrap();
+            let rendered = compiled.render(&messages, false);
+            assert_eq!(rendered.unwrap(), expected, "{template}");
+            assert_eq!(compiled.source(), template);
+        }
+    }
+
+    #[test]
+    fn a_template_beside_the_configuration_comes_before_the_one_in_it() {
+        let config = serde_json::json!({"chat_template": "in it", "eos_token": "e"});
+        let folder = folder(&config);
+        std::fs::write(folder.path().join("chat_template.jinja"), "beside it").unwrap();
+        let template = ChatTemplate::from_folder(folder.path()).unwrap();
+        assert_eq!(template.render(&[], true).unwrap(), "beside it");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use retune_task::{Config, Promote};
+use retune_task::{AlarmKind, Config, Promote};
 
 fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs
@@ -16,7 +16,8 @@ fn load(text: &str, pairs: &[(&str, &str)]) -> Result<Config, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("retune.toml");
     std::fs::write(&path, text).unwrap();
-    std::fs::write(folder.path().join("p.txt"), "Do it.\n").unwrap();
+    std::fs::write(folder.path().join("p.txt"), "\u{feff}Do it.\n").unwrap();
+    std::fs::write(folder.path().join("bad.json"), "{\n\"type\": }").unwrap();
     let place = format!("{}/", folder.path().display());
     Config::load(Some(&path), env(pairs)).map_err(|e| e.to_string().replace(&place, ""))
 }
@@ -25,7 +26,6 @@ const TASK: &str = "[[task]]\nname = \"support\"\nprompt = \"p.txt\"\n";
 
 #[test]
 fn the_built_in_configuration_is_right() {
-    // An explicit path that is none keeps a retune.toml in the current folder out of this test.
     let config = Config::load(
         None,
         env(&[
@@ -152,4 +152,171 @@ fn formats_schedules_and_names_are_checked() {
             .to_string()
             .contains("/none/retune.toml")
     );
+}
+
+#[test]
+fn each_mistake_is_said_with_its_place_its_value_and_what_was_expected() {
+    for (text, env, expected) in [
+        // A text key is known before it is set.
+        (
+            "[server]\nlisen = \"127.0.0.1:1\"\nTASK",
+            "",
+            "retune.toml:2: server.lisen: there is no such key; did you mean listen?",
+        ),
+        (
+            "[server]\nops_listen = \"127.0.0.1:8080\"\nTASK",
+            "",
+            "retune.toml:2: server.ops_listen: is \"127.0.0.1:8080\", as server.listen is; expected another port, or nothing: then both are on `listen`",
+        ),
+        (
+            "[engine]\nmax_loaded = 99999999999999999999\nTASK",
+            "",
+            "retune.toml:2: engine.max_loaded: is 99999999999999999999; expected a whole number from 1 to 1000",
+        ),
+        (
+            "[engine]\nmax_loaded = 2026-01-01\nTASK",
+            "",
+            "retune.toml:2: engine.max_loaded: is 2026-01-01; expected a whole number from 1 to 1000",
+        ),
+        (
+            "[engine]\nmax_loaded = 1\nmax_loaded = 2\nTASK",
+            "",
+            "retune.toml:3: the file: not TOML: duplicate key",
+        ),
+        (
+            "[engine]\napi_key_env = \"KEY\"\nTASK",
+            "",
+            "retune.toml:2: engine.api_key_env: belongs to kind = \"upstream\", which this version cannot do yet; leave it out",
+        ),
+        (
+            "[store]\nurl = \"gs:bucket\"\nTASK",
+            "",
+            "retune.toml:2: store.url: is \"gs:bucket\": this version keeps its store in a local folder, not at gs:; expected file: and a folder",
+        ),
+        (
+            "[store]\nurl = \"file:\"\nTASK",
+            "",
+            "retune.toml:2: store.url: is \"file:\", which names no folder; expected one, such as \"file:./retune-data\"",
+        ),
+        (
+            "[monitor]\npoll_seconds = nan\nTASK",
+            "",
+            "retune.toml:2: monitor.poll_seconds: is NaN; expected a number above 0 and at most 3600",
+        ),
+        (
+            "TASK[task.retrain.lora]\ndropout = -0.1\n",
+            "",
+            "retune.toml:5: task.support.retrain.lora.dropout: is -0.1; expected a number from 0 to 0.9",
+        ),
+        (
+            "TASK[task.retrain]\non = [\"format\",\n  \"fromat\"]\n",
+            "",
+            "retune.toml:6: task.support.retrain.on: \"fromat\" is no kind of alarm; did you mean \"format\"?",
+        ),
+        (
+            "TASK[task.retrain]\nschedule = \"0 5-1 * * *\"\n",
+            "",
+            "retune.toml:5: task.support.retrain.schedule: is \"0 5-1 * * *\"; expected five cron fields, such as \"0 3 1 */3 *\"",
+        ),
+        (
+            "TASKformat = { json_schema = \"bad.json\" }\n",
+            "",
+            "retune.toml:4: task.support.format: bad.json: not JSON: expected value at line 2 column 9",
+        ),
+        (
+            "TASKformat = { jsonschema = \"a.json\" }\n",
+            "",
+            "retune.toml:4: task.support.format.jsonschema: there is no such key; did you mean json_schema?",
+        ),
+        (
+            "TASKformat = { regex = \"a\", length = [1, 2] }\n",
+            "",
+            "retune.toml:4: task.support.format: is a table with {length, regex}; expected one of",
+        ),
+        (
+            "TASK[[task]]\nname = \"support\"\nprompt = \"p.txt\"\n",
+            "",
+            "retune.toml:5: task.support.name: is \"support\", as an earlier task's is; expected another name",
+        ),
+        (
+            "[[task]]\nprompt = \"p.txt\"\nname = \"pocket\"\n",
+            "",
+            "retune.toml:3: task.pocket.name: is \"pocket\", as the base's own id is; expected another name",
+        ),
+        (
+            "[[task]]\nname = \"a_b\"\nprompt = \"p.txt\"\n",
+            "",
+            "retune.toml:2: task.a_b.name: is \"a_b\"; expected lower-case letters and digits",
+        ),
+        (
+            "[engine]\n",
+            "",
+            "retune.toml:1: task: there is none; expected at least one [[task]]",
+        ),
+        (
+            "TASK",
+            "RETUNE_TASK__SUPPORT__NAME=sales",
+            "RETUNE_TASK__SUPPORT__NAME: task.support.name: a task is made and named in the file",
+        ),
+        (
+            "TASK",
+            "RETUNE_TASK__SUPPORT=1",
+            "RETUNE_TASK__SUPPORT: task.support: a task is made and named in the file",
+        ),
+        (
+            "TASK",
+            "RETUNE_STORES__URL=file:x",
+            "RETUNE_STORES__URL: stores: there is no such key; did you mean store?",
+        ),
+    ] {
+        let set: Vec<(&str, &str)> = env.split_once('=').into_iter().collect();
+        let error = load(&text.replace("TASK", TASK), &set).unwrap_err();
+        let shown = format!("1 problem in the configuration\n  {expected}");
+        assert!(
+            error.starts_with(&shown),
+            "{text}\n{error}\nexpected {shown}"
+        );
+    }
+}
+
+#[test]
+fn problems_come_in_the_files_order_and_a_broken_line_hides_no_other() {
+    let error = load(
+        &format!("{TASK}[server]\nlisten = 1\n[engine]\nmax_loaded =\nmax_loadet = 3\n"),
+        &[("RETUNE_MONITOR__X", "1")],
+    )
+    .unwrap_err();
+    let places: Vec<&str> = error
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.trim().split(": ").next())
+        .collect();
+    let expected = [
+        "retune.toml:5",
+        "retune.toml:7",
+        "retune.toml:8",
+        "RETUNE_MONITOR__X",
+    ];
+    assert_eq!(places, expected, "{error}");
+}
+
+#[test]
+fn a_variable_is_read_as_its_key_needs_it() {
+    let config = load(
+        &TASK.replace("support", "first-line"),
+        &[
+            ("RETUNE_TASK__FIRST_LINE__ADAPTER_PROMPT", "42"),
+            ("RETUNE_TASK__FIRST_LINE__FORMAT__REGEX", "yes|no"),
+            ("RETUNE_TASK__FIRST_LINE__RETRAIN__ON", "[\"input\"]"),
+            ("RETUNE_MONITOR__EXCHANGES_PER_QUARTER", "2_000_000"),
+            ("RETUNE_SERVER__LISTEN", "\"127.0.0.1:0\""),
+        ],
+    )
+    .unwrap();
+    let task = &config.tasks[0];
+    assert_eq!(task.adapter_prompt, "42");
+    assert!(task.format.as_ref().unwrap().check("no").is_valid());
+    assert_eq!(task.retrain.on, [AlarmKind::Input]);
+    assert_eq!(config.monitor.exchanges_per_quarter, 2_000_000);
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:0");
 }

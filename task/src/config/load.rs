@@ -5,7 +5,7 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
-use super::reader::{Log, Node, Place, Section, Table, Value};
+use super::reader::{Log, Node, Place, Section, Table, Value, WHOLE_FILE};
 use super::{Config, ConfigSource, Engine, Monitor, Problem, Problems, Server, Store, tasks};
 
 const BUILT_IN: &str = include_str!("../../builtin/retune.toml");
@@ -21,19 +21,22 @@ impl Config {
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Config, Problems> {
         let default = Path::new("retune.toml");
-        let path = path.or_else(|| default.is_file().then_some(default));
+        // Whatever has that name is meant: a broken link or a folder is an error, and not passed over.
+        let path = path.or_else(|| default.symlink_metadata().is_ok().then_some(default));
         let one = |place: String, what: String| {
             Problems(vec![Problem {
                 place,
-                key: "the file".into(),
+                key: WHOLE_FILE.into(),
                 what,
             }])
         };
         let (source, text) = match path {
             None => (ConfigSource::BuiltIn, BUILT_IN.to_owned()),
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|e| one(path.display().to_string(), e.to_string()))?;
+                let text = std::fs::read_to_string(path).map_err(|e| {
+                    let what = format!("{e}; expected a readable file in TOML");
+                    one(path.display().to_string(), what)
+                })?;
                 (ConfigSource::File(path.to_owned()), text)
             }
         };
@@ -42,26 +45,28 @@ impl Config {
             ConfigSource::BuiltIn => "built-in".to_owned(),
             ConfigSource::File(path) => path.display().to_string(),
         };
-        let log = Log {
-            file,
-            ..Log::default()
-        };
+        let log = Log::new(file);
+        let mut broken = Vec::new();
         for error in &errors {
             let line = error.span().map_or(1, |s| {
                 text[..s.start.min(text.len())].matches('\n').count() + 1
             });
+            broken.push(line);
             log.add(
                 &Place::File(line),
-                "the file",
+                WHOLE_FILE,
                 format!("not TOML: {}", error.message()),
             );
         }
         let mut table = Node::from_toml(&text, document.get_ref());
+        // In one order, since a machine gives them in none: FORMAT comes before FORMAT__REGEX.
+        let mut env: Vec<(String, String)> = env.into_iter().collect();
+        env.sort();
         for (name, value) in env {
             overlay(&log, &mut table, &name, &value);
         }
         let config = read(&log, table, source);
-        let problems = log.problems.into_inner();
+        let problems = log.finish(&broken);
         if problems.is_empty() {
             Ok(config)
         } else {
@@ -76,11 +81,15 @@ fn overlay(log: &Log, table: &mut Table, name: &str, value: &str) {
         return;
     };
     let keys: Vec<String> = keys.split("__").map(str::to_lowercase).collect();
-    let mut node = Node::from_variable(name, value);
+    let node = Node::from_variable(name, value);
     let place = node.place.clone();
     let mut at = table;
     let mut rest = keys.as_slice();
-    if keys[0] == "task" && keys.len() > 2 {
+    if keys[0] == "task" {
+        if keys.len() < 3 || keys[2] == "name" {
+            let what = "a task is made and named in the file; expected RETUNE_TASK__<NAME>__<KEY>, its - written _";
+            return log.add(&place, &keys.join("."), what);
+        }
         let Some(Node {
             value: Value::List(list),
             ..
@@ -108,37 +117,27 @@ fn overlay(log: &Log, table: &mut Table, name: &str, value: &str) {
         return;
     };
     for key in between {
-        let entry = at.entry(key.clone()).or_insert_with(|| Node {
-            place: place.clone(),
-            value: Value::Table(Table::new()),
-        });
+        let entry = at
+            .entry(key.clone())
+            .or_insert_with(|| Node::empty_table(&place));
         match &mut entry.value {
             Value::Table(inner) => at = inner,
             _ => return log.add(&place, &keys.join("."), format!("{key} is not a table")),
         }
-    }
-    // A text stays one where the file has one: RETUNE_TASK__TRIAGE__ADAPTER_PROMPT=42 is a prompt.
-    let was_text = matches!(
-        at.get(last),
-        Some(Node {
-            value: Value::Text(_),
-            ..
-        })
-    );
-    if was_text && !matches!(node.value, Value::Text(_)) {
-        node.value = Value::Text(value.to_owned());
     }
     at.insert(last.clone(), node);
 }
 
 fn read(log: &Log, table: Table, source: ConfigSource) -> Config {
     let mut root = Section::new(log, Place::File(1), "", table);
+    let server = server(root.section("server"));
+    let engine = engine(root.section("engine"));
     let config = Config {
-        server: server(root.section("server")),
-        engine: engine(root.section("engine")),
+        server,
         store: store(root.section("store"), source.folder()),
         monitor: monitor(root.section("monitor")),
-        tasks: tasks::read(&mut root, &source),
+        tasks: tasks::read(&mut root, &source, &engine),
+        engine,
         source,
     };
     root.finish();
@@ -146,10 +145,15 @@ fn read(log: &Log, table: Table, source: ConfigSource) -> Config {
 }
 
 fn server(mut s: Section<'_>) -> Server {
-    let mut address = |key: &'static str| {
+    let mut address = |key: &'static str, other: Option<SocketAddr>| {
         let (text, place) = s.text(key, "an address such as \"127.0.0.1:8080\"")?;
         let path = s.path(key);
         match text.parse::<SocketAddr>() {
+            Ok(address) if Some(address) == other && address.port() != 0 => s.log.add(
+                &place,
+                &path,
+                format!("is {text:?}, as server.listen is; expected another port, or nothing: then both are on `listen`"),
+            ),
             Ok(address) if address.ip().is_loopback() => return Some(address),
             Ok(_) => s.log.add(
                 &place,
@@ -160,8 +164,8 @@ fn server(mut s: Section<'_>) -> Server {
         }
         None
     };
-    let listen = address("listen").unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)));
-    let ops_listen = address("ops_listen");
+    let listen = address("listen", None).unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)));
+    let ops_listen = address("ops_listen", Some(listen));
     let max_body_bytes = s.size("max_body_bytes", 1024, 1 << 30, 1 << 20);
     s.finish();
     Server {
@@ -182,6 +186,7 @@ fn engine(mut s: Section<'_>) -> Engine {
         max_running: s.size("max_running", 1, 4096, 8),
         max_queue: s.size("max_queue", 0, 100_000, 64),
     };
+    s.not_yet(&["url", "api_key_env"], "kind = \"upstream\"");
     s.finish();
     engine
 }
@@ -190,23 +195,32 @@ fn store(mut s: Section<'_>, folder: &Path) -> Store {
     let (url, place) = s
         .text("url", "file: and a folder, such as \"file:./retune-data\"")
         .unwrap_or_else(|| ("file:./retune-data".to_owned(), s.place.clone()));
-    if let Some((scheme, _)) = url
-        .split_once("://")
-        .filter(|(scheme, _)| *scheme != "file")
-    {
-        let path = s.path("url");
-        s.log.add(&place, &path, format!("is {url:?}: this version keeps its store in a local folder, not at {scheme}://; expected file: and a folder"));
+    // `s3://bucket`, `gs:bucket`: a path has its first colon behind a slash, or none.
+    let scheme = url.split_once(':').map(|(scheme, _)| scheme);
+    let scheme = scheme.filter(|s| s.bytes().all(|b| b.is_ascii_alphanumeric()));
+    let path = s.path("url");
+    if let Some(scheme) = scheme.filter(|scheme| *scheme != "file") {
+        s.log.add(&place, &path, format!("is {url:?}: this version keeps its store in a local folder, not at {scheme}:; expected file: and a folder"));
     }
     let local = url
         .strip_prefix("file://")
         .or_else(|| url.strip_prefix("file:"))
         .unwrap_or(&url);
+    if local.is_empty() {
+        s.log.add(
+            &place,
+            &path,
+            format!(
+                "is {url:?}, which names no folder; expected one, such as \"file:./retune-data\""
+            ),
+        );
+    }
     let absolute = std::path::absolute(folder.join(local)).unwrap_or_else(|_| folder.join(local));
     let store = Store {
         url: format!("file:{}", absolute.display()),
         append_rows: s.size("append_rows", 1, 1_000_000, 1000),
         append_bytes: s.size("append_bytes", 1024, 1 << 32, 8 << 20),
-        append_seconds: s.number("append_seconds", 0.0, 3600.0).unwrap_or(1.0),
+        append_seconds: s.positive("append_seconds", 3600.0).unwrap_or(1.0),
     };
     s.finish();
     store
@@ -214,13 +228,11 @@ fn store(mut s: Section<'_>, folder: &Path) -> Store {
 
 fn monitor(mut s: Section<'_>) -> Monitor {
     let monitor = Monitor {
-        false_alarms_per_quarter: s
-            .number("false_alarms_per_quarter", 0.0, 100.0)
-            .unwrap_or(0.1),
+        false_alarms_per_quarter: s.positive("false_alarms_per_quarter", 100.0).unwrap_or(0.1),
         exchanges_per_quarter: s.count("exchanges_per_quarter", 1000, 1 << 50, 1_000_000),
         reference_exchanges: s.size("reference_exchanges", 50, 1_000_000, 300),
-        format_tolerance: s.number("format_tolerance", 0.0, 0.5).unwrap_or(0.01),
-        poll_seconds: s.number("poll_seconds", 0.0, 3600.0).unwrap_or(1.0),
+        format_tolerance: s.share("format_tolerance", 0.5).unwrap_or(0.01),
+        poll_seconds: s.positive("poll_seconds", 3600.0).unwrap_or(1.0),
     };
     s.finish();
     monitor

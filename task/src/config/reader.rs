@@ -8,8 +8,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::Problem;
 
+/// The key of a problem with no key of its own.
+pub(super) const WHOLE_FILE: &str = "the file";
+
 /// Where a value stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     File(usize),
     Variable(String),
@@ -22,7 +25,8 @@ pub(super) enum Value {
     Integer(i64),
     Float(f64),
     Bool(bool),
-    Other(&'static str),
+    /// What no key takes (a date, a number too large), as it was written.
+    Other(String),
     List(Vec<Node>),
     Table(Table),
 }
@@ -33,6 +37,8 @@ pub(super) type Table = BTreeMap<String, Node>;
 pub(super) struct Node {
     pub(super) place: Place,
     pub(super) value: Value,
+    /// A variable's own text: where a key takes text, `42` is not a number.
+    pub(super) raw: Option<String>,
 }
 
 impl Node {
@@ -50,9 +56,10 @@ impl Node {
 
     fn from_value(text: &str, value: &Spanned<DeValue<'_>>, at: usize) -> Node {
         let line = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+        let written = || Value::Other(text.get(value.span()).unwrap_or_default().to_owned());
         let integer = |i: &toml::de::DeInteger<'_>| {
             i64::from_str_radix(&i.as_str().replace('_', ""), i.radix())
-                .map_or(Value::Other("a number"), Value::Integer)
+                .map_or_else(|_| written(), Value::Integer)
         };
         let converted = match value.get_ref() {
             DeValue::String(s) => Value::Text(s.to_string()),
@@ -61,9 +68,9 @@ impl Node {
                 .as_str()
                 .replace('_', "")
                 .parse()
-                .map_or(Value::Other("a number"), Value::Float),
+                .map_or_else(|_| written(), Value::Float),
             DeValue::Boolean(b) => Value::Bool(*b),
-            DeValue::Datetime(_) => Value::Other("a date"),
+            DeValue::Datetime(_) => written(),
             DeValue::Array(list) => Value::List(
                 list.iter()
                     .map(|v| Node::from_value(text, v, v.span().start))
@@ -74,6 +81,7 @@ impl Node {
         Node {
             place: Place::File(line(at)),
             value: converted,
+            raw: None,
         }
     }
 
@@ -85,9 +93,11 @@ impl Node {
             Err(_) => Node {
                 place: place.clone(),
                 value: Value::Text(text.to_owned()),
+                raw: None,
             },
         };
         node.relocate(&place);
+        node.raw = Some(text.to_owned());
         node
     }
 
@@ -100,37 +110,71 @@ impl Node {
         }
     }
 
-    fn shown(&self) -> String {
+    /// A table that a variable needs on its way to a key.
+    pub(super) fn empty_table(place: &Place) -> Node {
+        Node {
+            place: place.clone(),
+            value: Value::Table(Table::new()),
+            raw: None,
+        }
+    }
+
+    pub(super) fn shown(&self) -> String {
         match &self.value {
             Value::Text(s) => format!("{s:?}"),
             Value::Integer(i) => i.to_string(),
             Value::Float(f) => f.to_string(),
             Value::Bool(b) => b.to_string(),
-            Value::Other(what) => (*what).to_owned(),
-            Value::List(_) => "a list".into(),
-            Value::Table(_) => "a table".into(),
+            Value::Other(written) => written.clone(),
+            Value::List(list) => {
+                let items: Vec<String> = list.iter().map(Node::shown).collect();
+                format!("[{}]", items.join(", "))
+            }
+            Value::Table(table) => {
+                let keys: Vec<&str> = table.keys().map(String::as_str).collect();
+                format!("a table with {{{}}}", keys.join(", "))
+            }
         }
     }
 }
 
 /// Collects problems.
-#[derive(Default)]
 pub(super) struct Log {
-    pub(super) file: String,
-    pub(super) problems: RefCell<Vec<Problem>>,
+    file: String,
+    problems: RefCell<Vec<(Place, Problem)>>,
 }
 
 impl Log {
+    pub(super) fn new(file: String) -> Self {
+        Log {
+            file,
+            problems: RefCell::default(),
+        }
+    }
+
     pub(super) fn add(&self, place: &Place, key: &str, what: impl Into<String>) {
-        let place = match place {
+        let shown = match place {
             Place::File(line) => format!("{}:{line}", self.file),
             Place::Variable(name) => name.clone(),
         };
-        self.problems.borrow_mut().push(Problem {
-            place,
+        let problem = Problem {
+            place: shown,
             key: key.to_owned(),
             what: what.into(),
-        });
+        };
+        self.problems.borrow_mut().push((place.clone(), problem));
+    }
+
+    /// All problems in the file's order, the environment's after them. A line that is not TOML has that one problem:
+    /// what the parser made of it says nothing about what its author meant.
+    pub(super) fn finish(self, broken_lines: &[usize]) -> Vec<Problem> {
+        let mut problems = self.problems.into_inner();
+        problems.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let kept = |(place, problem): (Place, Problem)| {
+            let broken = matches!(place, Place::File(line) if broken_lines.contains(&line));
+            (!broken || problem.key == WHOLE_FILE).then_some(problem)
+        };
+        problems.into_iter().filter_map(kept).collect()
     }
 }
 
@@ -161,6 +205,7 @@ impl<'a> Section<'a> {
             Some(Node {
                 place,
                 value: Value::Table(table),
+                ..
             }) => Section::new(self.log, place, name, table),
             Some(node) => {
                 self.log.add(
@@ -207,12 +252,21 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn text(&mut self, key: &'static str, expected: &str) -> Option<(String, Place)> {
-        let place = self.table.get(key)?.place.clone();
-        let text = self.value(key, expected, |v| match v {
-            Value::Text(s) if !s.is_empty() => Some(s.clone()),
-            _ => None,
-        })?;
-        Some((text, place))
+        let mut node = self.take(key)?;
+        if let (false, Some(raw)) = (matches!(node.value, Value::Text(_)), &node.raw) {
+            node.value = Value::Text(raw.clone());
+        }
+        match node.value {
+            Value::Text(text) if !text.trim().is_empty() => Some((text, node.place)),
+            _ => {
+                self.log.add(
+                    &node.place,
+                    &self.path(key),
+                    format!("is {}; expected {expected}", node.shown()),
+                );
+                None
+            }
+        }
     }
 
     /// A whole number within bounds.
@@ -237,20 +291,20 @@ impl<'a> Section<'a> {
         usize::try_from(self.count(key, least, most, default as u64)).unwrap_or(default)
     }
 
-    /// A number above `above` and at most `most`.
-    pub(super) fn number(&mut self, key: &'static str, above: f64, most: f64) -> Option<f64> {
-        self.value(
-            key,
-            &format!("a number above {above} and at most {most}"),
-            |v| {
-                let x = match v {
-                    Value::Integer(i) => *i as f64,
-                    Value::Float(f) => *f,
-                    _ => return None,
-                };
-                (x > above && x <= most).then_some(x)
-            },
-        )
+    /// A number above zero and at most `most`.
+    pub(super) fn positive(&mut self, key: &'static str, most: f64) -> Option<f64> {
+        let expected = format!("a number above 0 and at most {most}");
+        self.value(key, &expected, |v| {
+            number(v).filter(|x| *x > 0.0 && *x <= most)
+        })
+    }
+
+    /// A number from zero to `most`.
+    pub(super) fn share(&mut self, key: &'static str, most: f64) -> Option<f64> {
+        let expected = format!("a number from 0 to {most}");
+        self.value(key, &expected, |v| {
+            number(v).filter(|x| (0.0..=most).contains(x))
+        })
     }
 
     /// One of some words.
@@ -281,15 +335,25 @@ impl<'a> Section<'a> {
         self.log.add(&node.place, &self.path(key), what);
     }
 
+    /// Keys that a later version will know.
+    pub(super) fn not_yet(&mut self, keys: &[&'static str], belongs_to: &str) {
+        for key in keys {
+            if let Some(node) = self.table.remove(*key) {
+                self.log.add(
+                    &node.place,
+                    &self.path(key),
+                    format!(
+                        "belongs to {belongs_to}, which this version cannot do yet; leave it out"
+                    ),
+                );
+            }
+        }
+    }
+
     /// Reports every key that nobody took.
     pub(super) fn finish(self) {
         for (key, node) in &self.table {
-            let near = self
-                .known
-                .iter()
-                .min_by_key(|known| distance(known, key))
-                .filter(|k| distance(k, key) <= 2);
-            let hint = match near {
+            let hint = match nearest(&self.known, key) {
                 Some(near) => format!("did you mean {near}?"),
                 None => format!("expected one of {}", self.known.join(", ")),
             };
@@ -300,6 +364,21 @@ impl<'a> Section<'a> {
             );
         }
     }
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Integer(i) => Some(*i as f64),
+        Value::Float(f) => Some(*f),
+        _ => None,
+    }
+}
+
+/// The word that was probably meant: at most two letters away, and not another word altogether.
+pub(super) fn nearest<'w>(words: &[&'w str], written: &str) -> Option<&'w str> {
+    let near = |word: &str| distance(word, written);
+    let word = words.iter().min_by_key(|word| near(word))?;
+    (near(word) <= 2 && near(word) < written.chars().count()).then_some(word)
 }
 
 /// Levenshtein's distance.

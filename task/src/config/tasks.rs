@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::reader::{Node, Place, Section, Value};
-use super::{AlarmKind, ConfigSource, LoraPolicy, Promote, RetrainPolicy, Task};
+use super::reader::{Node, Place, Section, Value, nearest};
+use super::{AlarmKind, ConfigSource, Engine, LoraPolicy, Promote, RetrainPolicy, Task};
 use crate::chat::ClientSystem;
 use crate::format::Format;
 use crate::names::is_task_name;
@@ -17,7 +17,7 @@ const BUILT_IN: [(&str, &str); 2] = [
     ),
 ];
 
-pub(super) fn read(root: &mut Section<'_>, source: &ConfigSource) -> Vec<Task> {
+pub(super) fn read(root: &mut Section<'_>, source: &ConfigSource, engine: &Engine) -> Vec<Task> {
     let mut tasks: Vec<Task> = Vec::new();
     let list = match root.take("task") {
         Some(Node {
@@ -47,28 +47,31 @@ pub(super) fn read(root: &mut Section<'_>, source: &ConfigSource) -> Vec<Task> {
                 .add(&node.place, "task", "expected a table, begun by [[task]]");
             continue;
         };
-        let named = matches!(
-            table.get("name"),
-            Some(Node {
-                value: Value::Text(_),
-                ..
-            })
-        );
         let label = match table.get("name") {
             Some(Node {
                 value: Value::Text(name),
                 ..
-            }) if named => format!("task.{name}"),
+            }) => format!("task.{name}"),
             _ => format!("task[{i}]"),
         };
         let place = node.place;
-        let task = task(Section::new(root.log, place.clone(), label, table), source);
-        if tasks.iter().any(|other| other.name == task.name) {
-            root.log.add(
-                &place,
-                "task.name",
-                format!("{:?} is another task's name too", task.name),
-            );
+        let name_place = table
+            .get("name")
+            .map_or_else(|| place.clone(), |node| node.place.clone());
+        let key = format!("{label}.name");
+        let task = task(Section::new(root.log, place, label, table), source);
+        let name = task.name.as_str();
+        // Both are models of the API.
+        if Path::new(&engine.base)
+            .file_name()
+            .is_some_and(|base| base == name)
+        {
+            let what = format!("is {name:?}, as the base's own id is; expected another name");
+            root.log.add(&name_place, &key, what);
+        }
+        if !name.is_empty() && tasks.iter().any(|other| other.name == name) {
+            let what = format!("is {name:?}, as an earlier task's is; expected another name");
+            root.log.add(&name_place, &key, what);
         }
         tasks.push(task);
     }
@@ -90,9 +93,7 @@ fn task(mut s: Section<'_>, source: &ConfigSource) -> Task {
                 s.log.add(
                     &place,
                     &key,
-                    format!(
-                        "is {name:?}; expected lower-case letters, digits and -, and not \"base\""
-                    ),
+                    format!("is {name:?}; expected lower-case letters and digits, single - between them, 64 at most, and not \"base\""),
                 );
             }
             name
@@ -153,14 +154,18 @@ fn open(
     let path = source.folder().join(Path::new(file));
     match std::fs::read_to_string(&path) {
         Ok(text) if text.trim().is_empty() => {
-            s.log
-                .add(place, &s.path(key), format!("{} is empty", path.display()));
+            let what = format!("{} is empty; expected a text in it", path.display());
+            s.log.add(place, &s.path(key), what);
             None
         }
-        Ok(text) => Some(text),
+        // Some editors put a byte order mark in front, which no model and no parser wants.
+        Ok(text) => Some(text.trim_start_matches('\u{feff}').to_owned()),
         Err(e) => {
-            s.log
-                .add(place, &s.path(key), format!("{}: {e}", path.display()));
+            let what = format!(
+                "{}: {e}; expected a text file there (relative to the configuration's folder)",
+                path.display()
+            );
+            s.log.add(place, &s.path(key), what);
             None
         }
     }
@@ -172,15 +177,19 @@ fn format(s: &Section<'_>, node: Node, source: &ConfigSource) -> Option<Format> 
     let place = node.place.clone();
     let table = match node.value {
         Value::Table(table) if table.len() == 1 => table,
-        _ => {
-            s.log.add(&place, &key, format!("expected {EXPECTED}"));
+        value => {
+            let shown = Node { value, ..node }.shown();
+            let what = format!("is {shown}; expected {EXPECTED}");
+            s.log.add(&place, &key, what);
             return None;
         }
     };
     let mut inner = Section::new(s.log, place.clone(), key.clone(), table);
     let made = if let Some((file, place)) = inner.text("json_schema", "a file") {
-        open(&inner, "json_schema", &file, &place, source)
-            .map(|text| (Format::json_schema(&text), place))
+        open(&inner, "json_schema", &file, &place, source).map(|text| {
+            let named = |what| format!("{}: {what}", source.folder().join(&file).display());
+            (Format::json_schema(&text).map_err(named), place)
+        })
     } else if let Some((pattern, place)) = inner.text("regex", "a regular expression") {
         Some((Format::regex(&pattern), place))
     } else if let Some((text, place)) = inner.text("template", "a text with {placeholders}") {
@@ -228,32 +237,16 @@ fn retrain(mut s: Section<'_>) -> RetrainPolicy {
             }
             text
         });
-    let kinds: Vec<&str> = AlarmKind::ALL.iter().map(|k| k.as_str()).collect();
-    let on = s
-        .value(
-            "on",
-            &format!("a list of {}", kinds.join(", ")),
-            |v| match v {
-                Value::List(list) => list
-                    .iter()
-                    .map(|n| match &n.value {
-                        Value::Text(s) => AlarmKind::ALL.into_iter().find(|k| k.as_str() == s),
-                        _ => None,
-                    })
-                    .collect(),
-                _ => None,
-            },
-        )
-        .unwrap_or_else(|| vec![AlarmKind::Format, AlarmKind::Quality]);
+    let on = alarms(&mut s).unwrap_or_else(|| vec![AlarmKind::Format, AlarmKind::Quality]);
     s.only("trainer", "native", &["command", "openai"]);
     let mut l = s.section("lora");
     let lora = LoraPolicy {
         r: l.size("r", 1, 1024, 16),
-        alpha: l.number("alpha", 0.0, 4096.0).unwrap_or(32.0),
-        dropout: l.number("dropout", -f64::MIN_POSITIVE, 0.9).unwrap_or(0.0),
+        alpha: l.positive("alpha", 4096.0).unwrap_or(32.0),
+        dropout: l.share("dropout", 0.9).unwrap_or(0.0),
         epochs: l.size("epochs", 1, 100, 3),
         batch_size: l.size("batch_size", 1, 1024, 16),
-        learning_rate: l.number("learning_rate", 0.0, 1.0),
+        learning_rate: l.positive("learning_rate", 1.0),
     };
     l.finish();
     let policy = RetrainPolicy {
@@ -274,6 +267,34 @@ fn retrain(mut s: Section<'_>) -> RetrainPolicy {
     policy
 }
 
+/// The alarms that start a run; every word that is none is a problem of its own.
+fn alarms(s: &mut Section<'_>) -> Option<Vec<AlarmKind>> {
+    let kinds = AlarmKind::ALL.map(AlarmKind::as_str);
+    let expected = kinds.join(", ");
+    let list = s.value("on", &format!("a list of {expected}"), |v| match v {
+        Value::List(list) => Some(list.clone()),
+        _ => None,
+    })?;
+    let key = s.path("on");
+    let kind = |node: &Node| {
+        let word = match &node.value {
+            Value::Text(word) => word.as_str(),
+            _ => "",
+        };
+        let found = AlarmKind::ALL.into_iter().find(|k| k.as_str() == word);
+        if found.is_none() {
+            let hint = match nearest(&kinds, word) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("expected one of {expected}"),
+            };
+            let what = format!("{} is no kind of alarm; {hint}", node.shown());
+            s.log.add(&node.place, &key, what);
+        }
+        found
+    };
+    Some(list.iter().filter_map(kind).collect())
+}
+
 /// Five fields of numbers, `*`, ranges, steps and lists, each within its bounds.
 fn is_cron(text: &str) -> bool {
     const BOUNDS: [(u32, u32); 5] = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)];
@@ -286,7 +307,10 @@ fn is_cron(text: &str) -> bool {
             field.split(',').all(|part| {
                 let (range, step) = part.split_once('/').unwrap_or((part, "1"));
                 let range = match range.split_once('-') {
-                    Some((from, to)) => within(from, bounds) && within(to, bounds),
+                    Some((from, to)) => {
+                        let in_order = from.parse::<u32>().ok() <= to.parse::<u32>().ok();
+                        within(from, bounds) && within(to, bounds) && in_order
+                    }
                     None => range == "*" || within(range, bounds),
                 };
                 range && step.parse::<u32>().is_ok_and(|n| n > 0)
