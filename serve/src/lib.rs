@@ -13,6 +13,8 @@ mod openai;
 mod routes;
 mod routing;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -81,19 +83,53 @@ impl Running {
 /// # Errors
 /// What keeps it from answering: a missing or broken model file, an address in use, a ledger that cannot be read.
 pub async fn start(o: Options, stop: CancellationToken) -> Result<Running, Error> {
-    let server = &o.config.server;
-    let listener = listen(server.listen, "server.listen")?;
-    let ops = server
-        .ops_listen
-        .map(|address| listen(address, "server.ops_listen"))
-        .transpose()?;
-    let addr = local(&listener, server.listen, "server.listen")?;
-    let ops_addr = match (&ops, server.ops_listen) {
-        (Some(l), Some(address)) => Some(local(l, address, "server.ops_listen")?),
-        _ => None,
+    // First, so that an address in use is known before a model is loaded.
+    let listeners = Listeners::bind(&o.config)?;
+    let engine = Arc::new(Embedded::start(&o.base).await?);
+    serve(o, engine, listeners, stop).await
+}
+
+/// Addresses that are taken.
+struct Listeners {
+    api: TcpListener,
+    ops: Option<TcpListener>,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> Result<Self, Error> {
+        let bind = |address: SocketAddr, key: &'static str| {
+            TcpListener::bind(address).map_err(|source| Error::Listen {
+                address,
+                key,
+                source,
+            })
+        };
+        let server = &config.server;
+        Ok(Self {
+            api: bind(server.listen, "server.listen")?,
+            ops: server
+                .ops_listen
+                .map(|address| bind(address, "server.ops_listen"))
+                .transpose()?,
+        })
+    }
+}
+
+async fn serve(
+    o: Options,
+    engine: Arc<dyn Engine>,
+    listeners: Listeners,
+    stop: CancellationToken,
+) -> Result<Running, Error> {
+    let local = |listener: &TcpListener| {
+        listener
+            .local_addr()
+            .map_err(|e| Error::Engine(format!("a listener has no address: {e}")))
     };
-    let app = state(o, &stop).await?;
-    let (api, api_handle) = api_server(&app, listener, ops.is_none())?;
+    let Listeners { api, ops } = listeners;
+    let (addr, ops_addr) = (local(&api)?, ops.as_ref().map(local).transpose()?);
+    let app = state(o, engine, &stop).await?;
+    let (api, api_handle) = api_server(&app, api, ops.is_none())?;
     let (ops, ops_handle) = match ops {
         Some(listener) => {
             let (server, handle) = ops_server(&app, listener)?;
@@ -149,10 +185,13 @@ async fn end(app: &App, api: &ServerHandle, ops: Option<&ServerHandle>) {
     }
 }
 
-async fn state(o: Options, stop: &CancellationToken) -> Result<Arc<App>, Error> {
+async fn state(
+    o: Options,
+    engine: Arc<dyn Engine>,
+    stop: &CancellationToken,
+) -> Result<Arc<App>, Error> {
     let metrics = Metrics::new(&o.registry)?;
     LedgerMetrics::register(&o.registry, o.ledger.clone())?;
-    let engine: Arc<dyn Engine> = Arc::new(Embedded::start(&o.base).await?);
     let base = o
         .base
         .file_name()
@@ -244,24 +283,4 @@ fn ops_server(app: &Arc<App>, listener: TcpListener) -> Result<(Server, ServerHa
         .run();
     let handle = server.handle();
     Ok((server, handle))
-}
-
-fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).map_err(|source| Error::Listen {
-        address,
-        key,
-        source,
-    })
-}
-
-fn local(
-    listener: &TcpListener,
-    address: SocketAddr,
-    key: &'static str,
-) -> Result<SocketAddr, Error> {
-    listener.local_addr().map_err(|source| Error::Listen {
-        address,
-        key,
-        source,
-    })
 }
