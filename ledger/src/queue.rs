@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -34,9 +33,12 @@ pub(crate) struct Limits {
 
 type Row = Map<String, Value>;
 
+type Done = oneshot::Sender<Result<(), Error>>;
+
 enum Message {
     Row(Row, usize),
-    Flush(oneshot::Sender<Result<(), Error>>),
+    Flush(Done),
+    Close(Done),
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +55,6 @@ pub(crate) struct Queue {
     table: Table,
     sender: mpsc::UnboundedSender<Message>,
     pub(crate) counters: Arc<Counters>,
-    worker: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Queue {
@@ -68,15 +69,16 @@ impl Queue {
             counters: counters.clone(),
             waiting: Vec::new(),
             bytes: 0,
+            trying: Vec::new(),
             number: 0,
             again: false,
         };
-        let worker = tokio::spawn(worker.run(receiver));
+        // The queue owns it by the channel: it ends when the queue is closed or gone.
+        tokio::spawn(worker.run(receiver));
         Queue {
             table,
             sender,
             counters,
-            worker: std::sync::Mutex::new(Some(worker)),
         }
     }
 
@@ -99,24 +101,21 @@ impl Queue {
 
     /// Waits until every row put in before is in the table.
     pub(crate) async fn flush(&self) -> Result<(), Error> {
+        self.ask(Message::Flush).await
+    }
+
+    /// Takes no further rows, waits for those put in before, and ends the worker.
+    pub(crate) async fn close(&self) -> Result<(), Error> {
+        self.ask(Message::Close).await
+    }
+
+    async fn ask(&self, message: impl FnOnce(Done) -> Message) -> Result<(), Error> {
         let closed = || Error::Closed {
             table: self.table.name(),
         };
         let (done, wait) = oneshot::channel();
-        self.sender
-            .send(Message::Flush(done))
-            .map_err(|_| closed())?;
+        self.sender.send(message(done)).map_err(|_| closed())?;
         wait.await.map_err(|_| closed())?
-    }
-
-    /// Flushes and ends the worker.
-    pub(crate) async fn close(&self) -> Result<(), Error> {
-        let result = self.flush().await;
-        let worker = self.worker.lock().ok().and_then(|mut w| w.take());
-        if let Some(worker) = worker {
-            worker.abort();
-        }
-        result
     }
 }
 
@@ -128,7 +127,9 @@ struct Worker {
     counters: Arc<Counters>,
     waiting: Vec<Row>,
     bytes: usize,
-    /// Of the next append.
+    /// The rows of append `number`. They stay as they are until it is in the table: it may be already, its answer lost,
+    /// and a row that joined it later would count as kept.
+    trying: Vec<Row>,
     number: i64,
     /// Whether it was tried before.
     again: bool,
@@ -144,16 +145,20 @@ impl Worker {
                 None => Ok(receiver.recv().await),
             };
             match message {
-                Ok(None) => return,
+                Ok(None) => {
+                    drop(self.finish(receiver).await);
+                    return;
+                }
+                Ok(Some(Message::Close(done))) => {
+                    // Nobody waiting any more is no error.
+                    drop(done.send(self.finish(receiver).await));
+                    return;
+                }
                 Ok(Some(Message::Row(row, bytes))) => {
-                    if self.waiting.is_empty() {
+                    if self.is_empty() {
                         due.get_or_insert(Instant::now() + self.limits.age);
-                        let now = u64::try_from(chrono::Utc::now().timestamp_millis())
-                            .unwrap_or_default();
-                        self.counters.oldest_ms.store(now, Ordering::Relaxed);
                     }
-                    self.waiting.push(row);
-                    self.bytes += bytes;
+                    self.take(row, bytes);
                     // After a failure the pause decides, however many rows come.
                     let full =
                         self.waiting.len() >= self.limits.rows || self.bytes >= self.limits.bytes;
@@ -163,8 +168,7 @@ impl Worker {
                 }
                 Ok(Some(Message::Flush(done))) => {
                     let result = self.append_patiently().await;
-                    due = (!self.waiting.is_empty()).then(|| Instant::now() + LONGEST_PAUSE);
-                    // Nobody waiting any more is no error.
+                    due = (!self.is_empty()).then(|| Instant::now() + LONGEST_PAUSE);
                     drop(done.send(result));
                     continue;
                 }
@@ -176,12 +180,54 @@ impl Worker {
                     due = None;
                 }
                 Err(error) => {
-                    tracing::error!(table = self.table.name(), rows = self.waiting.len(), %error, "rows could not be appended; they wait");
+                    tracing::error!(table = self.table.name(), rows = self.rows(), %error, "rows could not be appended; they wait");
                     due = Some(Instant::now() + pause);
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
+    }
+
+    fn rows(&self) -> usize {
+        self.trying.len() + self.waiting.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows() == 0
+    }
+
+    fn take(&mut self, row: Row, bytes: usize) {
+        if self.is_empty() {
+            let now = u64::try_from(chrono::Utc::now().timestamp_millis()).unwrap_or_default();
+            self.counters.oldest_ms.store(now, Ordering::Relaxed);
+        }
+        self.waiting.push(row);
+        self.bytes += bytes;
+    }
+
+    /// Appends what was accepted before the channel closed; what cannot be is counted as dropped.
+    async fn finish(
+        &mut self,
+        mut receiver: mpsc::UnboundedReceiver<Message>,
+    ) -> Result<(), Error> {
+        receiver.close();
+        while let Some(message) = receiver.recv().await {
+            match message {
+                Message::Row(row, bytes) => self.take(row, bytes),
+                // Theirs is answered as the channel is: closed.
+                Message::Flush(_) | Message::Close(_) => {}
+            }
+        }
+        let result = self.append_patiently().await;
+        if let Err(error) = &result {
+            let rows = self.rows() as u64;
+            tracing::error!(table = self.table.name(), rows, %error, "rows are lost: the ledger closed before they could be appended");
+            self.counters.waiting.fetch_sub(rows, Ordering::Relaxed);
+            self.counters
+                .dropped_closed
+                .fetch_add(rows, Ordering::Relaxed);
+        }
+        result
     }
 
     async fn append_patiently(&mut self) -> Result<(), Error> {
@@ -196,24 +242,108 @@ impl Worker {
         self.append().await
     }
 
+    /// Everything into the table; first, unchanged, the rows of an append that failed.
     async fn append(&mut self) -> Result<(), Error> {
-        if self.waiting.is_empty() {
-            return Ok(());
+        while !self.is_empty() {
+            if self.trying.is_empty() {
+                self.trying = std::mem::take(&mut self.waiting);
+                self.bytes = 0;
+            }
+            let batch = self.table.batch(&self.trying)?;
+            let appended = self
+                .handle
+                .append(batch, &self.writer, self.number, self.again)
+                .await;
+            self.again = appended.is_err();
+            appended?;
+            let rows = self.trying.len() as u64;
+            self.number += 1;
+            self.trying.clear();
+            self.counters.appended.fetch_add(rows, Ordering::Relaxed);
+            self.counters.waiting.fetch_sub(rows, Ordering::Relaxed);
         }
-        let batch = self.table.batch(&self.waiting)?;
-        let appended = self
-            .handle
-            .append(batch, &self.writer, self.number, self.again)
-            .await;
-        self.again = appended.is_err();
-        appended?;
-        let rows = self.waiting.len() as u64;
-        self.number += 1;
-        self.waiting.clear();
-        self.bytes = 0;
-        self.counters.appended.fetch_add(rows, Ordering::Relaxed);
-        self.counters.waiting.fetch_sub(rows, Ordering::Relaxed);
         self.counters.oldest_ms.store(0, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn row(id: &str) -> Row {
+        let row = serde_json::json!({ "feedback_id": id });
+        Table::Feedback.encode(&row).unwrap()
+    }
+
+    fn worker(handle: Arc<Handle>) -> Worker {
+        Worker {
+            handle,
+            table: Table::Feedback,
+            writer: "w".into(),
+            limits: Limits {
+                rows: 10,
+                bytes: 1 << 20,
+                age: Duration::from_secs(60),
+            },
+            counters: Arc::default(),
+            waiting: Vec::new(),
+            bytes: 0,
+            trying: Vec::new(),
+            number: 0,
+            again: false,
+        }
+    }
+
+    async fn ids(handle: &Handle) -> Vec<String> {
+        let (provider, _) = handle.provider().await.unwrap();
+        let context = deltalake::datafusion::prelude::SessionContext::new();
+        let rows = context.read_table(provider).unwrap().collect().await;
+        let mut out = arrow::json::LineDelimitedWriter::new(Vec::new());
+        out.write_batches(&rows.unwrap().iter().collect::<Vec<_>>())
+            .unwrap();
+        let lines = String::from_utf8(out.into_inner()).unwrap();
+        let id = |line: &str| {
+            let row: Row = serde_json::from_str(line).unwrap();
+            row["feedback_id"].as_str().unwrap().to_owned()
+        };
+        let mut ids: Vec<String> = lines.lines().map(id).collect();
+        ids.sort();
+        ids
+    }
+
+    #[tokio::test]
+    async fn a_commit_whose_answer_was_lost_neither_doubles_its_rows_nor_swallows_later_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let handle = Arc::new(Handle::open(folder.path(), Table::Feedback).await.unwrap());
+        let first = Table::Feedback.batch(&[row("first")]).unwrap();
+        handle.append(first, "w", 0, false).await.unwrap();
+        let mut worker = worker(handle.clone());
+        worker.waiting = vec![row("later")];
+        worker.trying = vec![row("first")];
+        worker.again = true;
+        worker.counters.waiting.store(2, Ordering::Relaxed);
+        worker.append().await.unwrap();
+        assert_eq!(ids(&handle).await, ["first", "later"]);
+        assert_eq!(worker.counters.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_row_that_was_accepted_while_the_queue_closed_is_in_the_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let handle = Arc::new(Handle::open(folder.path(), Table::Feedback).await.unwrap());
+        let worker = worker(handle.clone());
+        worker.counters.waiting.store(2, Ordering::Relaxed);
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let (done, closed) = oneshot::channel();
+        let send = |message| sender.send(message).map_err(drop);
+        send(Message::Row(row("before"), 1)).unwrap();
+        send(Message::Close(done)).unwrap();
+        send(Message::Row(row("meanwhile"), 1)).unwrap();
+        worker.run(receiver).await;
+        closed.await.unwrap().unwrap();
+        assert_eq!(ids(&handle).await, ["before", "meanwhile"]);
+        assert!(send(Message::Row(row("late"), 1)).is_err());
     }
 }
