@@ -74,7 +74,7 @@ pub(crate) fn digest(folder: &Path) -> Result<String, Error> {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(retune_task::hex(&hash.finalize()))
 }
 
 /// Moves a staging folder (on the store's own file system) to the next free number. Killed before the rename, nothing

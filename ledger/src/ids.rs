@@ -68,10 +68,7 @@ impl Ids {
             .chain_update(pad(0x5c))
             .chain_update(inner)
             .finalize();
-        outer[..MAC / 2]
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect()
+        retune_task::hex(&outer[..MAC / 2])
     }
 }
 

@@ -167,13 +167,16 @@ impl Table {
         ))
     }
 
-    fn is_json(self, column: &str) -> bool {
-        self.columns()
-            .iter()
-            .any(|(name, kind)| *name == column && matches!(kind, Json))
+    fn kind(self, column: &str) -> Option<Kind> {
+        let of_name = |(name, kind): &(&str, Kind)| (*name == column).then_some(*kind);
+        self.columns().iter().find_map(of_name)
     }
 
-    /// A row's columns, shapeless values as JSON texts.
+    fn is_json(self, column: &str) -> bool {
+        matches!(self.kind(column), Some(Json))
+    }
+
+    /// A row's columns, shapeless values as JSON texts. Refuses what Arrow would refuse later, when the row is one of many.
     pub(crate) fn encode(self, row: &impl Serialize) -> Result<Map<String, Value>, Error> {
         let wrong = |what: String| Error::Row {
             table: self.name(),
@@ -184,8 +187,15 @@ impl Table {
             return Err(wrong("it is not an object".into()));
         };
         for (key, value) in &mut map {
-            if self.is_json(key) && !value.is_null() {
-                *value = Value::String(value.to_string());
+            match self.kind(key) {
+                Some(Json) if !value.is_null() => *value = Value::String(value.to_string()),
+                Some(Whole) if !value.is_null() && value.as_i64().is_none() => {
+                    return Err(wrong(format!(
+                        "{key} is {value}, and the column holds whole numbers up to {}",
+                        i64::MAX
+                    )));
+                }
+                _ => {}
             }
         }
         Ok(map)
@@ -246,5 +256,23 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_no_column_holds_is_refused_before_it_blocks_others() {
+        let row = |version| crate::Run {
+            exchanges_version: Some(version),
+            ..crate::Run::default()
+        };
+        assert!(Table::Runs.encode(&row(7)).is_ok());
+        let refused = Table::Runs
+            .encode(&row(u64::MAX))
+            .map_err(|e| e.to_string());
+        assert!(refused.is_err_and(|e| e.contains("exchanges_version")));
     }
 }

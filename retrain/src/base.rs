@@ -37,20 +37,5 @@ pub(crate) fn digest(folder: &Path) -> Result<String, Error> {
             hash.update(buffer.get(..read).unwrap_or_default());
         }
     }
-    Ok(hex(&hash.finalize()))
-}
-
-/// Lower-hex SHA-256 of a text.
-pub(crate) fn sha256(text: &str) -> String {
-    hex(&Sha256::digest(text.as_bytes()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    Ok(retune_task::hex(&hash.finalize()))
 }

@@ -1,7 +1,7 @@
 //! From rows to tokens: the text that the engine will see, byte for byte, with loss on the answer alone.
 //!
 //! The prompt is tokenised as the engine does it (the task's `adapter_prompt`, the base's chat template with its generation prompt,
-//! special tokens added); the answer follows as its own tokens, because that is how an engine reaches it: from the end of the
+//! special tokens only where the template writes them); the answer follows as its own tokens, because that is how an engine reaches it: from the end of the
 //! prompt, token by token, to the end of the turn. Tokenising both in one go could merge across that border into tokens that
 //! serving never sees.
 
@@ -59,10 +59,10 @@ impl Encoder {
 
     /// Tokens of prompt, answer and end of turn; loss weight 1 on the last two, 0 on the prompt.
     pub fn example(&self, task: &Task, row: &Row) -> Result<Example, Error> {
-        let mut tokens = self.tokens(&self.prompt(task, row)?, true)?;
+        let mut tokens = self.tokens(&self.prompt(task, row)?)?;
         let prompt = tokens.len();
-        tokens.extend(self.tokens(&row.answer, false)?);
-        tokens.extend(self.tokens(self.template.end_of_turn(), false)?);
+        tokens.extend(self.tokens(&row.answer)?);
+        tokens.extend(self.tokens(self.template.end_of_turn())?);
         let weights = (0..tokens.len())
             .map(|index| if index < prompt { 0.0 } else { 1.0 })
             .collect();
@@ -82,13 +82,15 @@ impl Encoder {
         Ok(encoded)
     }
 
-    fn tokens(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Error> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, add_special_tokens)
-            .map_err(|error| Error::Tokenise {
-                what: error.to_string(),
-            })?;
+    /// Without the tokenizer's own additions: a template that wants a beginning of text writes it, and a second one would be a
+    /// prompt that serving never sees.
+    fn tokens(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let encoding =
+            self.tokenizer
+                .encode_fast(text, false)
+                .map_err(|error| Error::Tokenise {
+                    what: error.to_string(),
+                })?;
         Ok(encoding.get_ids().to_vec())
     }
 }

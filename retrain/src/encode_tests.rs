@@ -49,7 +49,7 @@ fn an_example_is_the_prompt_as_served_then_the_answer_then_the_end_of_turn() {
             .render(&task.messages(PromptKind::Adapter, &row.messages), true)
             .unwrap();
         let prompt = tokenizer
-            .encode(served.as_str(), true)
+            .encode(served.as_str(), false)
             .unwrap()
             .get_ids()
             .to_vec();

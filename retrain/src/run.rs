@@ -8,7 +8,7 @@
 
 use chrono::Utc;
 use retune_ledger::Run;
-use sha2::{Digest, Sha256};
+use retune_task::sha256;
 
 use crate::book::{self, Book, DONE};
 use crate::dataset::Counts;
@@ -55,11 +55,8 @@ pub fn run_id(start: &Start) -> String {
         StartedBy::Person => format!(":{}", Utc::now().to_rfc3339()),
         StartedBy::Trigger(_) | StartedBy::Schedule(_) => String::new(),
     };
-    let digest = Sha256::digest(format!("{}\n{}{when}", start.task, start.started_by));
-    digest
-        .iter()
-        .take(6)
-        .fold("run-".to_owned(), |id, byte| format!("{id}{byte:02x}"))
+    let digest = sha256(&format!("{}\n{}{when}", start.task, start.started_by));
+    format!("run-{}", &digest[..12])
 }
 
 /// Makes the run that `start` asks for, in this process, from dataset to promotion; a run that is done already is returned as it was.

@@ -41,12 +41,8 @@ pub(crate) async fn from_the_start(
         development: dataset.development.len(),
         held_out: dataset.held_out.len(),
     });
-    if dataset.len() < task.retrain.min_examples {
-        report.reasons = vec![format!(
-            "{} usable examples, and the policy wants {} (min_examples); collect more ratings and corrections",
-            dataset.len(),
-            task.retrain.min_examples
-        )];
+    if let Some(reason) = too_few(task, &dataset) {
+        report.reasons = vec![reason];
         return finish(o, task, book, report, observer).await;
     }
 
@@ -67,6 +63,25 @@ pub(crate) async fn from_the_start(
     )
     .await?;
     finish(o, task, book, report, observer).await
+}
+
+/// Why nothing can be trained yet.
+fn too_few(task: &Task, dataset: &Dataset) -> Option<String> {
+    let (have, wanted) = (dataset.len(), task.retrain.min_examples);
+    if have < wanted {
+        return Some(format!(
+            "{have} usable examples, and the policy wants {wanted} (min_examples); collect more ratings and corrections"
+        ));
+    }
+    let parts = [
+        ("to train on", &dataset.train),
+        ("to choose the checkpoint by", &dataset.development),
+        ("to hold out", &dataset.held_out),
+    ];
+    let (what, _) = parts.iter().find(|(_, rows)| rows.is_empty())?;
+    Some(format!(
+        "of {have} usable examples none is left {what}; collect more ratings and corrections"
+    ))
 }
 
 /// What a dead process left of this run or, in the staging folder, of any run of the task: the lease says that none is alive.
@@ -198,7 +213,10 @@ async fn train_candidate(
     report.examples_train = train.examples.len() as u64;
     report.examples_development = development.examples.len() as u64;
     report.examples_held_out = held_out.examples.len() as u64;
-    if train.examples.is_empty() {
+    if [&train, &development, &held_out]
+        .iter()
+        .any(|part| part.examples.is_empty())
+    {
         return Err(Error::NothingToTrain {
             task: task.name.clone(),
             too_long: report.examples_too_long,
@@ -446,8 +464,8 @@ async fn manifest(
         created: Utc::now(),
         run_id: Some(report.run_id.clone()),
         parent: Some(report.baseline.clone()),
-        adapter_prompt_sha256: base::sha256(&task.adapter_prompt),
-        chat_template_sha256: base::sha256(encoder.template_source()),
+        adapter_prompt_sha256: retune_task::sha256(&task.adapter_prompt),
+        chat_template_sha256: retune_task::sha256(encoder.template_source()),
         examples_train: report.examples_train,
         examples_development: report.examples_development,
         examples_held_out: report.examples_held_out,

@@ -1,8 +1,9 @@
-//! Starts the runs that alarms ask for, each in a process of its own.
+//! Starts the runs that alarms and schedules ask for, each in a process of its own.
 //!
 //! An alarm says that the traffic has changed; it does not bring the examples to learn the change from. So a run waits until enough
-//! usable rows have arrived since its alarm, and its row says how many there are and how many are wanted. A process that failed is
-//! started again, with doubled pauses, three times in all. (Schedules take the same way: a `Start` with a time for a name.)
+//! usable rows have arrived since its alarm, and its row says how many there are and how many are wanted. A schedule's run begins at
+//! its time, or when somebody watches again, if the task had any traffic by then; too few examples are its verdict's to tell. A
+//! process that failed is started again, with doubled pauses, three times in all.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -12,7 +13,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{ExchangeQuery, FeedbackQuery, Ledger, Purpose, Run, Trigger};
+use retune_ledger::{Exchange, ExchangeQuery, FeedbackQuery, Ledger, Purpose, Run, Trigger};
 use retune_task::{ModelName, RetrainPolicy, Task};
 use tokio_util::sync::CancellationToken;
 
@@ -91,6 +92,16 @@ struct Attempts {
     launches: u32,
     not_before: Option<Instant>,
     told: Option<Due>,
+    /// Its run is done: nothing is looked up any more.
+    done: bool,
+}
+
+impl Attempts {
+    fn may_begin(&self) -> bool {
+        !self.done
+            && self.launches < LAUNCHES
+            && self.not_before.is_none_or(|time| Instant::now() >= time)
+    }
 }
 
 struct Watcher<'a, L> {
@@ -101,7 +112,7 @@ struct Watcher<'a, L> {
 }
 
 impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
-    /// One look at every trigger; waits for the processes that it starts, one after another.
+    /// One look at every trigger and schedule; waits for the processes that it starts, one after another.
     async fn pass(&mut self) -> Result<(), Error> {
         let o = self.o;
         for task in &o.config.tasks {
@@ -114,8 +125,43 @@ impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
                 }
                 self.consider(task, &trigger).await?;
             }
+            let due = task.retrain.schedule.as_ref();
+            if let Some(time) = due.and_then(|schedule| schedule.last(Utc::now())) {
+                self.consider_time(task, time).await?;
+            }
         }
         Ok(())
+    }
+
+    /// The last time that the schedule named: its run begins if none has, and there was something to learn from by then.
+    async fn consider_time(&mut self, task: &Task, time: DateTime<Utc>) -> Result<(), Error> {
+        let ledger = &self.o.ledger;
+        let start = Start {
+            task: task.name.clone(),
+            started_by: StartedBy::Schedule(time),
+        };
+        let id = run_id(&start);
+        let attempts = self.attempts.entry(id.clone()).or_default();
+        if self.stop.is_cancelled() || !attempts.may_begin() {
+            return Ok(());
+        }
+        let row = latest(ledger, &id).await?;
+        attempts.done = row.is_some_and(|run| run.state == DONE);
+        let first = ExchangeQuery {
+            limit: Some(1),
+            ..user_exchanges(task)
+        };
+        let had_traffic = |first: &Exchange| first.ts < time;
+        if attempts.done
+            || !ledger
+                .exchanges(&first)
+                .await?
+                .first()
+                .is_some_and(had_traffic)
+        {
+            return Ok(());
+        }
+        self.launch(&start, id).await
     }
 
     async fn consider(&mut self, task: &Task, trigger: &Trigger) -> Result<(), Error> {
@@ -126,16 +172,15 @@ impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
         };
         let id = run_id(&start);
         let attempts = self.attempts.entry(id.clone()).or_default();
-        if attempts.launches >= LAUNCHES
-            || attempts
-                .not_before
-                .is_some_and(|time| Instant::now() < time)
-        {
+        if !attempts.may_begin() {
             return Ok(());
         }
         let row = latest(&o.ledger, &id).await?;
         match &row {
-            Some(run) if run.state == DONE => return Ok(()),
+            Some(run) if run.state == DONE => {
+                attempts.done = true;
+                return Ok(());
+            }
             // Its verdict stands and waits to be carried out.
             Some(run) if run.verdict.is_some() => {}
             _ => {
@@ -155,14 +200,21 @@ impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
                 }
             }
         }
+        self.launch(&start, id).await
+    }
+
+    /// Starts the run's process and waits for its end.
+    async fn launch(&mut self, start: &Start, id: String) -> Result<(), Error> {
+        let o = self.o;
+        let attempts = self.attempts.entry(id.clone()).or_default();
         attempts.launches += 1;
         tracing::info!(
-            task = task.name,
+            task = start.task,
             run_id = id,
             launch = attempts.launches,
             "starting a run"
         );
-        let ended = (self.launch)(&start).await;
+        let ended = (self.launch)(start).await;
         let how = match ended {
             Ok(status) => format!("its process ended with {status}"),
             Err(error) => format!("its process could not be started: {error}"),
@@ -174,7 +226,7 @@ impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
         let launches = attempts.launches;
         attempts.not_before = Some(Instant::now() + pause(&o.limits, launches));
         tracing::warn!(
-            task = task.name,
+            task = start.task,
             run_id = id,
             launch = launches,
             how,
@@ -183,7 +235,7 @@ impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
         // A run that failed has said why; one that was killed could not.
         if row.as_ref().is_none_or(|run| run.state != FAILED) {
             let mut run =
-                row.unwrap_or_else(|| book::new_row(&task.name, start.started_by.to_string(), id));
+                row.unwrap_or_else(|| book::new_row(&start.task, start.started_by.to_string(), id));
             run.ts = Utc::now();
             FAILED.clone_into(&mut run.state);
             run.error = Some(how);
@@ -234,13 +286,16 @@ async fn close(
     Ok(ledger.append_run(&run).await?)
 }
 
-async fn read(ledger: &Ledger, task: &Task) -> Result<Dataset, Error> {
-    let query = ExchangeQuery {
+fn user_exchanges(task: &Task) -> ExchangeQuery {
+    ExchangeQuery {
         task: Some(task.name.clone()),
         purpose: Some(Purpose::User),
         ..ExchangeQuery::default()
-    };
-    let exchanges = ledger.exchanges(&query).await?;
+    }
+}
+
+async fn read(ledger: &Ledger, task: &Task) -> Result<Dataset, Error> {
+    let exchanges = ledger.exchanges(&user_exchanges(task)).await?;
     let feedback = ledger.feedback(&FeedbackQuery::default()).await?;
     Ok(dataset::build(task, &exchanges, &feedback))
 }

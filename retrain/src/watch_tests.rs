@@ -74,11 +74,33 @@ fn start() -> Start {
     }
 }
 
-/// Watches a ledger of `rows` usable rows and one trigger for a moment; every launch leaves `state` in the runs table. Gives the number
-/// of launches and the run's last row.
-async fn watched(rows: u64, trigger: Trigger, state: Option<&'static str>) -> (u32, Option<Run>) {
+/// Long enough for a pass that does something it should not.
+const A_MOMENT: Duration = Duration::from_millis(700);
+/// Long enough on any machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Watches a ledger of `rows` usable rows and one trigger until there were so many launches and the run is in that state, and a moment longer; every launch leaves
+/// `state` in the runs table. Gives the number of launches and the run's last row.
+async fn watched(
+    rows: u64,
+    trigger: Trigger,
+    state: Option<&'static str>,
+    until: Option<(u32, &'static str)>,
+) -> (u32, Option<Run>) {
+    watched_with("", rows, Some(trigger), &start(), state, until).await
+}
+
+/// The same with more in the policy.
+async fn watched_with(
+    policy: &str,
+    rows: u64,
+    trigger: Option<Trigger>,
+    start: &Start,
+    state: Option<&'static str>,
+    until: Option<(u32, &'static str)>,
+) -> (u32, Option<Run>) {
     let folder = tempfile::tempdir().unwrap();
-    let config = config(folder.path(), "");
+    let config = config(folder.path(), policy);
     let ledger = Ledger::open(&config.store).await.unwrap();
     for n in 0..rows {
         ledger
@@ -89,7 +111,9 @@ async fn watched(rows: u64, trigger: Trigger, state: Option<&'static str>) -> (u
             .unwrap();
     }
     ledger.flush().await.unwrap();
-    ledger.put_trigger(&trigger).await.unwrap();
+    if let Some(trigger) = trigger {
+        ledger.put_trigger(&trigger).await.unwrap();
+    }
     let mut options = Options::new(
         Arc::new(config),
         PathBuf::new(),
@@ -108,7 +132,7 @@ async fn watched(rows: u64, trigger: Trigger, state: Option<&'static str>) -> (u
         let (ledger, id) = (kept.clone(), run_id(start));
         Box::pin(async move {
             if let Some(state) = state {
-                let mut run = new_row("ask", "trigger:alarm-1".to_owned(), id);
+                let mut run = new_row("ask", "test".to_owned(), id);
                 run.state = state.to_owned();
                 ledger.append_run(&run).await.unwrap();
             }
@@ -121,23 +145,39 @@ async fn watched(rows: u64, trigger: Trigger, state: Option<&'static str>) -> (u
     };
     let stop = CancellationToken::new();
     let watching = watch(&options, launch, stop.clone());
+    let id = run_id(start);
+    let row = async || {
+        let runs = ledger.runs().await.unwrap();
+        runs.into_iter().find(|run| run.run_id == id)
+    };
     let stopping = async {
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        if let Some(until) = until {
+            let give_up = tokio::time::Instant::now() + PATIENCE;
+            let there = |run: Option<Run>| {
+                run.is_some_and(|run| {
+                    (launches.load(Ordering::SeqCst), run.state.as_str()) == until
+                })
+            };
+            while !there(row().await) && tokio::time::Instant::now() < give_up {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        tokio::time::sleep(A_MOMENT).await;
         stop.cancel();
     };
     tokio::join!(watching, stopping);
-    let row = ledger
-        .runs()
-        .await
-        .unwrap()
-        .into_iter()
-        .find(|run| run.run_id == run_id(&start()));
-    (launches.load(Ordering::SeqCst), row)
+    (launches.load(Ordering::SeqCst), row().await)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waits_visibly_for_new_examples() {
-    let (launches, row) = watched(12, trigger("ask@base", AlarmKind::Format), Some(DONE)).await;
+    let (launches, row) = watched(
+        12,
+        trigger("ask@base", AlarmKind::Format),
+        Some(DONE),
+        Some((0, WAITING)),
+    )
+    .await;
     let row = row.unwrap();
     assert_eq!(
         (launches, row.state.as_str(), row.progress),
@@ -147,24 +187,35 @@ async fn waits_visibly_for_new_examples() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn starts_a_run_once() {
-    let (launches, row) = watched(20, trigger("ask@base", AlarmKind::Format), Some(DONE)).await;
+    let (launches, row) = watched(
+        20,
+        trigger("ask@base", AlarmKind::Format),
+        Some(DONE),
+        Some((1, DONE)),
+    )
+    .await;
     assert_eq!((launches, row.unwrap().state.as_str()), (1, DONE));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tries_a_run_that_dies_three_times_and_says_how_it_died() {
-    let (launches, row) =
-        watched(20, trigger("ask@base", AlarmKind::Format), Some("training")).await;
+    let alarm = trigger("ask@base", AlarmKind::Format);
+    let (launches, row) = watched(20, alarm, Some("training"), Some((3, FAILED))).await;
     let row = row.unwrap();
     assert_eq!((launches, row.state.as_str()), (3, FAILED));
     assert!(row.error.unwrap().contains("signal"));
     // One that could not even begin is told as well.
     assert_eq!(
-        watched(20, trigger("ask@base", AlarmKind::Format), None)
-            .await
-            .1
-            .unwrap()
-            .state,
+        watched(
+            20,
+            trigger("ask@base", AlarmKind::Format),
+            None,
+            Some((3, FAILED))
+        )
+        .await
+        .1
+        .unwrap()
+        .state,
         FAILED
     );
 }
@@ -172,14 +223,35 @@ async fn tries_a_run_that_dies_three_times_and_says_how_it_died() {
 #[tokio::test(flavor = "multi_thread")]
 async fn leaves_alarms_that_start_nothing() {
     assert_eq!(
-        watched(20, trigger("ask@base", AlarmKind::Input), Some(DONE)).await,
+        watched(20, trigger("ask@base", AlarmKind::Input), Some(DONE), None).await,
         (0, None)
     );
-    let (launches, row) = watched(20, trigger("ask@7", AlarmKind::Format), Some(DONE)).await;
+    let (launches, row) = watched(
+        20,
+        trigger("ask@7", AlarmKind::Format),
+        Some(DONE),
+        Some((0, DONE)),
+    )
+    .await;
     let row = row.unwrap();
     assert_eq!(
         (launches, row.state.as_str(), row.promoted),
         (0, DONE, Some(false))
     );
     assert!(row.error.unwrap().contains("ask@7"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_starts_one_run_for_its_last_time_if_there_was_traffic() {
+    // The rows are of 2023; the time is the same whatever year it is.
+    let policy = "schedule = \"0 3 1 1 *\"";
+    let schedule = retune_task::Schedule::parse("0 3 1 1 *").unwrap();
+    let scheduled = Start {
+        task: "ask".to_owned(),
+        started_by: StartedBy::Schedule(schedule.last(chrono::Utc::now()).unwrap()),
+    };
+    let watched = |rows, until| watched_with(policy, rows, None, &scheduled, Some(DONE), until);
+    let (launches, row) = watched(1, Some((1, DONE))).await;
+    assert_eq!((launches, row.unwrap().state.as_str()), (1, DONE));
+    assert_eq!(watched(0, None).await, (0, None));
 }

@@ -181,7 +181,8 @@ async fn go_on_serving(story: &Story, server: &mut Server, stop: &CancellationTo
         "  curl {url}/v1/chat/completions -H 'content-type: application/json' \
          -d '{{\"model\": \"{TASK}\", \"messages\": [{{\"role\": \"user\", \"content\": \"My parcel never came, please help.\"}}]}}'"
     ));
-    story.tell(format_args!("  metrics: {url}/metrics; Grafana's dashboard and Prometheus' rules are in the source's grafana/"));
+    let metrics = server.metrics_url().await?;
+    story.tell(format_args!("  metrics: {metrics}; Grafana's dashboard and Prometheus' rules are in the source's grafana/"));
     story.tell(format_args!(
         "  its tables, adapters and log: {}",
         server.folder().display()

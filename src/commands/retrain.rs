@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, FixedOffset};
 use indicatif::{ProgressBar, ProgressStyle};
 use retune_ledger::Ledger;
 use retune_retrain::{Event, Options, Report, Start, StartedBy};
@@ -17,18 +18,21 @@ use crate::{output, setup, stop};
                   server, and promote it where it is proven better and the task's policy says so.\n\nThe server must be running.",
     after_help = "Examples:\n  retune retrain --task triage                      one run now, with its report\n  \
                   retune retrain --task triage --json | jq .verdict\n  \
-                  retune retrain --watch                            wait for alarms beside a `retune serve`"
+                  retune retrain --watch                            wait for alarms and schedules beside a `retune serve`"
 )]
 pub(crate) struct Args {
     /// The task to make an adapter for.
     #[arg(long, required_unless_present = "watch")]
     task: Option<String>,
-    /// Wait for alarms and start a run for each, until stopped.
-    #[arg(long, conflicts_with_all = ["task", "trigger"])]
+    /// Wait for alarms and schedules and start a run for each, until stopped.
+    #[arg(long, conflicts_with_all = ["task", "trigger", "scheduled"])]
     watch: bool,
     /// The alarm that this run answers.
-    #[arg(long, value_name = "ALARM")]
+    #[arg(long, value_name = "ALARM", conflicts_with = "scheduled")]
     trigger: Option<String>,
+    /// The schedule's time that this run answers, as RFC 3339 has it.
+    #[arg(long, value_name = "TIME", value_parser = DateTime::parse_from_rfc3339)]
+    scheduled: Option<DateTime<FixedOffset>>,
     /// The running server [default: the configuration's address].
     #[arg(long, value_name = "URL")]
     server: Option<String>,
@@ -57,10 +61,11 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
                 "no task {task:?}; the configuration has {}",
                 known.join(", ")
             );
-            let started_by = args
-                .trigger
-                .clone()
-                .map_or(StartedBy::Person, StartedBy::Trigger);
+            let started_by = match (&args.trigger, args.scheduled) {
+                (Some(alarm), _) => StartedBy::Trigger(alarm.clone()),
+                (None, Some(time)) => StartedBy::Schedule(time.to_utc()),
+                (None, None) => StartedBy::Person,
+            };
             let start = Start {
                 task: task.clone(),
                 started_by,

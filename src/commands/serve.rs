@@ -50,40 +50,39 @@ async fn serve(
     ledger: &Ledger,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let (running, url) = start(config, base, ledger, &Registry::new(), stop).await?;
-    if ready(&url, stop).await? {
-        announce(common, &url)?;
+    let running = start(config, base, ledger, &Registry::new(), stop).await?;
+    if ready(&running, stop).await? {
+        announce(common, &running)?;
     }
     running.stopped().await;
     Ok(())
 }
 
-/// Starts the server; it may still be loading its model. Gives back where it is found from this machine.
+/// Starts the server; it may still be loading its model.
 pub(crate) async fn start(
     config: &Arc<Config>,
     base: PathBuf,
     ledger: &Ledger,
     registry: &Registry,
     stop: &CancellationToken,
-) -> Result<(Running, String)> {
+) -> Result<Running> {
     let options = Options {
         config: config.clone(),
         base,
         ledger: ledger.clone(),
         registry: registry.clone(),
     };
-    let running = retune_serve::start(options, stop.clone()).await?;
-    let url = setup::url(running.addr);
-    Ok((running, url))
+    Ok(retune_serve::start(options, stop.clone()).await?)
 }
 
 /// Waits until a model answers; false where `stop` came first.
-pub(crate) async fn ready(url: &str, stop: &CancellationToken) -> Result<bool> {
+pub(crate) async fn ready(running: &Running, stop: &CancellationToken) -> Result<bool> {
     let http = reqwest::Client::new();
+    let probes = setup::url(running.ops_addr.unwrap_or(running.addr));
     let asked = tokio::time::timeout(READY_WITHIN, async {
         loop {
             if http
-                .get(format!("{url}/readyz"))
+                .get(format!("{probes}/readyz"))
                 .send()
                 .await
                 .is_ok_and(|response| response.status().is_success())
@@ -103,9 +102,16 @@ pub(crate) async fn ready(url: &str, stop: &CancellationToken) -> Result<bool> {
 }
 
 /// The first line of stdout, which scripts wait for.
-pub(crate) fn announce(common: &Common, url: &str) -> Result<()> {
+pub(crate) fn announce(common: &Common, running: &Running) -> Result<()> {
+    let url = setup::url(running.addr);
+    let ops = running.ops_addr.map(setup::url);
     if common.json {
-        return output::json(&json!({"listening": url}));
+        return output::json(&json!({"listening": url, "ops": ops}));
     }
-    output::line(format_args!("listening on {url}"))
+    match ops {
+        None => output::line(format_args!("listening on {url}")),
+        Some(ops) => output::line(format_args!(
+            "listening on {url}; metrics and probes on {ops}"
+        )),
+    }
 }

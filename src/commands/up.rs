@@ -58,12 +58,13 @@ async fn everything(
     let _all = stop.clone().drop_guard();
     let registry = Registry::new();
     let monitor = Monitor::new(config, ledger.clone(), &registry)?;
-    let (running, url) = serve::start(config, base.clone(), ledger, &registry, stop).await?;
-    if !serve::ready(&url, stop).await? {
+    let running = serve::start(config, base.clone(), ledger, &registry, stop).await?;
+    if !serve::ready(&running, stop).await? {
         running.stopped().await;
         return Ok(());
     }
-    serve::announce(common, &url)?;
+    serve::announce(common, &running)?;
+    let url = setup::url(running.addr);
     let mut beside = JoinSet::new();
     beside.spawn(monitor.run(stop.clone()));
     let options = Options::new(config.clone(), base, ledger.clone(), url.clone());
@@ -114,7 +115,10 @@ fn arguments(start: &Start, server: &str) -> Vec<OsString> {
     .into();
     match &start.started_by {
         StartedBy::Trigger(alarm) => arguments.extend(["--trigger".into(), alarm.into()]),
-        StartedBy::Person | StartedBy::Schedule(_) => {}
+        StartedBy::Schedule(time) => {
+            arguments.extend(["--scheduled".into(), time.to_rfc3339().into()]);
+        }
+        StartedBy::Person => {}
     }
     arguments
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::Task;
+use crate::digest::sha256;
 
 /// One message, as OpenAI's API has it, with its content joined into one string.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,10 +83,7 @@ pub fn conversation(messages: &[ChatMessage]) -> String {
         .find(|m| m.role == "user")
         .map_or("", |m| m.content.as_str());
     let normalised = first.split_whitespace().collect::<Vec<_>>().join(" ");
-    Sha256::digest(normalised.as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    sha256(&normalised)
 }
 
 /// The split of a conversation, by its key alone: 15 % are held out, 10 % of the rest are for development.

@@ -5,8 +5,10 @@
 
 mod chat;
 mod config;
+mod digest;
 mod format;
 mod names;
+mod schedule;
 mod template;
 
 pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
@@ -14,6 +16,8 @@ pub use config::{
     AlarmKind, Config, ConfigSource, Engine, LoraPolicy, Monitor, Problem, Problems, Promote,
     RetrainPolicy, Server, Store, Task,
 };
+pub use digest::{hex, sha256};
 pub use format::{Check, Format};
 pub use names::ModelName;
+pub use schedule::Schedule;
 pub use template::{ChatTemplate, Error};

@@ -341,3 +341,17 @@ async fn many_at_once_are_all_answered_or_told_to_come_again() {
     assert_eq!(answered + full, 100);
     assert!(answered >= 64, "only {answered} of 100 answered");
 }
+
+#[tokio::test]
+async fn metrics_and_probes_can_have_an_address_of_their_own() {
+    let folder = folder();
+    let env = [("RETUNE_SERVER__OPS_LISTEN", "127.0.0.1:0")];
+    let server = Server::start_with(folder.path(), &env).await;
+    server.ask("My parcel never came.").await;
+    let ops = server.ops.as_deref().unwrap();
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let there = server.http.get(format!("{ops}{path}")).send().await;
+        assert_eq!(there.unwrap().status(), 200, "{path}");
+        assert_eq!(server.get(path).await.status(), 404, "{path}");
+    }
+}

@@ -48,13 +48,21 @@ pub(crate) fn rows(folder: &Path, query: &str) -> Vec<Value> {
 pub(crate) struct Server {
     child: Child,
     pub(crate) url: String,
+    /// Where metrics and probes are, if not on `url`.
+    pub(crate) ops: Option<String>,
     pub(crate) http: reqwest::Client,
 }
 
 impl Server {
     /// Starts in `folder`, whose store may already hold something.
     pub(crate) async fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[]).await
+    }
+
+    /// The same with more in its environment.
+    pub(crate) async fn start_with(folder: &Path, env: &[(&str, &str)]) -> Self {
         let mut command = tokio::process::Command::from(retune(folder));
+        command.envs(env.iter().copied());
         command.args(["up", "--json", "--stop-with-stdin"]);
         command
             .stdin(Stdio::piped())
@@ -77,9 +85,11 @@ impl Server {
             .expect("a line before the end");
         let first: Value = serde_json::from_str(&line).unwrap();
         let url = first["listening"].as_str().unwrap().to_owned();
+        let ops = first["ops"].as_str().map(str::to_owned);
         Self {
             child,
             url,
+            ops,
             http: reqwest::Client::new(),
         }
     }

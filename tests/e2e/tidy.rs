@@ -64,7 +64,10 @@ fn crates_know_only_whom_they_may() {
             ][..],
         ),
         ("retrain/trainer", &[][..]),
-        ("models/pocket", &["retune-trainer"][..]),
+        (
+            "models/pocket",
+            &["retune-task", "retune-trainer", "retune-demo"][..],
+        ),
         ("demo", &[][..]),
     ];
     for (folder, known) in may_know {

@@ -59,10 +59,7 @@ fn digest_of<'a>(files: impl Iterator<Item = (&'a str, Vec<u8>)>) -> String {
         hash.update((content.len() as u64).to_le_bytes());
         hash.update(content);
     }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    retune_task::hex(&hash.finalize())
 }
 
 /// Where the model is unpacked by default: `$XDG_CACHE_HOME/retune` or `~/.cache/retune`, else in the temporary folder.

@@ -23,6 +23,8 @@ pub(super) struct Server {
     stdin: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
     url: Option<String>,
+    /// Where its metrics are, where that is another address.
+    ops: Option<String>,
 }
 
 impl Server {
@@ -47,6 +49,7 @@ impl Server {
             stdin,
             lines: BufReader::new(stdout).lines(),
             url: None,
+            ops: None,
         })
     }
 
@@ -70,7 +73,14 @@ impl Server {
             .as_str()
             .with_context(|| format!("the server's first line is {line:?}"))?;
         self.url = Some(url.to_owned());
+        self.ops = value["ops"].as_str().map(str::to_owned);
         Ok(url.to_owned())
+    }
+
+    /// Where Prometheus would scrape it.
+    pub(super) async fn metrics_url(&mut self) -> Result<String> {
+        let url = self.listening().await?;
+        Ok(format!("{}/metrics", self.ops.as_ref().unwrap_or(&url)))
     }
 
     /// Waits for an end that nobody asked for, and tells how it was.
@@ -124,12 +134,8 @@ impl Server {
 
     /// Writes what /metrics says now beside the store, for whoever keeps it.
     pub(super) async fn keep_metrics(&mut self) -> Result<()> {
-        let url = self.listening().await?;
-        let metrics = reqwest::get(format!("{url}/metrics"))
-            .await?
-            .error_for_status()?
-            .text()
-            .await?;
+        let url = self.metrics_url().await?;
+        let metrics = reqwest::get(url).await?.error_for_status()?.text().await?;
         std::fs::write(self.folder.join("metrics.txt"), metrics).context("cannot write the metrics")
     }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chat::ClientSystem;
 use crate::format::Format;
+use crate::schedule::Schedule;
 
 /// All that can be configured.
 #[derive(Debug)]
@@ -135,7 +136,7 @@ pub struct Task {
 #[derive(Debug, Clone)]
 pub struct RetrainPolicy {
     /// Five cron fields, in UTC.
-    pub schedule: Option<String>,
+    pub schedule: Option<Schedule>,
     /// Alarms that start a run.
     pub on: Vec<AlarmKind>,
     /// Usable rows below which there is no run.

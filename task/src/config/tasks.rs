@@ -7,6 +7,7 @@ use super::{AlarmKind, ConfigSource, Engine, LoraPolicy, Promote, RetrainPolicy,
 use crate::chat::ClientSystem;
 use crate::format::Format;
 use crate::names::is_task_name;
+use crate::schedule::Schedule;
 
 /// The built-in configuration's files.
 const BUILT_IN: [(&str, &str); 2] = [
@@ -224,19 +225,16 @@ fn format(s: &Section<'_>, node: Node, source: &ConfigSource) -> Option<Format> 
 }
 
 fn retrain(mut s: Section<'_>) -> RetrainPolicy {
-    let schedule = s
-        .text("schedule", "five cron fields, such as \"0 3 1 */3 *\"")
-        .map(|(text, place)| {
-            if !is_cron(&text) {
-                let key = s.path("schedule");
-                s.log.add(
-                    &place,
-                    &key,
-                    format!("is {text:?}; expected five cron fields, such as \"0 3 1 */3 *\""),
-                );
-            }
-            text
-        });
+    let wanted = "five cron fields, such as \"0 3 1 */3 *\"";
+    let schedule = s.text("schedule", wanted).and_then(|(text, place)| {
+        let schedule = Schedule::parse(&text);
+        if schedule.is_none() {
+            let key = s.path("schedule");
+            s.log
+                .add(&place, &key, format!("is {text:?}; expected {wanted}"));
+        }
+        schedule
+    });
     let on = alarms(&mut s).unwrap_or_else(|| vec![AlarmKind::Format, AlarmKind::Quality]);
     s.only("trainer", "native", &["command", "openai"]);
     let mut l = s.section("lora");
@@ -293,27 +291,4 @@ fn alarms(s: &mut Section<'_>) -> Option<Vec<AlarmKind>> {
         found
     };
     Some(list.iter().filter_map(kind).collect())
-}
-
-/// Five fields of numbers, `*`, ranges, steps and lists, each within its bounds.
-fn is_cron(text: &str) -> bool {
-    const BOUNDS: [(u32, u32); 5] = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)];
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    let within = |s: &str, (low, high): (u32, u32)| {
-        s.parse::<u32>().is_ok_and(|n| (low..=high).contains(&n))
-    };
-    fields.len() == 5
-        && fields.iter().zip(BOUNDS).all(|(field, bounds)| {
-            field.split(',').all(|part| {
-                let (range, step) = part.split_once('/').unwrap_or((part, "1"));
-                let range = match range.split_once('-') {
-                    Some((from, to)) => {
-                        let in_order = from.parse::<u32>().ok() <= to.parse::<u32>().ok();
-                        within(from, bounds) && within(to, bounds) && in_order
-                    }
-                    None => range == "*" || within(range, bounds),
-                };
-                range && step.parse::<u32>().is_ok_and(|n| n > 0)
-            })
-        })
 }
