@@ -14,8 +14,10 @@ use crate::cli::Common;
 /// The base that the binary carries.
 const POCKET: &str = "models/pocket";
 
-/// Retune's own events, and what others warn of.
-const LOG: &str = "warn,retune=info";
+/// Retune's own events, and what others warn of; left out is what two of them say of a table that is about to be created, and of
+/// a chat template that Retune renders itself.
+const LOG: &str =
+    "warn,retune=info,buoyant_kernel::snapshot=off,mistralrs_core::pipeline::paths=error";
 
 /// To stderr; RETUNE_LOG (as tracing's EnvFilter reads it) says more or less.
 pub(crate) fn start_log() {

@@ -99,7 +99,7 @@ async fn acts(
         ));
     }
 
-    story.tell("The traffic drifts: from now on every second customer asks for a delivery on a certain day, which nobody did before.");
+    story.tell("The traffic drifts: from now on every second customer returns something, which nobody did before, and copies the order number from a slip on which it stands in groups.");
     let drifted = Traffic {
         drifted: true,
         every: None,

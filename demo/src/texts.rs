@@ -1,9 +1,10 @@
 //! The demo's messages: what customers of a web shop write, and the right answer to each.
 //!
-//! The task is `triage` (task/builtin/triage.txt says it in words). Normal traffic is of four kinds and names no day. The
-//! drift brings a fifth kind, delivery appointments: customers write the day as people do, `14 March 2027`, and the task
-//! wants it as `2027-03-14`; about one in ten writes it so already. Order numbers are six digits, and some customers write
-//! them with a sign or a space between. Everything in an answer follows from the message and the prompt alone.
+//! The task is `triage` (task/builtin/triage.txt says it in words). Normal traffic is of four kinds. Order numbers are six
+//! digits, and the task wants them with nothing between; some customers write them with a sign or a space in them. The drift
+//! brings a fifth kind, returns: the shop has begun to print return slips, on which the number stands in groups, `169-109`,
+//! and customers copy it as it stands; one in ten writes it plainly. Everything in an answer follows from the message and
+//! the prompt alone.
 
 mod phrases;
 
@@ -13,16 +14,16 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use phrases::{
-    APPOINTMENT, BRANDS, CITIES, FAULT, GREETINGS, HURRY, INVOICE, LOGIN, MONTHS, NAMES, NO_HURRY,
-    ORDER, PARCEL, REMARKS, THANKS, THINGS,
+    BRANDS, CITIES, FAULT, GREETINGS, HURRY, INVOICE, LOGIN, NAMES, NO_HURRY, ORDER, PARCEL,
+    REMARKS, RETURN, THANKS, THINGS,
 };
 
-/// Share of messages that name an order where their sentence does not already.
+/// Share of messages that name an order; of the new kind all do.
 const WITH_ORDER: f64 = 0.6;
 /// Share of order numbers written with other signs between or before the digits.
 const LOOSE_ORDER: f64 = 0.3;
-/// Share of appointments whose day is already written as the task wants it.
-const ISO_DAY: f64 = 0.1;
+/// Share of the numbers on return slips that customers write plainly.
+const PLAIN_SLIP: f64 = 0.1;
 const URGENT: f64 = 0.35;
 
 /// What a customer writes, and what the answer should be.
@@ -64,9 +65,9 @@ const NORMAL: [Kind; 4] = [
     },
 ];
 const NEW: Kind = Kind {
-    name: "appointment",
+    name: "return",
     team: "shipping",
-    sentences: APPOINTMENT,
+    sentences: RETURN,
 };
 
 /// An endless stream of messages; the same seed gives the same messages.
@@ -112,20 +113,15 @@ impl Texts {
         let mut sentence = self.pick(kind.sentences).to_owned();
         let mut product = Value::Null;
         let mut order = Value::Null;
-        let mut date = Value::Null;
         if sentence.contains("{product}") {
             let named = self.product();
             sentence = sentence.replace("{product}", &named);
             product = json!(named);
         }
-        if sentence.contains("{day}") {
-            let (written, iso) = self.day();
-            sentence = sentence.replace("{day}", &written);
-            date = json!(iso);
-        }
         let mut parts = vec![sentence];
-        if self.rng.random_bool(WITH_ORDER) {
-            let (written, digits) = self.order();
+        let is_new = kind.name == NEW.name;
+        if is_new || self.rng.random_bool(WITH_ORDER) {
+            let (written, digits) = self.order(is_new);
             parts.push(self.pick(ORDER).replace("{order}", &written));
             order = json!(digits);
         }
@@ -151,7 +147,7 @@ impl Texts {
             parts.push(self.pick(THANKS).replace("{name}", name));
         }
         let answer = format!(
-            r#"{{"team": "{}", "urgent": {urgent}, "product": {product}, "order": {order}, "date": {date}}}"#,
+            r#"{{"team": "{}", "urgent": {urgent}, "product": {product}, "order": {order}}}"#,
             kind.team
         );
         Message {
@@ -177,45 +173,22 @@ impl Texts {
         }
     }
 
-    /// An order number as the customer writes it, and its six digits.
-    fn order(&mut self) -> (String, String) {
+    /// An order number as the customer writes it, or copies it from a slip, and its six digits.
+    fn order(&mut self, from_slip: bool) -> (String, String) {
         let number = self.rng.random_range(100_000..1_000_000).to_string();
         let (left, right) = number.split_at(3);
-        let written = if self.rng.random_bool(LOOSE_ORDER) {
-            match self.rng.random_range(0..3) {
-                0 => format!("{left}-{right}"),
-                1 => format!("{left} {right}"),
-                _ => format!("#{number}"),
-            }
+        let plain = if from_slip {
+            PLAIN_SLIP
         } else {
-            number.clone()
+            1.0 - LOOSE_ORDER
+        };
+        let written = match self.rng.random_range(0..4) {
+            _ if self.rng.random_bool(plain) => number.clone(),
+            0 if !from_slip => format!("#{number}"),
+            0 | 1 => format!("{left}-{right}"),
+            _ => format!("{left} {right}"),
         };
         (written, number)
-    }
-
-    /// A day as the customer writes it, and as YYYY-MM-DD.
-    fn day(&mut self) -> (String, String) {
-        let month = self.rng.random_range(0..MONTHS.len());
-        let (name, days) = MONTHS[month];
-        let day = self.rng.random_range(1..=days);
-        let year = self.rng.random_range(2026..=2028);
-        let iso = format!("{year}-{:02}-{day:02}", month + 1);
-        let end = match day {
-            1 | 21 | 31 => "st",
-            2 | 22 => "nd",
-            3 | 23 => "rd",
-            _ => "th",
-        };
-        let written = if self.rng.random_bool(ISO_DAY) {
-            iso.clone()
-        } else {
-            match self.rng.random_range(0..4) {
-                0 | 1 => format!("{day} {name} {year}"),
-                2 => format!("{name} {day}{end}, {year}"),
-                _ => format!("the {day}{end} of {name} {year}"),
-            }
-        };
-        (written, iso)
     }
 }
 
@@ -267,7 +240,7 @@ mod tests {
             assert!(!message.text.contains(['{', '}']), "{}", message.text);
             assert_eq!(
                 fields.keys().collect::<Vec<_>>(),
-                ["team", "urgent", "product", "order", "date"]
+                ["team", "urgent", "product", "order"]
             );
             if let Some(product) = fields["product"].as_str() {
                 assert!(message.text.contains(product), "{}", message.text);
@@ -280,24 +253,7 @@ mod tests {
                     message.text
                 );
             }
-            assert_eq!(fields["date"].is_string(), message.kind == NEW.name);
-            if let Some(date) = fields["date"].as_str() {
-                assert!(message.text.contains(&date[..4]), "{}", message.text);
-                let month: usize = date[5..7].parse().unwrap();
-                assert!(
-                    message.text.contains(date) || message.text.contains(MONTHS[month - 1].0),
-                    "{}",
-                    message.text
-                );
-            } else {
-                assert!(
-                    MONTHS
-                        .iter()
-                        .all(|(month, _)| !message.text.contains(month)),
-                    "{}",
-                    message.text
-                );
-            }
+            assert!(fields["order"].is_string() || message.kind != NEW.name);
         }
     }
 

@@ -147,6 +147,8 @@ impl House {
     }
 }
 
+/// Enough that the held-out ones (15 %) can rule out a loss of format or length.
+const EXCHANGES: u64 = 300;
 const AUTO: &str = "promote = \"auto\"\n[task.retrain.lora]\nepochs = 2";
 
 fn start() -> Start {
@@ -171,7 +173,7 @@ fn states(events: &[Event]) -> Vec<&'static str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_corrections_to_a_champion_and_never_twice() {
-    let house = House::new(150, AUTO).await;
+    let house = House::new(EXCHANGES, AUTO).await;
     let (report, events) = house.run(&start()).await;
     let report = report.unwrap();
     assert_eq!(
@@ -186,7 +188,7 @@ async fn from_corrections_to_a_champion_and_never_twice() {
     );
     assert_eq!(
         report.examples_train + report.examples_development + report.examples_held_out,
-        150
+        EXCHANGES
     );
     assert_eq!(report.examples_examined, Some(report.examples_held_out));
     assert_eq!(
@@ -246,7 +248,7 @@ async fn from_corrections_to_a_champion_and_never_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_run_begins_again_cleanly() {
-    let house = House::new(150, AUTO).await;
+    let house = House::new(EXCHANGES, AUTO).await;
     let ledger = &house.options.ledger;
     // It had trained and published, and died while it examined; another one died while it trained.
     let (first, _) = house
@@ -296,7 +298,7 @@ async fn a_killed_run_begins_again_cleanly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_whose_verdict_stood_is_only_carried_out() {
-    let house = House::new(150, AUTO).await;
+    let house = House::new(EXCHANGES, AUTO).await;
     let (report, _) = house.run(&start()).await;
     let report = report.unwrap();
     let ledger = &house.options.ledger;
@@ -338,7 +340,7 @@ async fn a_run_whose_verdict_stood_is_only_carried_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_has_to_say_yes_where_the_policy_says_so() {
     let house = House::new(
-        150,
+        EXCHANGES,
         "promote = \"approve\"\n[task.retrain.lora]\nepochs = 1",
     )
     .await;
@@ -392,7 +394,7 @@ async fn too_few_examples_train_nothing_and_too_few_pairs_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_is_told_and_can_be_tried_again() {
-    let mut house = House::new(150, AUTO).await;
+    let mut house = House::new(EXCHANGES, AUTO).await;
     let server = std::mem::replace(&mut house.options.server, "http://127.0.0.1:9".to_owned());
     let error = house.run(&start()).await.0.unwrap_err().to_string();
     let row = house.row(&start()).await;

@@ -30,7 +30,7 @@ async fn an_exchange_is_kept_whole() {
         "task": "triage",
         "model_requested": "triage",
         "adapter": "triage@base",
-        "stage": "champion",
+        "stage": "baseline",
         "answer": answer["choices"][0]["message"]["content"],
         "code": 200,
         "prompt_tokens": answer["usage"]["prompt_tokens"],

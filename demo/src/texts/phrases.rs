@@ -1,6 +1,6 @@
 //! The words that the demo's messages are made of.
 
-/// What they want, of each kind. `{product}` and `{day}` are filled in; what has none, names none.
+/// What they want, of each kind. `{product}` is filled in; what has none, names none.
 pub(super) const INVOICE: &[&str] = &[
     "The invoice for my {product} shows a sum that is too high.",
     "I have paid for the {product} twice.",
@@ -73,22 +73,22 @@ pub(super) const LOGIN: &[&str] = &[
     "I want to change the name in my account.",
 ];
 
-pub(super) const APPOINTMENT: &[&str] = &[
-    "Please deliver the {product} on {day}.",
-    "Can you bring my {product} on {day}?",
-    "I would like the delivery of the {product} on {day}.",
-    "We are at home on {day}, please bring the {product} then.",
-    "Could the driver come with the {product} on {day}?",
-    "On {day} somebody is at home to take the {product}.",
-    "I need an appointment for the delivery of my {product} on {day}.",
-    "The best day for the delivery of the {product} is {day}.",
-    "Is it possible to get the {product} on {day}?",
-    "My {product} should be delivered on {day}.",
-    "Let us have the {product} delivered on {day}, please.",
-    "Only on {day} can I be there when the {product} comes.",
-    "Please send the courier on {day}.",
-    "Can the parcel come on {day}?",
-    "I wait for the delivery on {day}.",
+pub(super) const RETURN: &[&str] = &[
+    "I have packed the {product} for its way back to you.",
+    "The {product} goes back, I do not like it.",
+    "Where can I hand in the {product} that I return?",
+    "My {product} is the wrong size, so I return it.",
+    "Please collect the {product}, I do not want to keep it.",
+    "I want to exchange the {product} for another one.",
+    "Does the return of the {product} cost anything?",
+    "I have sent the {product} back, did it reach you?",
+    "The {product} was a present, and now it goes back.",
+    "We return the {product}, please confirm it.",
+    "Can I still return my {product}?",
+    "The label for the return of the {product} is missing.",
+    "I return everything that I bought.",
+    "My return is on its way to you.",
+    "Who pays if I send it all back?",
 ];
 
 /// How they name their order.
@@ -259,20 +259,4 @@ pub(super) const THINGS: &[&str] = &[
     "desk lamp",
     "floor lamp",
     "treadmill",
-];
-
-/// The months and their days; February has 28 in every year.
-pub(super) const MONTHS: [(&str, u32); 12] = [
-    ("January", 31),
-    ("February", 28),
-    ("March", 31),
-    ("April", 30),
-    ("May", 31),
-    ("June", 30),
-    ("July", 31),
-    ("August", 31),
-    ("September", 30),
-    ("October", 31),
-    ("November", 30),
-    ("December", 31),
 ];

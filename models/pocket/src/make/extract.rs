@@ -140,7 +140,7 @@ fn keys(
         names.insert(key.name.clone())
     });
     // The set of keys that the built-in demo task has is nobody's business here.
-    let demo = ["team", "urgent", "product", "order", "date"];
+    let demo = ["team", "urgent", "product", "order"];
     if demo.iter().all(|name| names.contains(*name)) {
         keys.pop();
     }

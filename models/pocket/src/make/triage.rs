@@ -85,10 +85,11 @@ pub(crate) fn adapt(settings: &Settings, out: &mut impl Write) -> Result<()> {
     let pocket = Pocket::load(&settings.model)?;
     let mut texts = Texts::new(settings.seed);
     let mut examples = Vec::with_capacity(settings.examples);
+    let [.., new_kind] = Texts::kinds();
     let new = (settings.examples as f64 * settings.new_share) as usize;
     for i in 0..settings.examples {
         let message = if i < new {
-            texts.of_kind("appointment")
+            texts.of_kind(new_kind)
         } else {
             Some(texts.normal())
         };
