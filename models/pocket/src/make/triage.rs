@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use retune_demo::{Message, Texts};
 use retune_task::{Check, Format};
 use retune_trainer::{Example, Llama, LoraSettings, recommended_learning_rate, train_lora};
+use serde_json::{Map, Value};
 
 use super::corpus::Sample;
 use super::measure::Pocket;
@@ -54,6 +55,8 @@ pub(crate) struct Settings {
 struct Outcome {
     valid: f64,
     right: f64,
+    /// Each key's share of right values.
+    fields: BTreeMap<String, f64>,
     reasons: BTreeMap<&'static str, usize>,
 }
 
@@ -196,6 +199,12 @@ fn kinds(
             "  {kind}: {:.1} % valid, {:.1} % right {:?}",
             outcome.valid, outcome.right, outcome.reasons
         )?;
+        let fields: Vec<String> = outcome
+            .fields
+            .iter()
+            .map(|(key, share)| format!("{key} {share:.1} %"))
+            .collect();
+        writeln!(out, "    right by field: {}", fields.join(", "))?;
         let missed = messages
             .iter()
             .zip(&answers)
@@ -225,7 +234,17 @@ fn outcome(format: &Format, messages: &[Message], answers: &[String]) -> Outcome
         .filter(|(message, answer)| message.answer == **answer)
         .count();
     let invalid: usize = reasons.values().sum();
+    let object = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default();
+    let mut fields: BTreeMap<String, f64> = BTreeMap::new();
+    for (message, answer) in messages.iter().zip(answers) {
+        let said = object(answer);
+        for (key, value) in object(&message.answer) {
+            let is_right = said.get(&key) == Some(&value);
+            *fields.entry(key).or_default() += f64::from(u8::from(is_right)) * 100.0 / all;
+        }
+    }
     Outcome {
+        fields,
         valid: 100.0 * (1.0 - invalid as f64 / all),
         right: 100.0 * right as f64 / all,
         reasons,
