@@ -57,7 +57,7 @@ def questions(program, store, adapter):
 
 
 def by_retune(program, store, adapter, texts):
-    """Text and number of tokens of each answer, over HTTP."""
+    """Text, prompt tokens and answer tokens (the end of the turn is one) of each answer, over HTTP."""
     child = subprocess.Popen(
         [program, "serve", "--json", "--stop-with-stdin"],
         cwd=store,
@@ -77,7 +77,8 @@ def by_retune(program, store, adapter, texts):
                 {"content-type": "application/json"},
             )
             answer = json.load(urllib.request.urlopen(request))
-            answers.append((answer["choices"][0]["message"]["content"], answer["usage"]["prompt_tokens"]))
+            usage = answer["usage"]
+            answers.append((answer["choices"][0]["message"]["content"], usage["prompt_tokens"], usage["completion_tokens"]))
         return answers
     finally:
         child.stdin.close()
@@ -109,7 +110,8 @@ def by_peft(base, folder, texts):
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.eos_token_id,
             )[0, length:]
-        answers.append((tokenizer.decode(tokens, skip_special_tokens=True), length))
+        text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        answers.append((text, length, len(tokens)))
     return answers
 
 
