@@ -27,6 +27,8 @@ pub(crate) fn start_log() {
     tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(LOG)))
         .with_writer(std::io::stderr)
+        // What cannot be written is left out: told on a stderr that nobody reads any more, it would be a panic where the event was.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
 }

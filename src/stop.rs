@@ -17,8 +17,9 @@ pub(crate) fn on_signal(with_stdin: bool) -> Result<CancellationToken> {
     let cancel = stop.clone();
     tokio::spawn(async move {
         either(&mut terminate, &mut interrupt).await;
-        tracing::info!("stopping; a second signal leaves at once");
+        // First of all: what follows may fail where nobody reads stderr any more.
         cancel.cancel();
+        tracing::info!("stopping; a second signal leaves at once");
         either(&mut terminate, &mut interrupt).await;
         std::process::exit(TOLD_TWICE);
     });

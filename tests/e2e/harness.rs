@@ -61,6 +61,15 @@ impl Server {
 
     /// The same with more in its environment.
     pub(crate) async fn start_with(folder: &Path, env: &[(&str, &str)]) -> Self {
+        Self::launch(folder, env, true).await
+    }
+
+    /// The same, and whoever read its stderr has left.
+    pub(crate) async fn start_unheard(folder: &Path) -> Self {
+        Self::launch(folder, &[], false).await
+    }
+
+    async fn launch(folder: &Path, env: &[(&str, &str)], heard: bool) -> Self {
         let mut command = tokio::process::Command::from(retune(folder));
         command.envs(env.iter().copied());
         command.args(["up", "--json", "--stop-with-stdin"]);
@@ -70,13 +79,16 @@ impl Server {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         let mut child = command.spawn().unwrap();
-        // Read to the end, so that a full pipe never holds the server up.
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = log.next_line().await {
-                eprintln!("{line}")
-            }
-        });
+        let log = child.stderr.take().unwrap();
+        if heard {
+            // Read to the end, so that a full pipe never holds the server up.
+            let mut log = BufReader::new(log).lines();
+            tokio::spawn(async move {
+                while let Ok(Some(line)) = log.next_line().await {
+                    eprintln!("{line}")
+                }
+            });
+        }
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = tokio::time::timeout(Duration::from_secs(120), lines.next_line()).await;
         let line = line

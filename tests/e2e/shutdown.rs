@@ -23,6 +23,16 @@ async fn sigterm_appends_everything() {
 }
 
 #[tokio::test]
+async fn a_log_that_nobody_reads_any_more_keeps_nothing_from_working() {
+    let folder = folder();
+    let mut server = Server::start_unheard(folder.path()).await;
+    server.ask("Where is my parcel?").await;
+    server.signal("TERM");
+    assert_eq!(server.exit_code().await, Some(0));
+    assert_eq!(count(folder.path()), 1);
+}
+
+#[tokio::test]
 async fn sigterm_finishes_what_is_under_way() {
     let folder = folder();
     let mut server = Server::start(folder.path()).await;
