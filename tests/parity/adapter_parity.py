@@ -17,6 +17,8 @@ import peft
 import torch
 import transformers
 
+transformers.logging.set_verbosity_error()
+
 PROMPTS = 20
 # As task/builtin/retune.toml has it: what adapters of the built-in task are trained and served with.
 ADAPTER_PROMPT = "Triage."
