@@ -12,7 +12,7 @@ use crate::apps::{Apps, Asked, Traffic};
 use crate::client::{Alarm, Client, Error, Run};
 use crate::story::Story;
 
-/// Exchanges before the drift: the reference (the first 300), and as many more, in which no alarm should come and examples gather.
+/// Exchanges before the drift: the reference (the first 300), and 450 more, in which no alarm should come and examples gather.
 const BEFORE_DRIFT: usize = 750;
 /// Drifted exchanges that may pass without an alarm before the play gives up.
 const PATIENCE: usize = 1500;

@@ -1,9 +1,9 @@
 //! From rows to tokens: the text that the engine will see, byte for byte, with loss on the answer alone.
 //!
-//! The prompt is tokenised as the engine does it (the task's `adapter_prompt`, the base's chat template with its generation prompt,
-//! special tokens only where the template writes them); the answer follows as its own tokens, because that is how an engine reaches it: from the end of the
-//! prompt, token by token, to the end of the turn. Tokenising both in one go could merge across that border into tokens that
-//! serving never sees.
+//! The prompt is tokenised as the engine does it: the task's `adapter_prompt`, the base's chat template with its generation prompt,
+//! special tokens only where the template writes them. The answer follows as its own tokens, because that is how an engine
+//! reaches it: from the end of the prompt, token by token, to the end of the turn. Tokenising both in one go could merge across
+//! that border into tokens that serving never sees.
 
 use std::path::Path;
 

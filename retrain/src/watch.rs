@@ -146,19 +146,18 @@ impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
             return Ok(());
         }
         let row = latest(ledger, &id).await?;
-        attempts.done = row.is_some_and(|run| run.state == DONE);
         let first = ExchangeQuery {
             limit: Some(1),
             ..user_exchanges(task)
         };
-        let had_traffic = |first: &Exchange| first.ts < time;
-        if attempts.done
-            || !ledger
-                .exchanges(&first)
-                .await?
-                .first()
-                .is_some_and(had_traffic)
-        {
+        let first = match &row {
+            Some(run) if run.state == DONE => None,
+            _ => ledger.exchanges(&first).await?.into_iter().next(),
+        };
+        // A time before the task's first exchange had nothing to train on, and never will have.
+        let passed = first.as_ref().is_some_and(|first| first.ts >= time);
+        attempts.done = passed || row.is_some_and(|run| run.state == DONE);
+        if attempts.done || first.is_none() {
             return Ok(());
         }
         self.launch(&start, id).await

@@ -7,10 +7,10 @@ use retune_trainer::Example;
 use tokenizers::Tokenizer;
 
 use super::message::Material;
-use super::{extract, jobs};
+use super::{classify, extract, jobs};
 
 /// Loss weight of the prompt's tokens; the answer's have 1. A little of it teaches the words that prompts are made of.
-const PROMPT_WEIGHT: f32 = 0.2;
+const PROMPT_WEIGHT: f32 = 0.05;
 pub(crate) const END_OF_TURN: &str = "<|im_end|>";
 const START: &str = "<|im_start|>";
 
@@ -53,9 +53,9 @@ impl Kind {
 
     fn drawn(rng: &mut ChaCha8Rng) -> Self {
         match rng.random_range(0..100) {
-            0..62 => Kind::Extract,
-            62..75 => Kind::Classify,
-            75..85 => Kind::Template,
+            0..54 => Kind::Extract,
+            54..76 => Kind::Classify,
+            76..85 => Kind::Template,
             85..96 => Kind::Question,
             _ => Kind::Talk,
         }
@@ -85,7 +85,7 @@ impl Corpus {
         let (material, rng) = (&self.material, &mut self.rng);
         match kind {
             Kind::Extract => extract::sample(material, rng),
-            Kind::Classify => jobs::classify(material, rng),
+            Kind::Classify => classify::sample(material, rng),
             Kind::Template => jobs::template(material, rng),
             Kind::Question => jobs::question(material, rng),
             Kind::Talk => Ok(jobs::talk(rng)),

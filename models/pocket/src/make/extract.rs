@@ -202,7 +202,7 @@ pub(crate) fn labels(
     topics.push(right);
     // Labels that mean nothing are explained; others sometimes.
     let coded = rng.random_bool(0.08);
-    let explained = coded || rng.random_bool(0.25);
+    let explained = coded || rng.random_bool(0.35);
     let mut values = BTreeMap::new();
     let mut meanings = BTreeMap::new();
     for topic in topics {

@@ -1,4 +1,4 @@
-//! The corpus' other jobs: put a text into a class, fill in a template, answer a question, talk a little.
+//! The corpus' smaller jobs: fill in a template, answer a question, talk a little.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,23 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::corpus::Sample;
-use super::extract::labels;
 use super::message::{Material, Wanted, lines, slots};
-use super::wording::list;
 use super::words::{MONTHS, capitalised};
 
 const TEMPLATES: &str = include_str!("../../data/templates.txt");
 const TALK: &str = include_str!("../../data/talk.txt");
 
-fn pick<'a>(list: &[&'a str], rng: &mut ChaCha8Rng) -> &'a str {
+pub(crate) fn pick<'a>(list: &[&'a str], rng: &mut ChaCha8Rng) -> &'a str {
     list.choose(rng).copied().unwrap_or_default()
 }
 
 /// An instruction and a text, as system and user message or, now and then, both in the user's.
-fn placed(instruction: String, text: String, answer: String, rng: &mut ChaCha8Rng) -> Sample {
+pub(crate) fn placed(
+    instruction: String,
+    text: String,
+    answer: String,
+    rng: &mut ChaCha8Rng,
+) -> Sample {
     match rng.random_range(0..10) {
         0 => Sample {
             system: String::new(),
@@ -39,74 +42,6 @@ fn placed(instruction: String, text: String, answer: String, rng: &mut ChaCha8Rn
             answer,
         },
     }
-}
-
-/// Which of the listed labels fits.
-pub(crate) fn classify(material: &Material, rng: &mut ChaCha8Rng) -> Result<Sample> {
-    const INTRO: [&str; 14] = [
-        "Classify the message.",
-        "Which label fits the text?",
-        "Choose the right class for the message.",
-        "What is the text about?",
-        "Put the message into one of these classes.",
-        "Sort the message.",
-        "Say which category the message belongs to.",
-        "Which team should answer?",
-        "Label the text.",
-        "Read the text and name its topic.",
-        "You sort the mail of a company.",
-        "Tell me the topic.",
-        "Decide where the message goes.",
-        "Pick one label.",
-    ];
-    const END: [&str; 8] = [
-        "Answer with the label only.",
-        "One word.",
-        "Nothing else.",
-        "Answer with one of them.",
-        "Write only the label.",
-        "Do not explain.",
-        "Give just the class.",
-        "",
-    ];
-    let topic = rng.random_range(0..material.topics.len());
-    let wanted = Wanted {
-        facts: 0..=2,
-        topic: Some(topic),
-        topic_sentences: rng.random_range(1..=3),
-        flags: usize::from(rng.random_bool(0.2)),
-    };
-    let message = material.message(&wanted, rng)?;
-    let (values, meanings) = labels(material, topic, rng.random_range(2..=7), rng);
-    let answer = values.get(&topic).cloned().unwrap_or_default();
-    let mut order: Vec<String> = values.into_values().collect();
-    order.shuffle(rng);
-    let head = pick(
-        &[
-            "Labels: ",
-            "The labels are ",
-            "Classes: ",
-            "Choose from ",
-            "It is ",
-            "Possible: ",
-        ],
-        rng,
-    );
-    let listing = rng.random_range(2..5);
-    let mut choice = format!("{head}{}", list(&order, listing, rng));
-    if !meanings.is_empty() {
-        let told = order.iter().map(|label| {
-            format!(
-                "{label} means {}",
-                meanings.get(label).map_or("", String::as_str)
-            )
-        });
-        choice = told.collect::<Vec<_>>().join(", ");
-    }
-    let instruction = format!("{} {choice}. {}", pick(&INTRO, rng), pick(&END, rng))
-        .trim_end()
-        .to_owned();
-    Ok(placed(instruction, message.text, answer, rng))
 }
 
 /// A template with names in brackets, and what to put there.
@@ -308,12 +243,10 @@ mod tests {
     use rand::SeedableRng;
 
     #[test]
-    fn labels_stand_in_the_prompt_and_templates_have_no_gap_left() {
+    fn templates_have_no_gap_left_and_every_question_has_an_answer() {
         let material = Material::new().unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(4);
         for _ in 0..300 {
-            let sample = classify(&material, &mut rng).unwrap();
-            assert!(format!("{}{}", sample.system, sample.user).contains(&sample.answer));
             let sample = template(&material, &mut rng).unwrap();
             assert!(!sample.answer.contains('{'), "{}", sample.answer);
             assert!(!question(&material, &mut rng).unwrap().answer.is_empty());

@@ -12,6 +12,7 @@ use super::words::Words;
 const SENTENCES: &str = include_str!("../../data/sentences.txt");
 const FIELDS: &str = include_str!("../../data/fields.txt");
 const TOPICS: &str = include_str!("../../data/topics.txt");
+const CARRIERS: &str = include_str!("../../data/carriers.txt");
 
 /// A fact that can be asked for: how its key is called, how it is described.
 pub(crate) struct Field {
@@ -35,8 +36,26 @@ pub(crate) struct Flag {
 /// What a sentence can be about.
 pub(crate) struct Topic {
     pub(crate) labels: Vec<&'static str>,
-    pub(crate) sentences: Vec<&'static str>,
+    /// Things that one speaks of under this topic; carriers.txt has the sentences for them.
+    pub(crate) words: Vec<&'static str>,
+    sentences: Vec<Sentence>,
 }
+
+/// A sentence and the slots in it.
+struct Sentence {
+    text: &'static str,
+    slots: Vec<&'static str>,
+}
+
+impl Sentence {
+    fn new(text: &'static str) -> Self {
+        let slots = slots(text);
+        Self { text, slots }
+    }
+}
+
+/// The slot of a carrier that takes a topic's word.
+const WORD: &str = "word";
 
 /// A text and everything that is known of it.
 #[derive(Default)]
@@ -57,7 +76,8 @@ pub(crate) struct Material {
     pub(crate) fields: Vec<Field>,
     pub(crate) flags: Vec<Flag>,
     pub(crate) topics: Vec<Topic>,
-    sentences: Vec<(&'static str, Vec<&'static str>)>,
+    sentences: Vec<Sentence>,
+    carriers: Vec<Sentence>,
 }
 
 /// How much of what a message has.
@@ -114,18 +134,67 @@ impl Material {
             let (labels, body) = block
                 .split_once("]\n")
                 .context("a heading of topics.txt has no end")?;
+            let said = |line: &&str| !line.starts_with("words: ");
+            let words = body.lines().find_map(|line| line.strip_prefix("words: "));
             Ok(Topic {
                 labels: labels.split(", ").collect(),
-                sentences: body.lines().collect(),
+                words: words.map_or_else(Vec::new, |words| words.split(", ").collect()),
+                sentences: body.lines().filter(said).map(Sentence::new).collect(),
             })
         });
-        let sentences = lines(SENTENCES).map(|line| (line, slots(line))).collect();
         Ok(Material {
             words: Words::new(),
             fields,
             flags,
             topics: topics.collect::<Result<_>>()?,
-            sentences,
+            sentences: lines(SENTENCES).map(Sentence::new).collect(),
+            carriers: lines(CARRIERS).map(Sentence::new).collect(),
+        })
+    }
+
+    /// The sentence with its slots filled, and the facts noted; None where one of them is stated already.
+    fn filled(
+        &self,
+        sentence: &Sentence,
+        message: &mut Message,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Option<String>> {
+        if sentence
+            .slots
+            .iter()
+            .any(|slot| message.facts.contains_key(slot))
+        {
+            return Ok(None);
+        }
+        let mut text = sentence.text.to_owned();
+        for &slot in sentence.slots.iter().filter(|slot| **slot != WORD) {
+            let value = self.words.value(slot, message.iso, rng)?;
+            text = text.replace(&format!("{{{slot}}}"), &value);
+            message.facts.insert(slot, value);
+        }
+        Ok(Some(text))
+    }
+
+    /// A sentence of the topic: one of its own, or a carrier with one of its words.
+    fn topic_sentence(
+        &self,
+        topic: &Topic,
+        message: &mut Message,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Option<String>> {
+        let word = topic.words.choose(rng).filter(|_| rng.random_bool(0.5));
+        let from = if word.is_some() {
+            &self.carriers
+        } else {
+            &topic.sentences
+        };
+        let Some(sentence) = from.choose(rng) else {
+            return Ok(None);
+        };
+        let filled = self.filled(sentence, message, rng)?;
+        Ok(match word {
+            Some(word) => filled.map(|text| text.replace(&format!("{{{WORD}}}"), word)),
+            None => filled,
         })
     }
 
@@ -138,27 +207,17 @@ impl Material {
         let mut parts: Vec<String> = Vec::new();
         let count = rng.random_range(wanted.facts.clone());
         while parts.len() < count {
-            let Some((sentence, slots)) = self.sentences.choose(rng) else {
+            let Some(sentence) = self.sentences.choose(rng) else {
                 break;
             };
-            if slots.iter().any(|slot| message.facts.contains_key(slot)) {
-                continue;
-            }
-            let mut part = (*sentence).to_owned();
-            for &slot in slots {
-                let value = self.words.value(slot, message.iso, rng)?;
-                part = part.replace(&format!("{{{slot}}}"), &value);
-                message.facts.insert(slot, value);
-            }
-            parts.push(part);
+            parts.extend(self.filled(sentence, &mut message, rng)?);
         }
         if let Some(topic) = wanted.topic.and_then(|index| self.topics.get(index)) {
-            parts.extend(
-                topic
-                    .sentences
-                    .choose_multiple(rng, wanted.topic_sentences)
-                    .map(|part| (*part).to_owned()),
-            );
+            let enough = parts.len() + wanted.topic_sentences;
+            while parts.len() < enough {
+                let part = self.topic_sentence(topic, &mut message, rng)?;
+                parts.extend(part.filter(|part| !parts.contains(part)));
+            }
         }
         for _ in 0..wanted.flags {
             let index = rng.random_range(0..self.flags.len());
@@ -261,12 +320,15 @@ mod tests {
     #[test]
     fn every_slot_has_a_field_and_every_field_its_words() {
         let material = Material::new().unwrap();
-        for slot in material.sentences.iter().flat_map(|(_, slots)| slots) {
+        let of_topics = material.topics.iter().flat_map(|topic| &topic.sentences);
+        let all = material.sentences.iter().chain(of_topics);
+        for slot in all.chain(&material.carriers).flat_map(|s| &s.slots) {
             assert!(
-                material.fields.iter().any(|field| field.slot == *slot),
+                *slot == WORD || material.fields.iter().any(|field| field.slot == *slot),
                 "{slot}"
             );
         }
+        assert!(material.carriers.iter().all(|s| s.slots.contains(&WORD)));
         assert!(
             material
                 .fields

@@ -1,5 +1,6 @@
 //! Making the model: corpus, tokenizer, training, the files of a Hugging Face folder.
 
+mod classify;
 pub(crate) mod corpus;
 mod extract;
 mod jobs;
