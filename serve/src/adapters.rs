@@ -13,7 +13,7 @@ use retune_ledger::{AdapterRef, Ledger};
 use retune_task::ChatMessage;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Engine, Event, Generation, Sampling};
+use crate::engine::{Engine, Event, Generation, Prompt, Sampling};
 use crate::error::Error;
 use crate::routing::adapter_name;
 
@@ -188,10 +188,15 @@ impl Adapters {
     async fn probe(&self, engine_name: &str) -> Result<(), Error> {
         let generation = Generation {
             adapter: Some(engine_name.to_owned()),
-            messages: vec![ChatMessage::new("user", "Hello")],
+            prompt: Prompt::Messages {
+                messages: vec![ChatMessage::new("user", "Hello")],
+                tools: None,
+            },
             sampling: Sampling::GREEDY,
             max_tokens: 1,
             stop: Vec::new(),
+            logprobs: None,
+            constraint: None,
         };
         let mut generating = self.engine.generate(generation).await?;
         loop {

@@ -2,6 +2,8 @@
 
 mod cycle;
 
+use std::sync::Arc;
+
 use jsonschema::PatternOptions;
 use regex::Regex;
 use serde_json::Value;
@@ -11,7 +13,21 @@ const BACKTRACKS: usize = 100_000;
 
 /// What every answer of a task must look like.
 #[derive(Debug)]
-pub struct Format(Kind);
+pub struct Format {
+    kind: Kind,
+    grammar: Option<Arc<Grammar>>,
+}
+
+/// What answers can be held to while they are made, token by token.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Grammar {
+    /// JSON that this schema allows.
+    JsonSchema(Value),
+    /// Any JSON object.
+    JsonObject,
+    /// A regular expression for the whole answer.
+    Regex(String),
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -64,7 +80,10 @@ impl Format {
             .with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(BACKTRACKS))
             .build(&schema)
             .map_err(|e| format!("not a JSON schema: {}{e}", at(&e.instance_path)))?;
-        Ok(Format(Kind::JsonSchema(Box::new(validator))))
+        Ok(Format {
+            kind: Kind::JsonSchema(Box::new(validator)),
+            grammar: Some(Arc::new(Grammar::JsonSchema(schema))),
+        })
     }
 
     /// From a regular expression that the whole answer must match, white space around it included. It runs in time linear
@@ -76,7 +95,10 @@ impl Format {
         let whole = Regex::new(&format!(r"\A(?:{pattern})\z"))
             .or_else(|_| Regex::new(&format!("\\A(?:{pattern}\n)\\z")))
             .map_err(|e| e.to_string())?;
-        Ok(Format(Kind::Regex(whole)))
+        Ok(Format {
+            kind: Kind::Regex(whole),
+            grammar: Some(Arc::new(Grammar::Regex(pattern.to_owned()))),
+        })
     }
 
     /// From a text with `{placeholders}`, named by letters, digits and `_`; `{{` and `}}` are braces. Each stands for some
@@ -112,9 +134,10 @@ impl Format {
         let last = last.ok_or("there is no {placeholder} in it")?;
         pieces[last] = LAST.to_owned();
         let pattern = format!(r"\A{}{}\z", pieces.concat(), regex::escape(rest));
-        Ok(Format(Kind::Template(
-            Regex::new(&pattern).map_err(|e| e.to_string())?,
-        )))
+        Ok(Format {
+            kind: Kind::Template(Regex::new(&pattern).map_err(|e| e.to_string())?),
+            grammar: None,
+        })
     }
 
     /// From the least and the most characters (Unicode scalar values) an answer may have.
@@ -122,12 +145,15 @@ impl Format {
         if least > most {
             return Err(format!("the least, {least}, is above the most, {most}"));
         }
-        Ok(Format(Kind::Length { least, most }))
+        Ok(Format {
+            kind: Kind::Length { least, most },
+            grammar: None,
+        })
     }
 
     /// `json_schema`, `regex`, `template` or `length`.
     pub fn kind(&self) -> &'static str {
-        match self.0 {
+        match self.kind {
             Kind::JsonSchema(_) => "json_schema",
             Kind::Regex(_) => "regex",
             Kind::Template(_) => "template",
@@ -135,10 +161,15 @@ impl Format {
         }
     }
 
+    /// What answers can be held to; none of templates and lengths.
+    pub fn grammar(&self) -> Option<&Arc<Grammar>> {
+        self.grammar.as_ref()
+    }
+
     /// Checks a whole answer. For a schema the answer must be one JSON value; white space around it is allowed, code
     /// fences and other text are not: a program reads it. Of a key that stands twice the last counts, as with most parsers.
     pub fn check(&self, answer: &str) -> Check {
-        match &self.0 {
+        match &self.kind {
             Kind::JsonSchema(schema) => check_json(schema, answer),
             Kind::Regex(regex) if regex.is_match(answer) => Check::Valid,
             Kind::Regex(_) => {

@@ -17,7 +17,7 @@ pub use config::{
     RetrainPolicy, Server, Store, Task,
 };
 pub use digest::{hex, sha256};
-pub use format::{Check, Format};
+pub use format::{Check, Format, Grammar};
 pub use names::ModelName;
 pub use schedule::Schedule;
 pub use template::{ChatTemplate, Error};

@@ -1,7 +1,7 @@
 //! A base's chat template: how a conversation becomes the text that the model reads.
 //!
-//! Rendered as Hugging Face renders it (Jinja with `trim_blocks` and `lstrip_blocks`, no tools, no documents), and by this
-//! code alone, so that training and serving see the same bytes.
+//! Rendered as Hugging Face renders it (Jinja with `trim_blocks` and `lstrip_blocks`, no documents), and by this code alone, so
+//! that training and serving see the same bytes.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -130,10 +130,20 @@ impl ChatTemplate {
         messages: &[ChatMessage],
         add_generation_prompt: bool,
     ) -> Result<String, Error> {
+        self.render_with_tools(messages, None, add_generation_prompt)
+    }
+
+    /// As [`Self::render`], for a model that may call `tools`: a list as OpenAI's API has it.
+    pub fn render_with_tools(
+        &self,
+        messages: &[ChatMessage],
+        tools: Option<&Value>,
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
         let render = || {
             self.environment.get_template(NAME)?.render(context! {
                 messages => messages,
-                tools => (),
+                tools => tools,
                 documents => (),
                 add_generation_prompt => add_generation_prompt,
                 bos_token => self.beginning,
@@ -141,6 +151,11 @@ impl ChatTemplate {
             })
         };
         render().map_err(|e| Error::Render(e.detail().map_or_else(|| e.to_string(), str::to_owned)))
+    }
+
+    /// Whether the template says anything of tools; one that does not leaves the model ignorant of them.
+    pub fn knows_tools(&self) -> bool {
+        self.source.contains("tools")
     }
 
     /// The token that ends an answer.

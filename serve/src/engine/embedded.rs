@@ -31,9 +31,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::base::BaseFolder;
 use super::peft::{self, Lora};
-use super::sampling::Chooser;
+use super::sampling::{Chooser, Chosen, State};
 use super::text::{Decoder, StopScanner};
-use super::{Engine, Event, Finish, Generating, Generation};
+use super::vocabulary::{LazyVocabulary, Vocabulary};
+use super::{
+    Constraint, Engine, Event, Finish, Generating, Generation, Prompt, Sampling, TokenLogprob,
+};
 use crate::error::Error;
 
 /// The base's name inside the engine; adapters' names contain an `@`.
@@ -49,6 +52,7 @@ pub(crate) struct Embedded {
     /// Tokens that a prompt and its answer may have together.
     context: usize,
     end_of_turn: Arc<[u32]>,
+    vocabulary: LazyVocabulary,
     base: Model,
     /// Loaded adapters by engine name.
     adapters: Mutex<HashMap<String, Model>>,
@@ -110,17 +114,19 @@ impl Embedded {
             ))
         })
         .await?;
-        if end_of_turn.is_empty() {
+        let Some(&end) = end_of_turn.first() else {
             return Err(Error::ModelFile {
                 path: folder.join("tokenizer_config.json"),
                 what: "names no eos_token, so that no answer would ever end".to_owned(),
             });
-        }
+        };
+        let tokenizer = Arc::new(tokenizer);
         Ok(Self {
+            vocabulary: LazyVocabulary::new(Arc::clone(&tokenizer), end),
             mistral,
             files,
             template,
-            tokenizer: Arc::new(tokenizer),
+            tokenizer,
             context,
             end_of_turn: end_of_turn.into(),
             base: Model::default(),
@@ -133,21 +139,73 @@ impl Embedded {
         self.adapters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The prompt's tokens, exactly those that the trainer makes of the same messages.
-    fn prompt(&self, generation: &Generation) -> Result<Vec<u32>, Error> {
-        let text = self
-            .template
-            .render(&generation.messages, true)
-            .map_err(|e| Error::Invalid {
-                message: format!("These messages do not fit the model's chat template: {e}"),
-                param: Some("messages".to_owned()),
-                code: None,
-            })?;
+    /// The prompt's tokens; of messages exactly those that the trainer makes of them.
+    fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, Error> {
+        let (text, special) = match prompt {
+            Prompt::Text(text) => (text.clone(), true),
+            Prompt::Messages { messages, tools } => {
+                let text = self
+                    .template
+                    .render_with_tools(messages, tools.as_deref(), true);
+                let text = text.map_err(|e| Error::Invalid {
+                    message: format!("These messages do not fit the model's chat template: {e}"),
+                    param: Some("messages".to_owned()),
+                    code: None,
+                });
+                (text?, false)
+            }
+        };
         let tokens = self
             .tokenizer
-            .encode_fast(text, false)
+            .encode_fast(text, special)
             .map_err(|e| Error::Engine(format!("the prompt cannot be tokenised: {e}")))?;
         Ok(tokens.get_ids().to_vec())
+    }
+
+    /// The tokens that an answer to a prompt of this length may have.
+    fn room(&self, prompt: &Prompt, prompt_tokens: usize) -> Result<usize, Error> {
+        let (param, what) = match prompt {
+            Prompt::Messages { .. } => ("messages", "messages"),
+            Prompt::Text(_) => ("prompt", "prompt"),
+        };
+        if prompt_tokens == 0 {
+            let message = format!("Invalid '{param}': there is nothing in it to continue.");
+            return Err(Error::param(param, "empty_string", message));
+        }
+        match self.context.saturating_sub(prompt_tokens) {
+            0 => Err(Error::Invalid {
+                message: format!(
+                    "This model's maximum context length is {} tokens. However, your {what} resulted in {prompt_tokens} tokens. \
+                     Please reduce the length of the {what}.",
+                    self.context
+                ),
+                param: Some(param.to_owned()),
+                code: Some("context_length_exceeded"),
+            }),
+            room => Ok(room),
+        }
+    }
+
+    /// Every token that is biased must be one.
+    async fn check_bias(&self, sampling: &Sampling) -> Result<(), Error> {
+        if sampling.logit_bias.is_empty() {
+            return Ok(());
+        }
+        let size = self.vocabulary.get().await?.size();
+        match sampling
+            .logit_bias
+            .iter()
+            .find(|(token, _)| *token as usize >= size)
+        {
+            None => Ok(()),
+            Some((token, _)) => Err(Error::param(
+                "logit_bias",
+                "invalid_value",
+                format!(
+                    "Invalid 'logit_bias': {token} is no token of this model, which has {size}."
+                ),
+            )),
+        }
     }
 }
 
@@ -194,21 +252,19 @@ impl Engine for Embedded {
             };
             (model.clone(), model.requests.token())
         };
-        let prompt = self.prompt(&generation)?;
+        let prompt = self.prompt(&generation.prompt)?;
         let prompt_tokens = prompt.len();
-        let room = self.context.saturating_sub(prompt_tokens);
-        if room == 0 {
-            return Err(Error::Invalid {
-                message: format!(
-                    "This model's maximum context length is {} tokens. However, your messages resulted in {prompt_tokens} tokens. \
-                     Please reduce the length of the messages.",
-                    self.context
-                ),
-                param: Some("messages".to_owned()),
-                code: Some("context_length_exceeded"),
-            });
-        }
+        let room = self.room(&generation.prompt, prompt_tokens)?;
         let max_tokens = generation.max_tokens.min(room);
+        self.check_bias(&generation.sampling).await?;
+        let allowed = match generation.constraint {
+            Some(constraint) => Some(self.vocabulary.allowed(constraint).await?),
+            None => None,
+        };
+        let vocabulary = match generation.logprobs {
+            Some(_) => Some(self.vocabulary.get().await?),
+            None => None,
+        };
         let turn = model
             .turn
             .acquire_owned()
@@ -217,14 +273,15 @@ impl Engine for Embedded {
         let stop = Arc::new(AtomicBool::new(false));
         let (chosen, tokens) = mpsc::unbounded_channel();
         let (response, responses) = mpsc::channel(4);
-        let end_of_turn = self.end_of_turn.first().copied().unwrap_or_default();
-        let chooser = Chooser::new(
-            generation.sampling,
+        let chooser = Chooser {
             prompt_tokens,
-            chosen,
-            Arc::clone(&stop),
-            end_of_turn,
-        );
+            logprobs: generation.logprobs,
+            tokens: chosen,
+            stop: Arc::clone(&stop),
+            end_of_turn: self.end_of_turn.first().copied().unwrap_or_default(),
+            state: Mutex::new(State::new(&generation.sampling, allowed)),
+            sampling: generation.sampling,
+        };
         let order = NormalRequest {
             model_id: Some(name.clone()),
             logits_processors: Some(vec![Arc::new(chooser)]),
@@ -254,6 +311,7 @@ impl Engine for Embedded {
             decoder: Decoder::new(Arc::clone(&self.tokenizer)),
             scanner: StopScanner::new(generation.stop),
             end_of_turn: Arc::clone(&self.end_of_turn),
+            vocabulary,
             max_tokens,
             count: 0,
             stop,
@@ -267,6 +325,14 @@ impl Engine for Embedded {
             events: receiver,
         })
     }
+
+    async fn holds(&self, constraint: Constraint) -> Result<(), Error> {
+        self.vocabulary.allowed(constraint).await.map(|_| ())
+    }
+
+    fn knows_tools(&self) -> bool {
+        self.template.knows_tools()
+    }
 }
 
 /// One running answer: from tokens to events.
@@ -274,6 +340,8 @@ struct Answer {
     decoder: Decoder,
     scanner: StopScanner,
     end_of_turn: Arc<[u32]>,
+    /// There if probabilities are wanted.
+    vocabulary: Option<Arc<Vocabulary>>,
     max_tokens: usize,
     count: usize,
     /// Tells the [`Chooser`] to end the sequence.
@@ -289,7 +357,7 @@ impl Answer {
     /// Ends when the engine has let go of the request, which may be a token after the last event.
     async fn run(
         mut self,
-        mut tokens: mpsc::UnboundedReceiver<u32>,
+        mut tokens: mpsc::UnboundedReceiver<Result<Chosen, String>>,
         mut responses: mpsc::Receiver<Response>,
     ) {
         let mut done = false;
@@ -319,14 +387,19 @@ impl Answer {
     }
 
     /// Takes the next token in; true if it was the last.
-    fn token(&mut self, token: u32) -> bool {
+    fn token(&mut self, chosen: Result<Chosen, String>) -> bool {
         self.count += 1;
-        match self.text_of(token) {
-            Ok((text, finish)) => {
-                if !text.is_empty() {
+        let taken = chosen.map_err(Error::Engine).and_then(|chosen| {
+            let (text, finish) = self.text_of(chosen.token)?;
+            Ok((text, finish, self.logprobs(&chosen)))
+        });
+        match taken {
+            Ok((text, finish, logprobs)) => {
+                if !text.is_empty() || !logprobs.is_empty() {
                     self.send(Event::Text {
                         text,
                         tokens: self.count,
+                        logprobs,
                     });
                 }
                 if let Some(finish) = finish {
@@ -344,6 +417,22 @@ impl Answer {
                 true
             }
         }
+    }
+
+    /// The token's probabilities, if they are wanted. The end of the turn is no part of the answer.
+    fn logprobs(&self, chosen: &Chosen) -> Vec<TokenLogprob> {
+        let (Some(vocabulary), Some((logprob, top))) = (&self.vocabulary, &chosen.logprobs) else {
+            return Vec::new();
+        };
+        if self.end_of_turn.contains(&chosen.token) {
+            return Vec::new();
+        }
+        let bytes = |token: u32| vocabulary.bytes(token);
+        vec![TokenLogprob {
+            bytes: bytes(chosen.token),
+            logprob: *logprob,
+            top: top.iter().map(|&(token, lp)| (bytes(token), lp)).collect(),
+        }]
     }
 
     fn text_of(&mut self, token: u32) -> Result<(String, Option<Finish>), Error> {

@@ -8,11 +8,14 @@ mod sampling;
 #[cfg(test)]
 mod tests;
 mod text;
+mod vocabulary;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use retune_task::ChatMessage;
+use retune_task::{ChatMessage, Grammar};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 pub(crate) use embedded::Embedded;
@@ -25,13 +28,36 @@ use crate::error::Error;
 pub(crate) struct Generation {
     /// An adapter's engine name, as it was given to [`Engine::load`]; `None` is the bare base.
     pub(crate) adapter: Option<String>,
-    /// The whole conversation, the task's prompt included.
-    pub(crate) messages: Vec<ChatMessage>,
+    pub(crate) prompt: Prompt,
     pub(crate) sampling: Sampling,
     /// The answer's limit in tokens, above 0; less if the context is full before.
     pub(crate) max_tokens: usize,
     /// The answer ends before the first of these.
     pub(crate) stop: Vec<String>,
+    /// How many of the likeliest tokens are told beside each chosen one; `None`: no probabilities at all.
+    pub(crate) logprobs: Option<usize>,
+    /// What the answer is held to while it is made.
+    pub(crate) constraint: Option<Constraint>,
+}
+
+/// What the model reads.
+#[derive(Debug, Clone)]
+pub(crate) enum Prompt {
+    /// A whole conversation, the task's prompt included, which the model's chat template makes into text.
+    Messages {
+        messages: Vec<ChatMessage>,
+        /// What the model may call, as OpenAI's API has it.
+        tools: Option<Arc<Value>>,
+    },
+    /// The text as it stands.
+    Text(String),
+}
+
+/// A grammar, and the parameter it came from: the one to name if it cannot be held.
+#[derive(Debug, Clone)]
+pub(crate) struct Constraint {
+    pub(crate) grammar: Arc<Grammar>,
+    pub(crate) param: &'static str,
 }
 
 /// An answer that has begun.
@@ -45,10 +71,13 @@ pub(crate) struct Generating {
 /// What happens to an answer.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The next piece; `tokens`: how many tokens the answer has so far.
+    /// The next piece, with its tokens' probabilities if they were asked for. The text of a token may come after it, while a
+    /// character is incomplete or a stop string may have begun.
     Text {
         text: String,
+        /// How many tokens the answer has so far.
         tokens: usize,
+        logprobs: Vec<TokenLogprob>,
     },
     /// The answer is complete; `tokens` includes the end-of-turn token.
     Done {
@@ -56,6 +85,16 @@ pub(crate) enum Event {
         tokens: usize,
     },
     Failed(Error),
+}
+
+/// A token of an answer with its log-probability, of the model's own distribution: before temperature, penalties and constraints.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TokenLogprob {
+    pub(crate) bytes: Vec<u8>,
+    /// Natural logarithm.
+    pub(crate) logprob: f32,
+    /// The likeliest tokens in this place, best first.
+    pub(crate) top: Vec<(Vec<u8>, f32)>,
 }
 
 /// Why an answer ended.
@@ -85,4 +124,8 @@ pub(crate) trait Engine: Send + Sync {
     async fn unload(&self, name: &str) -> Result<(), Error>;
     /// Begins an answer; what is wrong with the request is an error here, not an event.
     async fn generate(&self, generation: Generation) -> Result<Generating, Error>;
+    /// Whether answers can be held to the grammar.
+    async fn holds(&self, constraint: Constraint) -> Result<(), Error>;
+    /// Whether the model's chat template tells it of tools.
+    fn knows_tools(&self) -> bool;
 }

@@ -15,8 +15,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::vocabulary::Allowed;
+
 /// OpenAI's sampling parameters.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Sampling {
     /// 0 to 2; 0 is greedy and exact.
     pub(crate) temperature: f64,
@@ -28,6 +30,8 @@ pub(crate) struct Sampling {
     pub(crate) frequency_penalty: f32,
     /// The same seed and parameters give the same answer.
     pub(crate) seed: Option<i64>,
+    /// -100 to 100, added to these tokens' logits.
+    pub(crate) logit_bias: Vec<(u32, f32)>,
 }
 
 impl Sampling {
@@ -38,6 +42,7 @@ impl Sampling {
         presence_penalty: 0.0,
         frequency_penalty: 0.0,
         seed: None,
+        logit_bias: Vec::new(),
     };
 
     fn rng(&self) -> StdRng {
@@ -48,32 +53,38 @@ impl Sampling {
     }
 }
 
-/// The logits processor of one request.
-pub(crate) struct Chooser {
-    sampling: Sampling,
-    prompt_tokens: usize,
-    rng: Mutex<StdRng>,
-    tokens: UnboundedSender<u32>,
-    /// Set when the answer is not wanted any more.
-    stop: Arc<AtomicBool>,
-    end_of_turn: u32,
+/// A token that was chosen.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) token: u32,
+    /// Its log-probability and the likeliest tokens with theirs, if wanted.
+    pub(crate) logprobs: Option<(f32, Vec<(u32, f32)>)>,
 }
 
-impl Chooser {
-    pub(crate) fn new(
-        sampling: Sampling,
-        prompt_tokens: usize,
-        tokens: UnboundedSender<u32>,
-        stop: Arc<AtomicBool>,
-        end_of_turn: u32,
-    ) -> Self {
+/// The logits processor of one request.
+pub(crate) struct Chooser {
+    pub(crate) prompt_tokens: usize,
+    pub(crate) logprobs: Option<usize>,
+    /// A failure ends the answer.
+    pub(crate) tokens: UnboundedSender<Result<Chosen, String>>,
+    /// Set when the answer is not wanted any more.
+    pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) end_of_turn: u32,
+    pub(crate) sampling: Sampling,
+    /// What changes from token to token.
+    pub(crate) state: Mutex<State>,
+}
+
+pub(crate) struct State {
+    rng: StdRng,
+    allowed: Option<Allowed>,
+}
+
+impl State {
+    pub(crate) fn new(sampling: &Sampling, allowed: Option<Allowed>) -> Self {
         Self {
-            sampling,
-            prompt_tokens,
-            rng: Mutex::new(sampling.rng()),
-            tokens,
-            stop,
-            end_of_turn,
+            rng: sampling.rng(),
+            allowed,
         }
     }
 }
@@ -91,14 +102,62 @@ impl CustomLogitsProcessor for Chooser {
         if self.stop.load(Ordering::Relaxed) {
             return only(self.end_of_turn);
         }
-        let mut values: Vec<f32> = logits.to_dtype(DType::F32)?.to_vec1()?;
+        let values: Vec<f32> = logits.to_dtype(DType::F32)?.to_vec1()?;
         let answer = context.get(self.prompt_tokens..).unwrap_or_default();
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        let token = choose(&mut values, answer, &self.sampling, &mut *rng);
+        let chosen = self.next(values, answer);
+        let token = match &chosen {
+            Ok(chosen) => chosen.token,
+            Err(_) => {
+                self.stop.store(true, Ordering::Relaxed);
+                self.end_of_turn
+            }
+        };
         // Nobody listens once the answer's reader is gone; the sequence ends by itself then.
-        let _ = self.tokens.send(token);
+        let _ = self.tokens.send(chosen);
         only(token)
     }
+}
+
+impl Chooser {
+    fn next(&self, mut logits: Vec<f32>, answer: &[u32]) -> Result<Chosen, String> {
+        let own = self.logprobs.map(|top| (logits.clone(), top));
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { rng, allowed } = &mut *state;
+        if let Some(allowed) = allowed {
+            allowed.mask(&mut logits)?;
+        }
+        let token = choose(&mut logits, answer, &self.sampling, rng);
+        if let Some(allowed) = allowed {
+            allowed.take(token)?;
+        }
+        let logprobs = own.map(|(own, top)| logprobs(&own, token, top));
+        Ok(Chosen { token, logprobs })
+    }
+}
+
+/// `token`'s log-probability, and the `top` likeliest tokens with theirs, best first.
+fn logprobs(logits: &[f32], token: u32, top: usize) -> (f32, Vec<(u32, f32)>) {
+    let real = || {
+        (0u32..)
+            .zip(logits.iter().copied())
+            .filter(|(_, v)| !v.is_nan())
+    };
+    let maximum = real().map(|(_, v)| v).fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = real().map(|(_, v)| f64::from(v - maximum).exp()).sum();
+    let of = |logit: f32| (f64::from(logit - maximum) - sum.ln()) as f32;
+    let mut best: Vec<(u32, f32)> = real().collect();
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if top < best.len() && top > 0 {
+        best.select_nth_unstable_by(top, order);
+    }
+    best.truncate(top);
+    best.sort_by(order);
+    let chosen = logits
+        .get(token as usize)
+        .copied()
+        .unwrap_or(f32::NEG_INFINITY);
+    let told = best.into_iter().map(|(token, logit)| (token, of(logit)));
+    (of(chosen), told.collect())
 }
 
 /// The next token's index in `logits`, given the answer so far. Changes `logits`.
@@ -109,6 +168,11 @@ pub(crate) fn choose(
     rng: &mut impl Rng,
 ) -> u32 {
     penalise(logits, answer, sampling);
+    for &(token, bias) in &sampling.logit_bias {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit += bias;
+        }
+    }
     if sampling.temperature <= 0.0 {
         return likeliest(logits);
     }
@@ -230,6 +294,27 @@ mod tests {
         assert!(drawn(&logits, with(0.6), 200).iter().all(|t| *t < 2));
         assert!(drawn(&logits, with(0.6), 200).contains(&1));
         assert!(drawn(&logits, with(1.0), 200).contains(&2));
+    }
+
+    #[test]
+    fn a_bias_forbids_and_forces() {
+        let with = |bias: f32| Sampling {
+            logit_bias: vec![(1, bias)],
+            ..Sampling::GREEDY
+        };
+        assert_eq!(drawn(&[1.0, 3.0, 2.0], with(-100.0), 1), [2]);
+        assert_eq!(drawn(&[1.0, 0.0, 2.0], with(100.0), 1), [1]);
+    }
+
+    #[test]
+    fn logprobs_are_of_the_softmax_best_first() {
+        let logits = [0.5f32.ln(), 0.3f32.ln(), f32::NAN, 0.2f32.ln()];
+        let (chosen, top) = logprobs(&logits, 3, 2);
+        assert!((chosen - 0.2f32.ln()).abs() < 1e-6);
+        assert_eq!(top.iter().map(|(t, _)| *t).collect::<Vec<_>>(), [0, 1]);
+        assert!((top[1].1 - 0.3f32.ln()).abs() < 1e-6);
+        assert!(logprobs(&logits, 0, 0).1.is_empty());
+        assert_eq!(logprobs(&logits, 0, 20).1.len(), 3);
     }
 
     #[test]

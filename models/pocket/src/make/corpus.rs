@@ -10,7 +10,7 @@ use super::message::Material;
 use super::{classify, extract, jobs};
 
 /// Loss weight of the prompt's tokens; the answer's have 1. A little of it teaches the words that prompts are made of.
-const PROMPT_WEIGHT: f32 = 0.05;
+const PROMPT_WEIGHT: f32 = 0.2;
 pub(crate) const END_OF_TURN: &str = "<|im_end|>";
 const START: &str = "<|im_start|>";
 

@@ -36,7 +36,7 @@ pub(crate) struct Settings {
     out: PathBuf,
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    #[arg(long, default_value_t = 5000)]
+    #[arg(long, default_value_t = 10_000)]
     steps: usize,
     /// Conversations a step.
     #[arg(long, default_value_t = 24)]
