@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use retune_task::{AlarmKind, Config, Promote};
+use retune_task::{AlarmKind, Config, EngineKind, Promote};
 
 fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs
@@ -68,7 +68,7 @@ fn three_mistakes_are_named_at_once_with_their_lines() {
 #[test]
 fn what_this_version_cannot_do_is_refused_rather_than_ignored() {
     let error = load(
-        &format!("[engine]\nkind = \"upstream\"\n[store]\nurl = \"s3://b/p\"\n{TASK}enforce = \"retry\"\n[task.retrain]\ntrainer = \"openai\"\n"),
+        &format!("[engine]\nkind = \"remote\"\n[store]\nurl = \"s3://b/p\"\n{TASK}enforce = \"retry\"\n[task.retrain]\ntrainer = \"openai\"\n"),
         &[],
     )
     .unwrap_err();
@@ -186,7 +186,32 @@ fn each_mistake_is_said_with_its_place_its_value_and_what_was_expected() {
         (
             "[engine]\napi_key_env = \"KEY\"\nTASK",
             "",
-            "retune.toml:2: engine.api_key_env: belongs to kind = \"upstream\", which this version cannot do yet; leave it out",
+            "retune.toml:2: engine.api_key_env: belongs to kind = \"upstream\"; set that, or leave this out",
+        ),
+        (
+            "[engine]\nkind = \"upstream\"\nTASK",
+            "",
+            "retune.toml:1: engine.url: is missing; expected a server's address",
+        ),
+        (
+            "[engine]\nkind = \"upstream\"\nurl = \"vllm:8000\"\nTASK",
+            "",
+            "retune.toml:3: engine.url: is \"vllm:8000\"; expected a server's address",
+        ),
+        (
+            "[engine]\nkind = \"upstream\"\nurl = \"http://a\"\n[[engine.upstream]]\nurl = \"http://b\"\nTASK",
+            "",
+            "retune.toml:3: engine.url: stands beside [[engine.upstream]]",
+        ),
+        (
+            "[engine]\nkind = \"upstream\"\n[[engine.upstream]]\nurl = \"http://b\"\nwieght = 2\nTASK",
+            "",
+            "retune.toml:5: engine.upstream[0].wieght: there is no such key; did you mean weight?",
+        ),
+        (
+            "[engine]\nkind = \"upstream\"\nurl = \"http://a\"\nadapters_path = \"adapters\"\nTASK",
+            "",
+            "retune.toml:4: engine.adapters_path: is \"adapters\"; expected the whole path",
         ),
         (
             "[store]\nurl = \"gs:bucket\"\nTASK",
@@ -319,4 +344,42 @@ fn a_variable_is_read_as_its_key_needs_it() {
     assert_eq!(task.retrain.on, [AlarmKind::Input]);
     assert_eq!(config.monitor.exchanges_per_quarter, 2_000_000);
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:0");
+}
+
+#[test]
+fn upstreams_have_addresses_weights_and_variables_for_their_keys() {
+    let config = load(
+        &format!("[engine]\nkind = \"upstream\"\nmodel = \"llama-3\"\n[[engine.upstream]]\nurl = \"http://a:8000/v1\"\nweight = 3\n[[engine.upstream]]\nurl = \"https://b\"\napi_key_env = \"B_KEY\"\n{TASK}"),
+        &[("RETUNE_ENGINE__IDLE_TIMEOUT_SECONDS", "2.5")],
+    )
+    .unwrap();
+    let EngineKind::Upstream(upstream) = &config.engine.kind else {
+        unreachable!("it is upstream");
+    };
+    let servers: Vec<_> = upstream
+        .servers
+        .iter()
+        .map(|s| (s.url.as_str(), s.api_key_env.as_deref(), s.weight))
+        .collect();
+    assert_eq!(
+        servers,
+        [("http://a:8000", None, 3), ("https://b", Some("B_KEY"), 1)]
+    );
+    assert_eq!(config.engine.base, "llama-3");
+    assert_eq!(upstream.idle_timeout_seconds, 2.5);
+    assert_eq!(upstream.connect_timeout_seconds, 5.0);
+}
+
+#[test]
+fn a_key_that_was_written_instead_of_its_variable_is_not_shown() {
+    let error = load(
+        &format!("[engine]\nkind = \"upstream\"\nurl = \"http://a\"\napi_key_env = \"sk-very-secret\"\n{TASK}"),
+        &[],
+    )
+    .unwrap_err();
+    assert!(
+        error.contains("retune.toml:4: engine.api_key_env: is no such name"),
+        "{error}"
+    );
+    assert!(!error.contains("secret"), "{error}");
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use super::reader::{Log, Node, Place, Section, Table, Value, WHOLE_FILE};
-use super::{Config, ConfigSource, Engine, Monitor, Problem, Problems, Server, Store, tasks};
+use super::{Config, ConfigSource, Monitor, Problem, Problems, Server, Store, engine, tasks};
 
 const BUILT_IN: &str = include_str!("../../builtin/retune.toml");
 const PREFIX: &str = "RETUNE_";
@@ -131,7 +131,7 @@ fn overlay(log: &Log, table: &mut Table, name: &str, value: &str) {
 fn read(log: &Log, table: Table, source: ConfigSource) -> Config {
     let mut root = Section::new(log, Place::File(1), "", table);
     let server = server(root.section("server"));
-    let engine = engine(root.section("engine"));
+    let engine = engine::read(root.section("engine"));
     let config = Config {
         server,
         store: store(root.section("store"), source.folder()),
@@ -173,22 +173,6 @@ fn server(mut s: Section<'_>) -> Server {
         ops_listen,
         max_body_bytes,
     }
-}
-
-fn engine(mut s: Section<'_>) -> Engine {
-    s.only("kind", "embedded", &["upstream"]);
-    let base = s
-        .text("base", "a model's folder")
-        .map_or_else(|| "models/pocket".to_owned(), |(text, _)| text);
-    let engine = Engine {
-        base,
-        max_loaded: s.size("max_loaded", 1, 1000, 4),
-        max_running: s.size("max_running", 1, 4096, 8),
-        max_queue: s.size("max_queue", 0, 100_000, 64),
-    };
-    s.not_yet(&["url", "api_key_env"], "kind = \"upstream\"");
-    s.finish();
-    engine
 }
 
 fn store(mut s: Section<'_>, folder: &Path) -> Store {

@@ -2,6 +2,7 @@
 //!
 //! One file, `retune.toml`, and the environment over it. Every problem is found in one go, each with its place.
 
+mod engine;
 mod load;
 mod reader;
 mod tasks;
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::chat::ClientSystem;
 use crate::format::Format;
 use crate::schedule::Schedule;
+
+pub use engine::{EngineKind, Upstream, UpstreamServer};
 
 /// All that can be configured.
 #[derive(Debug)]
@@ -72,12 +75,15 @@ pub struct Server {
     pub max_body_bytes: usize,
 }
 
-/// `[engine]`: the embedded one.
+/// `[engine]`
 #[derive(Debug, Clone)]
 pub struct Engine {
-    /// The base's folder, relative to the configuration's; `models/pocket` is inside the program.
+    /// What generates.
+    pub kind: EngineKind,
+    /// The base's folder, relative to the configuration's; `models/pocket` is inside the program. Servers elsewhere need no files
+    /// here: then it may be a name alone.
     pub base: String,
-    /// Adapters in memory at once.
+    /// Adapters loaded at once.
     pub max_loaded: usize,
     /// Requests that generate at once.
     pub max_running: usize,

@@ -335,17 +335,17 @@ impl<'a> Section<'a> {
         self.log.add(&node.place, &self.path(key), what);
     }
 
-    /// Keys that a later version will know.
-    pub(super) fn not_yet(&mut self, keys: &[&'static str], belongs_to: &str) {
+    /// Whether a key stands there that is not taken yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Keys that are out of place without another one.
+    pub(super) fn belong(&mut self, keys: &[&'static str], belongs_to: &str) {
         for key in keys {
-            if let Some(node) = self.table.remove(*key) {
-                self.log.add(
-                    &node.place,
-                    &self.path(key),
-                    format!(
-                        "belongs to {belongs_to}, which this version cannot do yet; leave it out"
-                    ),
-                );
+            if let Some(node) = self.take(key) {
+                let what = format!("belongs to {belongs_to}; set that, or leave this out");
+                self.log.add(&node.place, &self.path(key), what);
             }
         }
     }
