@@ -85,6 +85,25 @@ pub enum Error {
         /// `engine.max_queue`.
         queued: usize,
     },
+    /// No upstream can be asked, or none of them began to answer; the log says of each why.
+    #[error(
+        "No server that could answer can be reached at the moment. Please retry after a short wait."
+    )]
+    UpstreamUnavailable,
+    /// An upstream has too much to do.
+    #[error("The model's server is at its limit. Please retry after a short wait.")]
+    UpstreamBusy {
+        /// When to come back, in the upstream's words.
+        retry_after: Option<String>,
+    },
+    /// An upstream does what no client can mend.
+    #[error("the upstream {url} {what}")]
+    Upstream {
+        /// Its address.
+        url: String,
+        /// The rest of the sentence.
+        what: String,
+    },
     /// The server is on its way down.
     #[error("The server is shutting down.")]
     Stopping,
@@ -159,11 +178,23 @@ impl Error {
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, invalid, None, Some("forbidden")),
             Self::Conflict(_) => (StatusCode::CONFLICT, invalid, None, Some("conflict")),
             Self::Adapter { .. } => (StatusCode::CONFLICT, invalid, None, Some("adapter_refused")),
-            Self::Busy { .. } => (
+            Self::Busy { .. } | Self::UpstreamBusy { .. } => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "requests",
                 None,
                 Some("rate_limit_exceeded"),
+            ),
+            Self::UpstreamUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server_error",
+                None,
+                Some("upstream_unavailable"),
+            ),
+            Self::Upstream { .. } => (
+                StatusCode::BAD_GATEWAY,
+                "server_error",
+                None,
+                Some("upstream_error"),
             ),
             Self::Stopping => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -193,7 +224,8 @@ impl Error {
             self,
             Self::ModelFile { .. } | Self::Ledger(retune_ledger::Error::Damaged { .. })
         );
-        let message = if status == StatusCode::INTERNAL_SERVER_ERROR && !told {
+        let inside = [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::BAD_GATEWAY].contains(&status);
+        let message = if inside && !told {
             "The server had an error while processing your request. Its log says more.".to_owned()
         } else {
             self.to_string()
@@ -229,7 +261,13 @@ impl ResponseError for Error {
             Self::Busy { .. } => {
                 response.insert_header((header::RETRY_AFTER, "1"));
             }
-            Self::Stopping | Self::NotLoaded(_) => {
+            Self::UpstreamBusy { retry_after } => {
+                let after = retry_after.as_deref().unwrap_or("1");
+                if let Ok(after) = header::HeaderValue::from_str(after) {
+                    response.insert_header((header::RETRY_AFTER, after));
+                }
+            }
+            Self::Stopping | Self::NotLoaded(_) | Self::UpstreamUnavailable => {
                 response.insert_header((header::RETRY_AFTER, "2"));
             }
             // Clients of OpenAI retry a 409; the answer would be the same.
@@ -251,6 +289,30 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn an_upstreams_troubles_have_a_status_and_no_details() {
+        let upstream = Error::Upstream {
+            url: "http://secret".to_owned(),
+            what: "broke".to_owned(),
+        };
+        for (error, status, code) in [
+            (upstream, 502, "upstream_error"),
+            (Error::UpstreamUnavailable, 503, "upstream_unavailable"),
+        ] {
+            let body = error.body();
+            assert_eq!(error.seen().status, status);
+            assert_eq!(body["error"]["code"], code);
+            assert_eq!(body["error"]["type"], "server_error");
+            assert!(!body.to_string().contains("secret"));
+        }
+        let busy = Error::UpstreamBusy {
+            retry_after: Some("17".to_owned()),
+        };
+        let response = busy.error_response();
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers().get("retry-after").unwrap(), "17");
+    }
 
     #[test]
     fn all_four_fields_are_there_and_details_stay_inside() {
