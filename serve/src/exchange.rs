@@ -13,7 +13,7 @@ use retune_task::{ChatMessage, Check, conversation};
 use tokio::sync::mpsc;
 
 use crate::admission::Ticket;
-use crate::engine::{Event, Finish, Generating, Generation};
+use crate::engine::{Event, Finish, Generating, Generation, Prompt};
 use crate::error::Error;
 use crate::openai::ChatRequest;
 use crate::routing::Route;
@@ -142,14 +142,19 @@ impl Running {
         self.say(Piece::Started);
         while let Some(event) = generating.events.recv().await {
             match event {
-                Event::Text { text, tokens } => {
+                Event::Text { text, tokens, .. } => {
                     self.first_text.get_or_insert_with(Instant::now);
                     self.tokens = tokens;
                     self.text.push_str(&text);
                     self.say(Piece::Text(text));
                 }
-                Event::Done { finish, tokens } => {
+                Event::Done {
+                    finish,
+                    tokens,
+                    prompt_tokens,
+                } => {
                     self.tokens = tokens;
+                    self.prompt_tokens = prompt_tokens.unwrap_or(self.prompt_tokens);
                     return Ok(finish);
                 }
                 Event::Failed(e) => return Err(e.into()),
@@ -163,10 +168,15 @@ impl Running {
         let Asked { request, route, .. } = &self.asked;
         let mut generation = Generation {
             adapter: None,
-            messages: messages(request, route),
-            sampling: request.sampling,
+            prompt: Prompt::Messages {
+                messages: messages(request, route),
+                tools: None,
+            },
+            sampling: request.sampling.clone(),
             max_tokens: max_tokens(request, route),
             stop: request.stop.clone(),
+            logprobs: None,
+            constraint: None,
         };
         for _ in 0..2 {
             generation.adapter = self.app.engine_name(route).await?;

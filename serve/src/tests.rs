@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::engine::{Event, Generating, Generation};
+use crate::engine::{Constraint, Event, Generating, Generation};
 
 /// An engine that says a word and breaks.
 struct Breaking;
@@ -34,6 +34,7 @@ impl Engine for Breaking {
             .send(Event::Text {
                 text: "Well".to_owned(),
                 tokens: 1,
+                logprobs: Vec::new(),
             })
             .unwrap();
         sender
@@ -43,6 +44,14 @@ impl Engine for Breaking {
             prompt_tokens: 3,
             events,
         })
+    }
+
+    async fn holds(&self, _: Constraint) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn knows_tools(&self) -> bool {
+        false
     }
 }
 

@@ -1,4 +1,4 @@
-//! What generates: one trait, behind which the embedded engine sits now and remote ones later.
+//! What generates: one trait, behind which sit the engine inside this process and those on other servers.
 
 mod base;
 mod embedded;
@@ -8,6 +8,7 @@ mod sampling;
 #[cfg(test)]
 mod tests;
 mod text;
+pub(crate) mod upstream;
 mod vocabulary;
 
 use std::path::Path;
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 
 pub(crate) use embedded::Embedded;
 pub(crate) use sampling::Sampling;
+pub(crate) use upstream::Upstream;
 
 use crate::error::Error;
 
@@ -63,6 +65,7 @@ pub(crate) struct Constraint {
 /// An answer that has begun.
 #[derive(Debug)]
 pub(crate) struct Generating {
+    /// An estimate where the engine learns it at the end alone, with [`Event::Done`].
     pub(crate) prompt_tokens: usize,
     /// Text as it comes, then one [`Event::Done`] or [`Event::Failed`]. Dropping it frees the engine's slot at the next token.
     pub(crate) events: mpsc::UnboundedReceiver<Event>,
@@ -83,6 +86,8 @@ pub(crate) enum Event {
     Done {
         finish: Finish,
         tokens: usize,
+        /// The prompt's tokens, where they were not known before.
+        prompt_tokens: Option<usize>,
     },
     Failed(Error),
 }
@@ -128,4 +133,8 @@ pub(crate) trait Engine: Send + Sync {
     async fn holds(&self, constraint: Constraint) -> Result<(), Error>;
     /// Whether the model's chat template tells it of tools.
     fn knows_tools(&self) -> bool;
+    /// Whether it could answer now.
+    async fn ready(&self) -> bool {
+        true
+    }
 }

@@ -44,10 +44,15 @@ impl Fixture {
 fn generation(adapter: Option<&str>, text: &str) -> Generation {
     Generation {
         adapter: adapter.map(str::to_owned),
-        messages: vec![ChatMessage::new("user", text)],
+        prompt: Prompt::Messages {
+            messages: vec![ChatMessage::new("user", text)],
+            tools: None,
+        },
         sampling: Sampling::GREEDY,
         max_tokens: 24,
         stop: Vec::new(),
+        logprobs: None,
+        constraint: None,
     }
 }
 
@@ -58,7 +63,7 @@ async fn answer(engine: &Embedded, generation: Generation) -> (String, Finish, u
     loop {
         match generating.events.recv().await.expect("an end") {
             Event::Text { text, .. } => answer.push_str(&text),
-            Event::Done { finish, tokens } => return (answer, finish, tokens),
+            Event::Done { finish, tokens, .. } => return (answer, finish, tokens),
             Event::Failed(e) => panic!("{e}"),
         }
     }
@@ -154,7 +159,7 @@ async fn stop_strings_seeds_and_limits() {
         }
     };
     assert!(
-        matches!(end, Event::Done { finish: Finish::Length, tokens } if tokens == room),
+        matches!(end, Event::Done { finish: Finish::Length, tokens, .. } if tokens == room),
         "{end:?}, room for {room}"
     );
 }

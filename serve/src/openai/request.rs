@@ -45,6 +45,7 @@ impl ChatRequest {
             presence_penalty: p.decimal("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0) as f32,
             frequency_penalty: p.decimal("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0) as f32,
             seed: p.integer("seed", i64::MIN, i64::MAX)?,
+            logit_bias: Vec::new(),
         };
         let max_tokens = max_tokens(p)?;
         let stop = stop(p)?;
@@ -245,7 +246,7 @@ fn message(message: Value, path: &str) -> Result<ChatMessage, Error> {
         p.unsupported(key, |v| v.as_array().is_some_and(Vec::is_empty))?;
     }
     p.finish()?;
-    Ok(ChatMessage { role, content })
+    Ok(ChatMessage::new(role, content))
 }
 
 fn content(p: &mut Params) -> Result<String, Error> {
