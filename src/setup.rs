@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use retune_task::Config;
+use retune_task::{Config, EngineKind};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::Common;
@@ -41,7 +41,8 @@ pub(crate) fn config(common: &Common) -> Result<Arc<Config>> {
     Ok(Arc::new(Config::load(common.config.as_deref(), env)?))
 }
 
-/// The base's folder: beside the configuration, else unpacked from the binary.
+/// The base's folder: beside the configuration, else unpacked from the binary. Where other servers hold the base, it need not be there
+/// before something is trained on it.
 pub(crate) fn base(config: &Config) -> Result<PathBuf> {
     let folder = config.source.folder().join(&config.engine.base);
     if folder.is_dir() {
@@ -51,6 +52,9 @@ pub(crate) fn base(config: &Config) -> Result<PathBuf> {
         let folder = retune_pocket::default_folder();
         return retune_pocket::unpack(&folder)
             .with_context(|| format!("cannot unpack the pocket model into {}", folder.display()));
+    }
+    if matches!(config.engine.kind, EngineKind::Upstream(_)) {
+        return Ok(folder);
     }
     bail!(
         "no model at {} (engine.base = \"{}\"): name a folder with config.json, tokenizer.json and model.safetensors, \

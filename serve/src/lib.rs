@@ -1,4 +1,4 @@
-//! The OpenAI API over an embedded engine: apps change `base_url` and learn of nothing else.
+//! The OpenAI API over an engine, inside this process or on other servers: apps change `base_url` and learn of nothing else.
 //!
 //! A request's way: a thin handler in `routes`, the checked parameters of `openai`, a route from `routing`, a place from `admission`, then
 //! `exchange`, which asks the `engine`, checks the answer's format, and leaves the record in the ledger before the last byte goes out.
@@ -8,6 +8,8 @@ mod admission;
 mod engine;
 mod error;
 mod exchange;
+#[doc(hidden)]
+pub mod fuzz;
 mod metrics;
 mod openai;
 mod routes;
@@ -28,7 +30,7 @@ use actix_web::{App as Service, HttpServer, web};
 use arc_swap::ArcSwap;
 use prometheus::Registry;
 use retune_ledger::{Ledger, Stages};
-use retune_task::Config;
+use retune_task::{Config, EngineKind};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,7 +39,7 @@ pub use error::Error;
 
 use adapters::Adapters;
 use admission::Admission;
-use engine::{Embedded, Engine};
+use engine::{Embedded, Engine, Upstream};
 use metrics::{LedgerMetrics, Metrics};
 use routing::Table;
 use state::App;
@@ -51,7 +53,7 @@ const GRACE: Duration = Duration::from_secs(30);
 pub struct Options {
     /// The configuration.
     pub config: Arc<Config>,
-    /// The base model's folder; its last part is the base's id.
+    /// The base model's folder; its last part is the base's id. With an upstream engine it need not be there.
     pub base: PathBuf,
     /// Where exchanges and feedback go, and adapters and stages come from.
     pub ledger: Ledger,
@@ -78,14 +80,19 @@ impl Running {
     }
 }
 
-/// Loads the base and the champions, then listens until `stop` is cancelled.
+/// Loads the base and the champions, then listens until `stop` is cancelled. Upstreams may be away: then there is no model that answers yet.
 ///
 /// # Errors
 /// What keeps it from answering: a missing or broken model file, an address in use, a ledger that cannot be read.
 pub async fn start(o: Options, stop: CancellationToken) -> Result<Running, Error> {
     // First, so that an address in use is known before a model is loaded.
     let listeners = Listeners::bind(&o.config)?;
-    let engine = Arc::new(Embedded::start(&o.base).await?);
+    let engine: Arc<dyn Engine> = match &o.config.engine.kind {
+        EngineKind::Embedded => Arc::new(Embedded::start(&o.base).await?),
+        EngineKind::Upstream(upstream) => {
+            Arc::new(Upstream::new(upstream, |name| std::env::var(name).ok())?)
+        }
+    };
     serve(o, engine, listeners, stop).await
 }
 
@@ -232,8 +239,15 @@ async fn state(
         abandoned: CancellationToken::new(),
         refreshing: tokio::sync::Mutex::default(),
         stale: AtomicBool::new(false),
+        known: AtomicBool::new(false),
     });
-    app.refresh().await?;
+    match app.refresh().await {
+        // Nobody is asked before somebody is there: see `App::resolve`.
+        Err(Error::UpstreamUnavailable) => {
+            tracing::warn!("no upstream answers yet; adapters are loaded once one does");
+        }
+        refreshed => refreshed?,
+    }
     Ok(app)
 }
 

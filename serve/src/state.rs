@@ -45,6 +45,8 @@ pub(crate) struct App {
     pub(crate) refreshing: tokio::sync::Mutex<()>,
     /// Whether the last refresh failed, so that the log says it once.
     pub(crate) stale: AtomicBool,
+    /// Whether there was a refresh that did not fail: before it nobody knows who answers for a task.
+    pub(crate) known: AtomicBool,
 }
 
 impl App {
@@ -71,7 +73,13 @@ impl App {
         }
         self.show_stages(&table);
         self.table.store(Arc::new(table));
+        self.known.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether a model answers.
+    pub(crate) async fn ready(&self) -> bool {
+        self.known.load(Ordering::Relaxed) && self.engine.ready().await
     }
 
     /// Refreshes until the server stops. A failure leaves the old table in place.
@@ -93,6 +101,10 @@ impl App {
 
     /// Who answers for `model`. An adapter that this process has not seen yet is looked for in the ledger.
     pub(crate) async fn resolve(&self, model: &str, sticky_key: &str) -> Result<Route, Error> {
+        // Before it is known who answers for a task, the baseline must not; what goes on in the background finds out.
+        if !self.known.load(Ordering::Relaxed) {
+            return Err(Error::UpstreamUnavailable);
+        }
         match self.table.load().resolve(model, sticky_key) {
             Err(Error::UnknownModel(_)) if model.contains(['@', ':']) => {
                 self.refresh().await?;

@@ -12,10 +12,13 @@ pub(crate) async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
-/// A model answers: the server listens only once the base and the champions are loaded.
+/// A model answers. Probes come often, and so their failures are not logged.
 pub(crate) async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
     if app.stopping.is_cancelled() {
         return Err(Error::Stopping);
+    }
+    if !app.ready().await {
+        return Ok(HttpResponse::ServiceUnavailable().json(json!({ "status": "no model answers" })));
     }
     Ok(HttpResponse::Ok().json(json!({ "status": "ready" })))
 }

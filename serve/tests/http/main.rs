@@ -9,4 +9,6 @@
 mod adapters;
 mod api;
 mod model;
+mod standin;
 mod support;
+mod upstream;

@@ -64,11 +64,16 @@ impl Server {
     }
 
     /// Stops it and starts another on the same store.
-    pub(crate) async fn restarted(mut self) -> Self {
+    pub(crate) async fn restarted(self) -> Self {
+        self.restarted_with(&[]).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn restarted_with(mut self, settings: &[(&str, &str)]) -> Self {
         self.stop.cancel();
         self.running.take().unwrap().stopped().await;
         self.ledger.close().await.unwrap();
-        Self::begin(self.folder, &[]).await
+        Self::begin(self.folder, settings).await
     }
 
     /// Tells it to stop; the future ends when it has.
