@@ -85,6 +85,9 @@ pub enum Error {
         /// `engine.max_queue`.
         queued: usize,
     },
+    /// The answer took longer than `engine.deadline_seconds`.
+    #[error("The answer took longer than the server allows (engine.deadline_seconds).")]
+    Deadline,
     /// The server is on its way down.
     #[error("The server is shutting down.")]
     Stopping,
@@ -165,6 +168,12 @@ impl Error {
                 None,
                 Some("rate_limit_exceeded"),
             ),
+            Self::Deadline => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "server_error",
+                None,
+                Some("deadline_exceeded"),
+            ),
             Self::Stopping => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "server_error",
@@ -233,7 +242,8 @@ impl ResponseError for Error {
                 response.insert_header((header::RETRY_AFTER, "2"));
             }
             // Clients of OpenAI retry a 409; the answer would be the same.
-            Self::Conflict(_) | Self::Adapter { .. } => {
+            // Nor would a second try be faster.
+            Self::Conflict(_) | Self::Adapter { .. } | Self::Deadline => {
                 response.insert_header(("x-should-retry", "false"));
             }
             // The rest of the body may still be on its way.

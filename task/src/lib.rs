@@ -13,8 +13,8 @@ mod template;
 
 pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
 pub use config::{
-    AlarmKind, Config, ConfigSource, Engine, LoraPolicy, Monitor, Problem, Problems, Promote,
-    RetrainPolicy, Server, Store, Task,
+    AlarmKind, Config, ConfigSource, Enforce, Engine, LoraPolicy, Monitor, Problem, Problems,
+    Promote, RetrainPolicy, Server, Store, Task,
 };
 pub use digest::{hex, sha256};
 pub use format::{Check, Format, Grammar};

@@ -20,7 +20,12 @@ pub(crate) fn api(service: &mut web::ServiceConfig) {
     service
         .service(
             web::resource("/v1/chat/completions")
-                .route(web::post().to(chat::completions))
+                .route(web::post().to(chat::chat))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/completions")
+                .route(web::post().to(chat::completion))
                 .default_service(unknown()),
         )
         .service(

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -185,6 +186,9 @@ fn engine(mut s: Section<'_>) -> Engine {
         max_loaded: s.size("max_loaded", 1, 1000, 4),
         max_running: s.size("max_running", 1, 4096, 8),
         max_queue: s.size("max_queue", 0, 100_000, 64),
+        deadline: Duration::from_secs_f64(
+            s.positive("deadline_seconds", 86_400.0).unwrap_or(300.0),
+        ),
     };
     s.not_yet(&["url", "api_key_env"], "kind = \"upstream\"");
     s.finish();
