@@ -31,6 +31,17 @@ pub enum Error {
     /// The engine failed at something it should be able to do.
     #[error("engine: {0}")]
     Engine(String),
+    /// Not even one adapter fits into the memory that adapters may take.
+    #[error(
+        "an adapter of this base takes {needed_mib} MiB, a copy of its weights, and engine.adapters_memory_mib allows {budget_mib}; \
+         raise it to {needed_mib} or more, or serve a smaller base"
+    )]
+    NoRoom {
+        /// For one adapter.
+        needed_mib: u64,
+        /// `engine.adapters_memory_mib`.
+        budget_mib: u64,
+    },
     /// The engine does not hold this adapter (any more).
     #[error("{0} is not loaded")]
     NotLoaded(String),
@@ -186,6 +197,12 @@ impl Error {
                 None,
                 Some("model_not_loaded"),
             ),
+            Self::NoRoom { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server_error",
+                None,
+                Some("insufficient_memory"),
+            ),
             Self::ModelFile { .. }
             | Self::Engine(_)
             | Self::Ledger(_)
@@ -241,9 +258,8 @@ impl ResponseError for Error {
             Self::Stopping | Self::NotLoaded(_) => {
                 response.insert_header((header::RETRY_AFTER, "2"));
             }
-            // Clients of OpenAI retry a 409; the answer would be the same.
-            // Nor would a second try be faster.
-            Self::Conflict(_) | Self::Adapter { .. } | Self::Deadline => {
+            // Clients of OpenAI retry a 409, a 503 and a 504; the answer would be the same.
+            Self::Conflict(_) | Self::Adapter { .. } | Self::NoRoom { .. } | Self::Deadline => {
                 response.insert_header(("x-should-retry", "false"));
             }
             // The rest of the body may still be on its way.

@@ -8,8 +8,10 @@ mod admission;
 mod engine;
 mod error;
 mod exchange;
+mod import;
 mod metrics;
 mod openai;
+mod probe;
 mod routes;
 mod routing;
 mod state;
@@ -34,11 +36,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use error::Error;
+pub use import::{Imported, check_adapter, import};
 
-use adapters::Adapters;
+use adapters::{Adapters, Budget, Room};
 use admission::Admission;
-use engine::{Embedded, Engine};
+use engine::{BaseFolder, Embedded, Engine};
 use metrics::{LedgerMetrics, Metrics};
+use probe::Prober;
 use routing::Table;
 use state::App;
 
@@ -192,7 +196,7 @@ async fn state(
 ) -> Result<Arc<App>, Error> {
     let metrics = Metrics::new(&o.registry)?;
     LedgerMetrics::register(&o.registry, o.ledger.clone())?;
-    let base = o
+    let base_id = o
         .base
         .file_name()
         .map_or_else(|| "base".to_owned(), |n| n.to_string_lossy().into_owned());
@@ -200,6 +204,13 @@ async fn state(
         .and_then(|m| m.modified())
         .map_or_else(|_| chrono::Utc::now(), Into::into);
     let limits = &o.config.engine;
+    let budget = match limits.adapters_memory_mib {
+        None => None,
+        Some(mib) => Some(Budget {
+            mib,
+            each: BaseFolder::open(&o.base)?.copy_bytes(),
+        }),
+    };
     let nothing = o
         .config
         .tasks
@@ -210,7 +221,11 @@ async fn state(
         adapters: Adapters::new(
             Arc::clone(&engine),
             o.ledger.clone(),
-            limits.max_loaded,
+            Prober::new(Arc::clone(&engine), Arc::clone(&o.config)),
+            Room {
+                max_loaded: limits.max_loaded,
+                budget,
+            },
             metrics.adapters_loaded.clone(),
         ),
         admission: Admission::new(
@@ -219,12 +234,13 @@ async fn state(
             metrics.running.clone(),
             metrics.waiting.clone(),
         ),
-        table: ArcSwap::from_pointee(Table::new(&o.config, &base, nothing)),
+        table: ArcSwap::from_pointee(Table::new(&o.config, &base_id, nothing)),
         config: o.config,
         ledger: o.ledger,
         registry: o.registry,
         metrics,
         engine,
+        base: o.base,
         created: created.timestamp(),
         exchanges: TaskTracker::new(),
         runtime: tokio::runtime::Handle::current(),
@@ -232,9 +248,12 @@ async fn state(
         abandoned: CancellationToken::new(),
         refreshing: tokio::sync::Mutex::default(),
         stale: AtomicBool::new(false),
+        unfit: std::sync::Mutex::default(),
     });
-    app.refresh().await?;
-    Ok(app)
+    match app.refresh().await? {
+        Some(e) => Err(e),
+        None => Ok(app),
+    }
 }
 
 fn api_server(

@@ -8,6 +8,7 @@ mod config;
 mod digest;
 mod format;
 mod names;
+mod probe;
 mod schedule;
 mod template;
 
@@ -19,5 +20,6 @@ pub use config::{
 pub use digest::{hex, sha256};
 pub use format::{Check, Format, Grammar};
 pub use names::ModelName;
+pub use probe::PROBE_TOKENS;
 pub use schedule::Schedule;
 pub use template::{ChatTemplate, Error};

@@ -18,7 +18,9 @@ use retune_task::{ChatMessage, Grammar};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+pub(crate) use base::{BaseFolder, json};
 pub(crate) use embedded::Embedded;
+pub(crate) use peft::check as check_adapter;
 pub(crate) use sampling::Sampling;
 
 use crate::error::Error;

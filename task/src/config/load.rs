@@ -184,6 +184,16 @@ fn engine(mut s: Section<'_>) -> Engine {
     let engine = Engine {
         base,
         max_loaded: s.size("max_loaded", 1, 1000, 4),
+        adapters_memory_mib: s.value(
+            "adapters_memory_mib",
+            "a whole number from 1 to 16777216",
+            |v| match v {
+                Value::Integer(i) => u64::try_from(*i)
+                    .ok()
+                    .filter(|mib| (1..=1 << 24).contains(mib)),
+                _ => None,
+            },
+        ),
         max_running: s.size("max_running", 1, 4096, 8),
         max_queue: s.size("max_queue", 0, 100_000, 64),
         deadline: Duration::from_secs_f64(

@@ -80,6 +80,8 @@ pub struct Engine {
     pub base: String,
     /// Adapters in memory at once.
     pub max_loaded: usize,
+    /// Memory that they may take together, in MiB.
+    pub adapters_memory_mib: Option<u64>,
     /// Requests that generate at once.
     pub max_running: usize,
     /// Requests that wait for a place, before further ones get a 429.
