@@ -49,7 +49,7 @@ enum Command {
     Monitor(monitor::Args),
     /// Make an adapter from what users rated, examine it, promote it where it is better.
     Retrain(retrain::Args),
-    /// List, load, promote or reject adapters of a running server.
+    /// Look at adapters, bring them, and decide where they stand.
     #[command(subcommand)]
     Adapter(adapter::Command),
     /// Ask the ledger.

@@ -2,42 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::files;
+use crate::manifest::Manifest;
 
-const FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+/// PEFT's two files.
+pub const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 const MANIFEST: &str = "manifest.json";
-
-/// How an adapter came about.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the fields are said by their names")]
-pub struct Manifest {
-    pub format_version: u32,
-    pub task: String,
-    /// Given when it is published.
-    pub number: u32,
-    pub base: String,
-    pub base_digest: String,
-    pub created: DateTime<Utc>,
-    pub run_id: Option<String>,
-    /// What it was examined against.
-    pub parent: Option<String>,
-    pub adapter_prompt_sha256: String,
-    pub chat_template_sha256: String,
-    pub examples_train: u64,
-    pub examples_development: u64,
-    pub examples_held_out: u64,
-    pub lora: Value,
-    pub loss_first: Option<f64>,
-    pub loss_last: Option<f64>,
-    /// SHA-256 over names and contents of PEFT's two files; given when it is published.
-    pub digest: String,
-}
 
 /// A published adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,9 +38,11 @@ fn numbers(store: &Path, task: &str) -> Result<Vec<u32>, Error> {
     Ok(numbers)
 }
 
-pub(crate) fn digest(folder: &Path) -> Result<String, Error> {
+/// What an adapter is known by: SHA-256 over names and contents of PEFT's two files in `folder`. Reads them whole: not for an async
+/// thread.
+pub fn adapter_digest(folder: &Path) -> Result<String, Error> {
     let mut hash = Sha256::new();
-    for name in FILES {
+    for name in ADAPTER_FILES {
         let path = folder.join(name);
         let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
         hash.update(name.as_bytes());
@@ -85,8 +60,8 @@ pub(crate) fn publish(
     staging: &Path,
     mut manifest: Manifest,
 ) -> Result<AdapterRef, Error> {
-    manifest.digest = digest(staging)?;
-    for name in FILES {
+    manifest.digest = adapter_digest(staging)?;
+    for name in ADAPTER_FILES {
         let path = staging.join(name);
         std::fs::File::open(&path)
             .and_then(|f| f.sync_all())
@@ -144,12 +119,12 @@ pub(crate) fn all(store: &Path, task: &str) -> Result<Vec<AdapterRef>, Error> {
 
 /// Whether the files are still those that were published.
 pub(crate) fn verify(adapter: &AdapterRef) -> Result<(), Error> {
-    let found = digest(&adapter.folder)?;
+    let found = adapter_digest(&adapter.folder)?;
     if found == adapter.manifest.digest {
         return Ok(());
     }
     Err(Error::Damaged {
-        path: adapter.folder.join(FILES[1]),
+        path: adapter.folder.join(ADAPTER_FILES[1]),
         what: format!(
             "the files' digest is {found}, published was {}: they were truncated or changed; restore them from a copy",
             adapter.manifest.digest

@@ -1,8 +1,6 @@
 //! What was decided: which adapter stands where, which alarm was raised, what a stream is measured against, and who
 //! works on what at this moment.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
@@ -14,54 +12,7 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::files;
 use crate::rows::Cursor;
-
-/// Where an adapter stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Made, not judged.
-    Candidate,
-    /// Gets a share of the traffic.
-    Canary,
-    /// Gets the traffic.
-    Champion,
-    /// Was the champion.
-    Retired,
-    /// Judged, and worse.
-    Rejected,
-}
-
-impl Stage {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Stage::Candidate => "candidate",
-            Stage::Canary => "canary",
-            Stage::Champion => "champion",
-            Stage::Retired => "retired",
-            Stage::Rejected => "rejected",
-        }
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The stages of a task's adapters, as of decision `seq`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Stages {
-    /// Of the decision; 0 before the first.
-    pub seq: u64,
-    /// None: the baseline.
-    pub champion: Option<u32>,
-    /// Its number and its share of the traffic.
-    pub canary: Option<(u32, f64)>,
-    /// Adapters not in it are candidates.
-    pub stage_of: BTreeMap<u32, Stage>,
-}
+use crate::stages::Stages;
 
 /// An alarm, and what it rests on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -115,21 +66,40 @@ pub struct Lease {
     _file: File,
 }
 
-pub(crate) fn stages(store: &Path, task: &str) -> Result<Stages, Error> {
-    let folder = store.join("stages").join(task);
+/// The numbers of a task's decisions, in order.
+fn decisions(store: &Path, task: &str) -> Result<Vec<u64>, Error> {
     let number = |name: &String| {
         name.strip_suffix(".json")
             .and_then(|n| n.parse::<u64>().ok())
     };
-    let newest = files::names(&folder)?.iter().filter_map(number).max();
-    let Some(seq) = newest else {
-        return Ok(Stages::default());
-    };
-    let found = files::read_json::<Stages>(&folder.join(format!("{seq}.json")))?;
+    let names = files::names(&store.join("stages").join(task))?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn decision(store: &Path, task: &str, seq: u64) -> Result<Stages, Error> {
+    let path = store.join("stages").join(task).join(format!("{seq}.json"));
+    let found = files::read_json::<Stages>(&path)?;
     Ok(Stages {
         seq,
         ..found.unwrap_or_default()
     })
+}
+
+pub(crate) fn stages(store: &Path, task: &str) -> Result<Stages, Error> {
+    match decisions(store, task)?.last() {
+        Some(seq) => decision(store, task, *seq),
+        None => Ok(Stages::default()),
+    }
+}
+
+pub(crate) fn history(store: &Path, task: &str) -> Result<Vec<Stages>, Error> {
+    let numbers = decisions(store, task)?;
+    numbers
+        .into_iter()
+        .map(|seq| decision(store, task, seq))
+        .collect()
 }
 
 pub(crate) fn set_stages(
@@ -146,6 +116,7 @@ pub(crate) fn set_stages(
     }
     let next = Stages {
         seq: expected + 1,
+        at: Some(Utc::now()),
         ..after.clone()
     };
     let path = store

@@ -30,6 +30,9 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// The base's chat template.
+    #[error(transparent)]
+    Template(#[from] retune_task::Error),
     /// Somebody else decided first.
     #[error("{what} was changed by somebody else at this moment; look again and decide anew")]
     Conflict {

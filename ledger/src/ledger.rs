@@ -11,14 +11,16 @@ use deltalake::datafusion::execution::context::SQLOptions;
 use deltalake::datafusion::prelude::{SessionConfig, SessionContext};
 use retune_task::Store;
 
-use crate::adapters::{self, AdapterRef, Manifest};
-use crate::decisions::{self, Lease, Reference, Stages, Trigger};
+use crate::adapters::{self, AdapterRef};
+use crate::decisions::{self, Lease, Reference, Trigger};
 use crate::error::Error;
 use crate::files;
 use crate::ids::Ids;
+use crate::manifest::Manifest;
 use crate::queue::{Limits, Queue};
 use crate::rows::{Cursor, Exchange, Feedback, Purpose, Run, Window};
 use crate::schema::Table;
+use crate::stages::Stages;
 use crate::table::Handle;
 
 /// A cheap handle; clones share one ledger.
@@ -391,6 +393,13 @@ impl Ledger {
     pub async fn stages(&self, task: &str) -> Result<Stages, Error> {
         let task = task.to_owned();
         self.blocking(move |store| decisions::stages(store, &task))
+            .await
+    }
+
+    /// All stages that were ever decided, oldest first.
+    pub async fn stages_history(&self, task: &str) -> Result<Vec<Stages>, Error> {
+        let task = task.to_owned();
+        self.blocking(move |store| decisions::history(store, &task))
             .await
     }
 

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use retune_task::{ChatTemplate, PromptKind, Task};
+use retune_task::{ChatMessage, ChatTemplate, PromptKind, Task};
 use retune_trainer::Example;
 use tokenizers::Tokenizer;
 
@@ -45,9 +45,37 @@ impl Encoder {
         })
     }
 
-    /// The chat template's own text.
-    pub(crate) fn template_source(&self) -> &str {
-        self.template.source()
+    /// The tokens that the engine gets for a whole conversation; None if the model has no room for `answer` more.
+    pub(crate) fn conversation(
+        &self,
+        messages: &[ChatMessage],
+        answer: usize,
+    ) -> Result<Option<Vec<u32>>, Error> {
+        let tokens = self.tokens(&self.template.render(messages, true)?)?;
+        Ok((tokens.len() + answer <= self.context).then_some(tokens))
+    }
+
+    /// The tokens that end an answer.
+    pub(crate) fn end_of_turn(&self) -> Result<Vec<u32>, Error> {
+        self.tokens(self.template.end_of_turn())
+    }
+
+    /// The text of an answer; None where engines may differ on it, that is if a special token or half a character is in it.
+    pub(crate) fn text(&self, answer: &[u32]) -> Result<Option<String>, Error> {
+        let added = self.tokenizer.get_added_tokens_decoder();
+        if answer
+            .iter()
+            .any(|token| added.get(token).is_some_and(|added| added.special))
+        {
+            return Ok(None);
+        }
+        let text = self
+            .tokenizer
+            .decode(answer, true)
+            .map_err(|error| Error::Tokenise {
+                what: error.to_string(),
+            })?;
+        Ok((!text.contains('\u{FFFD}')).then_some(text))
     }
 
     /// The text in front of the answer, with the task's short prompt for adapters.

@@ -69,10 +69,7 @@ fn an_example_is_the_prompt_as_served_then_the_answer_then_the_end_of_turn() {
 
         // The text is the template's own rendering of the finished turn, byte for byte.
         let mut turn = task.messages(PromptKind::Adapter, &row.messages);
-        turn.push(ChatMessage {
-            role: "assistant".to_owned(),
-            content: answer.to_owned(),
-        });
+        turn.push(ChatMessage::new("assistant", answer));
         let whole = template.render(&turn, false).unwrap();
         assert_eq!(
             whole.trim_end_matches('\n'),
@@ -105,10 +102,7 @@ fn the_short_prompt_is_trained_on_and_an_apps_system_message_is_not() {
     let base = tempfile::tempdir().unwrap();
     write_tokenizer(base.path());
     let encoder = Encoder::from_folder(base.path(), 4096).unwrap();
-    let system = ChatMessage {
-        role: "system".to_owned(),
-        content: "Be kind.".to_owned(),
-    };
+    let system = ChatMessage::new("system", "Be kind.");
     let prompt = encoder
         .prompt(&task(), &row(vec![system, user("x")], "{}"))
         .unwrap();

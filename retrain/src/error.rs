@@ -18,7 +18,7 @@ pub enum Error {
     Trainer(#[from] retune_trainer::Error),
     #[error("{path}: the base's tokenizer cannot be read: {what}; is it a complete model folder?")]
     Tokenizer { path: PathBuf, what: String },
-    #[error("a prompt cannot be tokenised: {what}")]
+    #[error("a text cannot be made into tokens, or tokens into a text: {what}")]
     Tokenise { what: String },
     #[error("{path}: {source}")]
     File {

@@ -5,13 +5,13 @@
 //! HTTP, `run` keeps a row of the `runs` table at each state, `watch` starts runs that alarms ask for. A candidate is examined
 //! through the running server, as an app would ask it: what is examined is what will be served.
 
-mod base;
 mod book;
 pub mod dataset;
 mod encode;
 mod error;
 mod examine;
 pub mod judge;
+mod probes;
 mod promote;
 mod report;
 mod run;

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use retune_ledger::{Ledger, Run, Stage};
+use retune_ledger::{Action, Ledger, Run, Stage};
 use retune_trainer::{DType, Llama, LlamaConfig};
 use serde_json::json;
 
@@ -57,25 +57,24 @@ async fn reply(ledger: Ledger, request: Request) -> Reply {
         };
     }
     let number: u32 = parts[3].strip_prefix("ask@").unwrap().parse().unwrap();
-    let mut stages = ledger.stages("ask").await.unwrap();
-    match parts[4] {
+    let stages = ledger.stages("ask").await.unwrap();
+    let action = match parts[4] {
         "load" => return Reply::ok(json!({})),
         "promote" => {
-            let champion = stages
-                .champion
-                .map_or("ask@base".to_owned(), |number| format!("ask@{number}"));
-            if request.body["expected_champion"] != champion.as_str() {
-                return Reply::error(409, "another champion");
+            let expected = request.body["expected_champion"].as_str().unwrap();
+            if let Err(refused) = stages.expect_champion("ask", expected) {
+                return Reply::error(409, &refused.0);
             }
-            stages.champion = Some(number);
-            stages.stage_of.insert(number, Stage::Champion);
+            Action::Promote
         }
-        "reject" => {
-            stages.stage_of.insert(number, Stage::Rejected);
-        }
+        "reject" => Action::Reject,
         other => panic!("{other}"),
-    }
-    ledger.set_stages("ask", stages.seq, stages).await.unwrap();
+    };
+    let after = match stages.after("ask", Some(number), action, &[]) {
+        Ok(after) => after,
+        Err(refused) => return Reply::error(409, &refused.0),
+    };
+    ledger.set_stages("ask", stages.seq, after).await.unwrap();
     Reply::ok(json!({}))
 }
 

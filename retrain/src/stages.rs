@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use chrono::Utc;
 use retune_ledger::{
-    AdapterRef, ExchangeQuery, FeedbackQuery, Manifest, Purpose, Reference, Table,
+    AdapterRef, ExchangeQuery, FeedbackQuery, Manifest, Probe, Purpose, Reference, Source, Stage,
+    Table,
 };
 use retune_task::Task;
 use retune_trainer::{LlamaConfig, LoraSettings, Progress};
@@ -19,7 +20,7 @@ use crate::run::Event;
 use crate::server::Server;
 use crate::train::{self, Examples, Training};
 use crate::verdict::{Verdict, verdict};
-use crate::{Encoder, Error, Options, base, promote};
+use crate::{Encoder, Error, Options, probes, promote};
 
 type Observer<'a> = &'a mut (dyn FnMut(&Event) + Send);
 
@@ -103,9 +104,8 @@ async fn clear_leftovers(
     }
     let stages = o.ledger.stages(&task.name).await?;
     for adapter in o.ledger.adapters(&task.name).await? {
-        let stage = stages.stage_of.get(&adapter.number).copied();
         if adapter.manifest.run_id.as_deref() == Some(run_id)
-            && stage != Some(retune_ledger::Stage::Rejected)
+            && stages.stage(adapter.number) != Stage::Rejected
         {
             tracing::warn!(
                 run_id,
@@ -252,7 +252,8 @@ async fn train_candidate(
     let staging = staging_folder(o, &task.name).join(&report.run_id);
     std::fs::create_dir_all(&staging).map_err(Error::file(&staging))?;
     outcome.adapter.save(&staging, &base_id(&o.base))?;
-    let manifest = manifest(o, task, report, &settings, &encoder).await?;
+    let probes = probes::taken(&o.base, &outcome.adapter, &encoder, task).await?;
+    let manifest = manifest(o, task, report, &settings, probes).await?;
     let adapter = o.ledger.put_adapter(&task.name, &staging, manifest).await?;
     report.adapter = Some(name(&task.name, adapter.number));
     report.digest = Some(adapter.manifest.digest.clone());
@@ -449,23 +450,16 @@ async fn manifest(
     task: &Task,
     report: &Report,
     settings: &LoraSettings,
-    encoder: &Encoder,
+    probes: Vec<Probe>,
 ) -> Result<Manifest, Error> {
-    let folder = o.base.clone();
-    let base_digest = tokio::task::spawn_blocking(move || base::digest(&folder))
-        .await
-        .map_err(|_| Error::Stopped)??;
+    let (options, name) = (o.clone(), task.name.clone());
+    let begun = tokio::task::spawn_blocking(move || {
+        let task = options.task(&name)?;
+        Ok::<_, Error>(Manifest::begin(task, Source::Run, &options.base)?)
+    });
     Ok(Manifest {
-        format_version: 1,
-        task: task.name.clone(),
-        number: 0,
-        base: base_id(&o.base),
-        base_digest,
-        created: Utc::now(),
         run_id: Some(report.run_id.clone()),
         parent: Some(report.baseline.clone()),
-        adapter_prompt_sha256: retune_task::sha256(&task.adapter_prompt),
-        chat_template_sha256: retune_task::sha256(encoder.template_source()),
         examples_train: report.examples_train,
         examples_development: report.examples_development,
         examples_held_out: report.examples_held_out,
@@ -481,6 +475,7 @@ async fn manifest(
         }),
         loss_first: report.loss_first,
         loss_last: report.loss_last,
-        digest: String::new(),
+        probes,
+        ..begun.await.map_err(|_| Error::Stopped)??
     })
 }

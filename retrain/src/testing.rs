@@ -26,10 +26,7 @@ pub(crate) fn time(second: i64) -> DateTime<Utc> {
 }
 
 pub(crate) fn user(content: &str) -> ChatMessage {
-    ChatMessage {
-        role: "user".to_owned(),
-        content: content.to_owned(),
-    }
+    ChatMessage::new("user", content)
 }
 
 /// The template that most open models have.

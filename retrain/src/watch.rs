@@ -13,7 +13,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{Exchange, ExchangeQuery, FeedbackQuery, Ledger, Purpose, Run, Trigger};
+use retune_ledger::{ExchangeQuery, FeedbackQuery, Ledger, Purpose, Run, Trigger};
 use retune_task::{ModelName, RetrainPolicy, Task};
 use tokio_util::sync::CancellationToken;
 

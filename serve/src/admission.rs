@@ -1,37 +1,43 @@
 //! Who may run now, who waits, who is sent away: a bounded queue that fails fast.
 //!
-//! Waiting in the engine instead would have no bound, and a client that left would keep its place.
+//! Waiting in the engine instead would have no bound, and a client that left would keep its place. What nobody waits for, an
+//! examination or a probe, stands in a queue of its own and runs when no user is waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prometheus::IntGauge;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Error;
 
-/// Places for running requests, and a count of those that wait for one.
+/// Places for running requests, and counts of those that wait for one.
 pub(crate) struct Admission {
-    places: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    queue: Arc<Queue>,
     max_running: usize,
     max_queue: usize,
+}
+
+struct Queue {
+    places: Arc<Semaphore>,
+    users: AtomicUsize,
+    background: AtomicUsize,
+    /// A place was given back, or a user stopped waiting.
+    changed: Notify,
     running_gauge: IntGauge,
     waiting_gauge: IntGauge,
 }
 
 /// A place in the queue; dropping it gives it up.
 pub(crate) struct Ticket {
-    places: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
-    running_gauge: IntGauge,
-    waiting_gauge: IntGauge,
+    queue: Arc<Queue>,
+    background: bool,
 }
 
 /// The right to run; dropping it lets the next one in.
 pub(crate) struct Admitted {
-    _place: OwnedSemaphorePermit,
-    running_gauge: IntGauge,
+    place: Option<OwnedSemaphorePermit>,
+    queue: Arc<Queue>,
 }
 
 impl Admission {
@@ -43,65 +49,101 @@ impl Admission {
     ) -> Self {
         let max_running = max_running.max(1);
         Self {
-            places: Arc::new(Semaphore::new(max_running)),
-            waiting: Arc::default(),
+            queue: Arc::new(Queue {
+                places: Arc::new(Semaphore::new(max_running)),
+                users: AtomicUsize::new(0),
+                background: AtomicUsize::new(0),
+                changed: Notify::new(),
+                running_gauge,
+                waiting_gauge,
+            }),
             max_running,
             max_queue,
-            running_gauge,
-            waiting_gauge,
         }
     }
 
-    /// A place in the queue, or [`Error::Busy`] at once.
-    pub(crate) fn enter(&self) -> Result<Ticket, Error> {
+    /// A place in the queue, or [`Error::Busy`] at once. `background`: behind all users.
+    pub(crate) fn enter(&self, background: bool) -> Result<Ticket, Error> {
         // Those with a place free in front of them wait for a moment only and do not count against the queue.
-        let limit = self.max_queue + self.places.available_permits();
-        let entered = self
-            .waiting
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-                (n < limit).then_some(n + 1)
-            });
+        let limit = self.max_queue + self.queue.places.available_permits();
+        let waiting = self.queue.waiting(background);
+        let entered = waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+            (n < limit).then_some(n + 1)
+        });
         if entered.is_err() {
             return Err(Error::Busy {
                 running: self.max_running,
                 queued: self.max_queue,
             });
         }
-        self.waiting_gauge.inc();
+        self.queue.waiting_gauge.inc();
         Ok(Ticket {
-            places: Arc::clone(&self.places),
-            waiting: Arc::clone(&self.waiting),
-            running_gauge: self.running_gauge.clone(),
-            waiting_gauge: self.waiting_gauge.clone(),
+            queue: Arc::clone(&self.queue),
+            background,
         })
+    }
+}
+
+impl Queue {
+    fn waiting(&self, background: bool) -> &AtomicUsize {
+        if background {
+            &self.background
+        } else {
+            &self.users
+        }
+    }
+
+    /// A place that no user waits for.
+    async fn left_over(&self) -> Result<OwnedSemaphorePermit, Error> {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // Before looking, so that nothing that happens meanwhile is missed.
+            changed.as_mut().enable();
+            if self.users.load(Ordering::Acquire) == 0
+                && let Ok(place) = Arc::clone(&self.places).try_acquire_owned()
+            {
+                return Ok(place);
+            }
+            changed.await;
+        }
     }
 }
 
 impl Ticket {
     /// Waits for its turn; first come, first served.
     pub(crate) async fn admitted(self) -> Result<Admitted, Error> {
-        let place = Arc::clone(&self.places)
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::Stopping)?;
-        self.running_gauge.inc();
+        let place = if self.background {
+            self.queue.left_over().await?
+        } else {
+            Arc::clone(&self.queue.places)
+                .acquire_owned()
+                .await
+                .map_err(|_| Error::Stopping)?
+        };
+        self.queue.running_gauge.inc();
         Ok(Admitted {
-            _place: place,
-            running_gauge: self.running_gauge.clone(),
+            place: Some(place),
+            queue: Arc::clone(&self.queue),
         })
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.waiting.fetch_sub(1, Ordering::AcqRel);
-        self.waiting_gauge.dec();
+        self.queue
+            .waiting(self.background)
+            .fetch_sub(1, Ordering::AcqRel);
+        self.queue.waiting_gauge.dec();
+        self.queue.changed.notify_waiters();
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.running_gauge.dec();
+        self.queue.running_gauge.dec();
+        // Given back before it is said.
+        drop(self.place.take());
+        self.queue.changed.notify_waiters();
     }
 }
 
@@ -119,34 +161,52 @@ mod tests {
     #[tokio::test]
     async fn the_one_too_many_is_sent_away_and_places_come_back() {
         let admission = admission(2, 1);
-        let first = admission.enter().unwrap().admitted().await.unwrap();
-        let _second = admission.enter().unwrap().admitted().await.unwrap();
-        let waiting = admission.enter().unwrap();
+        let first = admission.enter(false).unwrap().admitted().await.unwrap();
+        let _second = admission.enter(false).unwrap().admitted().await.unwrap();
+        let waiting = admission.enter(false).unwrap();
         assert!(matches!(
-            admission.enter(),
+            admission.enter(false),
             Err(Error::Busy {
                 running: 2,
                 queued: 1
             })
         ));
         assert_eq!(
-            (admission.running_gauge.get(), admission.waiting_gauge.get()),
+            (
+                admission.queue.running_gauge.get(),
+                admission.queue.waiting_gauge.get()
+            ),
             (2, 1)
         );
         drop(first);
         let _third = waiting.admitted().await.unwrap();
-        let gives_up = admission.enter().unwrap();
+        let gives_up = admission.enter(false).unwrap();
         drop(gives_up);
-        assert!(admission.enter().is_ok());
-        assert_eq!(admission.running_gauge.get(), 2);
+        assert!(admission.enter(false).is_ok());
+        assert_eq!(admission.queue.running_gauge.get(), 2);
     }
 
     #[tokio::test]
     async fn without_a_queue_free_places_are_still_given() {
         let admission = admission(1, 0);
-        let running = admission.enter().unwrap().admitted().await.unwrap();
-        assert!(admission.enter().is_err());
+        let running = admission.enter(false).unwrap().admitted().await.unwrap();
+        assert!(admission.enter(false).is_err());
         drop(running);
-        assert!(admission.enter().unwrap().admitted().await.is_ok());
+        assert!(admission.enter(false).unwrap().admitted().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_runs_when_no_user_waits() {
+        let admission = admission(1, 2);
+        let running = admission.enter(false).unwrap().admitted().await.unwrap();
+        let behind = tokio::spawn(admission.enter(true).unwrap().admitted());
+        tokio::task::yield_now().await;
+        let user = tokio::spawn(admission.enter(false).unwrap().admitted());
+        tokio::task::yield_now().await;
+        drop(running);
+        let user = user.await.unwrap().unwrap();
+        assert!(!behind.is_finished());
+        drop(user);
+        assert!(behind.await.unwrap().is_ok());
     }
 }

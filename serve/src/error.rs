@@ -31,6 +31,17 @@ pub enum Error {
     /// The engine failed at something it should be able to do.
     #[error("engine: {0}")]
     Engine(String),
+    /// Not even one adapter fits into the memory that adapters may take.
+    #[error(
+        "an adapter of this base takes {needed_mib} MiB, a copy of its weights, and engine.adapters_memory_mib allows {budget_mib}; \
+         raise it to {needed_mib} or more, or serve a smaller base"
+    )]
+    NoRoom {
+        /// For one adapter.
+        needed_mib: u64,
+        /// `engine.adapters_memory_mib`.
+        budget_mib: u64,
+    },
     /// The engine does not hold this adapter (any more).
     #[error("{0} is not loaded")]
     NotLoaded(String),
@@ -104,6 +115,9 @@ pub enum Error {
         /// The rest of the sentence.
         what: String,
     },
+    /// The answer took longer than `engine.deadline_seconds`.
+    #[error("The answer took longer than the server allows (engine.deadline_seconds).")]
+    Deadline,
     /// The server is on its way down.
     #[error("The server is shutting down.")]
     Stopping,
@@ -196,6 +210,12 @@ impl Error {
                 None,
                 Some("upstream_error"),
             ),
+            Self::Deadline => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "server_error",
+                None,
+                Some("deadline_exceeded"),
+            ),
             Self::Stopping => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "server_error",
@@ -207,6 +227,12 @@ impl Error {
                 "server_error",
                 None,
                 Some("model_not_loaded"),
+            ),
+            Self::NoRoom { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server_error",
+                None,
+                Some("insufficient_memory"),
             ),
             Self::ModelFile { .. }
             | Self::Engine(_)
@@ -270,8 +296,8 @@ impl ResponseError for Error {
             Self::Stopping | Self::NotLoaded(_) | Self::UpstreamUnavailable => {
                 response.insert_header((header::RETRY_AFTER, "2"));
             }
-            // Clients of OpenAI retry a 409; the answer would be the same.
-            Self::Conflict(_) | Self::Adapter { .. } => {
+            // Clients of OpenAI retry a 409, a 503 and a 504; the answer would be the same.
+            Self::Conflict(_) | Self::Adapter { .. } | Self::NoRoom { .. } | Self::Deadline => {
                 response.insert_header(("x-should-retry", "false"));
             }
             // The rest of the body may still be on its way.

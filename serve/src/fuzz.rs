@@ -1,7 +1,7 @@
 //! What fuzz targets reach: the readers of bytes that come from elsewhere. No part of the library's interface.
 
 use crate::engine::upstream::sse::read_all;
-use crate::openai::{ChatRequest, Params};
+use crate::openai::{Params, Request};
 
 /// Server-sent events are the same however the stream is cut; the first byte says how.
 pub fn sse(bytes: &[u8]) {
@@ -17,5 +17,5 @@ pub fn sse(bytes: &[u8]) {
 
 /// A chat completion's request is read or refused.
 pub fn chat_request(bytes: &[u8]) {
-    let _ = Params::parse(bytes).and_then(ChatRequest::read);
+    let _ = Params::parse(bytes).and_then(Request::chat);
 }

@@ -10,8 +10,10 @@ mod error;
 mod exchange;
 #[doc(hidden)]
 pub mod fuzz;
+mod import;
 mod metrics;
 mod openai;
+mod probe;
 mod routes;
 mod routing;
 mod state;
@@ -36,11 +38,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use error::Error;
+pub use import::{Imported, check_adapter, import};
 
-use adapters::Adapters;
+use adapters::{Adapters, Budget, Room};
 use admission::Admission;
-use engine::{Embedded, Engine, Upstream};
+use engine::{BaseFolder, Embedded, Engine, Upstream};
 use metrics::{LedgerMetrics, Metrics};
+use probe::Prober;
 use routing::Table;
 use state::App;
 
@@ -199,7 +203,7 @@ async fn state(
 ) -> Result<Arc<App>, Error> {
     let metrics = Metrics::new(&o.registry)?;
     LedgerMetrics::register(&o.registry, o.ledger.clone())?;
-    let base = o
+    let base_id = o
         .base
         .file_name()
         .map_or_else(|| "base".to_owned(), |n| n.to_string_lossy().into_owned());
@@ -207,6 +211,13 @@ async fn state(
         .and_then(|m| m.modified())
         .map_or_else(|_| chrono::Utc::now(), Into::into);
     let limits = &o.config.engine;
+    let budget = match limits.adapters_memory_mib {
+        None => None,
+        Some(mib) => Some(Budget {
+            mib,
+            each: BaseFolder::open(&o.base)?.copy_bytes(),
+        }),
+    };
     let nothing = o
         .config
         .tasks
@@ -217,7 +228,11 @@ async fn state(
         adapters: Adapters::new(
             Arc::clone(&engine),
             o.ledger.clone(),
-            limits.max_loaded,
+            Prober::new(Arc::clone(&engine), Arc::clone(&o.config)),
+            Room {
+                max_loaded: limits.max_loaded,
+                budget,
+            },
             metrics.adapters_loaded.clone(),
         ),
         admission: Admission::new(
@@ -226,12 +241,13 @@ async fn state(
             metrics.running.clone(),
             metrics.waiting.clone(),
         ),
-        table: ArcSwap::from_pointee(Table::new(&o.config, &base, nothing)),
+        table: ArcSwap::from_pointee(Table::new(&o.config, &base_id, nothing)),
         config: o.config,
         ledger: o.ledger,
         registry: o.registry,
         metrics,
         engine,
+        base: o.base,
         created: created.timestamp(),
         exchanges: TaskTracker::new(),
         runtime: tokio::runtime::Handle::current(),
@@ -240,15 +256,17 @@ async fn state(
         refreshing: tokio::sync::Mutex::default(),
         stale: AtomicBool::new(false),
         known: AtomicBool::new(false),
+        unfit: std::sync::Mutex::default(),
     });
-    match app.refresh().await {
-        // Nobody is asked before somebody is there: see `App::resolve`.
-        Err(Error::UpstreamUnavailable) => {
+    match app.refresh().await? {
+        // Nobody is answered before somebody is there: see `App::resolve`.
+        Some(Error::UpstreamUnavailable) => {
             tracing::warn!("no upstream answers yet; adapters are loaded once one does");
+            Ok(app)
         }
-        refreshed => refreshed?,
+        Some(e) => Err(e),
+        None => Ok(app),
     }
-    Ok(app)
 }
 
 fn api_server(

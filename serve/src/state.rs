@@ -1,8 +1,10 @@
 //! What every route needs, in one struct.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use prometheus::Registry;
@@ -20,6 +22,8 @@ use crate::routing::{Route, Table, TaskRoutes, adapter_name};
 
 /// How often stages are looked at: another process may have changed them.
 const REFRESH: Duration = Duration::from_secs(1);
+/// How long stages that could not be served are left alone before they are tried again.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// The server's state.
 pub(crate) struct App {
@@ -28,6 +32,8 @@ pub(crate) struct App {
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
     pub(crate) engine: Arc<dyn Engine>,
+    /// The base's folder.
+    pub(crate) base: PathBuf,
     pub(crate) adapters: Adapters,
     pub(crate) admission: Admission,
     pub(crate) table: ArcSwap<Table>,
@@ -45,13 +51,22 @@ pub(crate) struct App {
     pub(crate) refreshing: tokio::sync::Mutex<()>,
     /// Whether the last refresh failed, so that the log says it once.
     pub(crate) stale: AtomicBool,
-    /// Whether there was a refresh that did not fail: before it nobody knows who answers for a task.
+    /// Whether there was a refresh for which an engine was there: before it nobody knows who answers for a task.
     pub(crate) known: AtomicBool,
+    /// Tasks whose newest stages cannot be served.
+    pub(crate) unfit: Mutex<HashMap<String, Unfit>>,
+}
+
+/// Stages with an adapter that could not be loaded.
+pub(crate) struct Unfit {
+    seq: u64,
+    at: Instant,
 }
 
 impl App {
-    /// Reads stages and adapters from the ledger, loads what gets traffic, then swaps the table.
-    pub(crate) async fn refresh(&self) -> Result<(), Error> {
+    /// Reads stages and adapters from the ledger, loads what newly gets traffic, then swaps the table. A task with an adapter that
+    /// cannot be loaded goes on with the stages that it had, and the first such error comes back; other tasks are not held up.
+    pub(crate) async fn refresh(&self) -> Result<Option<Error>, Error> {
         let _one = self.refreshing.lock().await;
         let mut state = Vec::with_capacity(self.config.tasks.len());
         for task in &self.config.tasks {
@@ -61,20 +76,39 @@ impl App {
             ));
         }
         let before = self.table.load_full();
-        let table = Table::new(&self.config, &before.base, state);
+        let mut table = Table::new(&self.config, &before.base, state);
         let (had, keep) = (in_traffic(&before), in_traffic(&table));
-        // What had traffic before is loaded, or left for want of room and comes back with its next request.
-        let new = table
-            .tasks()
-            .flat_map(TaskRoutes::in_traffic)
-            .filter(|a| !had.contains(&name_of(a)));
-        for adapter in new.take(self.config.engine.max_loaded) {
-            self.adapters.ensure(adapter, &keep).await?;
+        let (mut places, mut unfit, mut first) = (self.adapters.places(), Vec::new(), None);
+        for routes in table.tasks() {
+            let task = &routes.task.name;
+            if self.is_unfit(task, routes.stages.seq) {
+                unfit.push(task.clone());
+                continue;
+            }
+            // What had traffic before is loaded, or left for want of room and comes back with its next request.
+            let new = routes
+                .in_traffic()
+                .filter(|a| !had.contains(&name_of(a)))
+                .take(places);
+            for adapter in new {
+                places -= 1;
+                if let Err(e) = self.adapters.ensure(adapter, &keep).await {
+                    self.set_unfit(task, routes.stages.seq, &e);
+                    unfit.push(task.clone());
+                    first.get_or_insert(e);
+                    break;
+                }
+            }
+        }
+        for task in &unfit {
+            table.keep(task, &before);
         }
         self.show_stages(&table);
         self.table.store(Arc::new(table));
-        self.known.store(true, Ordering::Relaxed);
-        Ok(())
+        if !matches!(first, Some(Error::UpstreamUnavailable)) {
+            self.known.store(true, Ordering::Relaxed);
+        }
+        Ok(first)
     }
 
     /// Whether a model answers.
@@ -82,7 +116,41 @@ impl App {
         self.known.load(Ordering::Relaxed) && self.engine.ready().await
     }
 
-    /// Refreshes until the server stops. A failure leaves the old table in place.
+    fn unfit(&self) -> MutexGuard<'_, HashMap<String, Unfit>> {
+        self.unfit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether these stages of the task were found unfit a short time ago.
+    fn is_unfit(&self, task: &str, seq: u64) -> bool {
+        let unfit = self.unfit();
+        unfit
+            .get(task)
+            .is_some_and(|u| u.seq == seq && u.at.elapsed() < RETRY)
+    }
+
+    /// Keeps in mind that these stages cannot be served, and says it once.
+    fn set_unfit(&self, task: &str, seq: u64, error: &Error) {
+        // That no server is there says nothing of the adapter.
+        if matches!(error, Error::UpstreamUnavailable) {
+            return;
+        }
+        let now = Unfit {
+            seq,
+            at: Instant::now(),
+        };
+        let before = self.unfit().insert(task.to_owned(), now);
+        if before.is_none_or(|u| u.seq != seq) {
+            tracing::error!(
+                task,
+                seq,
+                error = %error,
+                "the newest stages of a task cannot be served; its routing stays as it was: promote another adapter, or go back with \
+                 `retune adapter rollback`"
+            );
+        }
+    }
+
+    /// Refreshes until the server stops. A ledger that cannot be read leaves the old table in place.
     pub(crate) async fn keep_fresh(self: Arc<Self>) {
         loop {
             tokio::select! {
@@ -90,7 +158,7 @@ impl App {
                 () = tokio::time::sleep(REFRESH) => {}
             }
             match self.refresh().await {
-                Ok(()) => self.stale.store(false, Ordering::Relaxed),
+                Ok(_) => self.stale.store(false, Ordering::Relaxed),
                 Err(e) if !self.stale.swap(true, Ordering::Relaxed) => {
                     tracing::error!(error = %e, "stages cannot be brought up to date; the routing stays as it was");
                 }
@@ -119,32 +187,25 @@ impl App {
         match &route.adapter {
             None => Ok(None),
             Some(adapter) => Ok(Some(
-                self.adapters
-                    .ensure(adapter, &in_traffic(&self.table.load()))
-                    .await?,
+                self.adapters.ensure(adapter, &self.in_traffic()).await?,
             )),
         }
     }
 
+    /// The names of all adapters in traffic: those that leave memory last.
+    pub(crate) fn in_traffic(&self) -> Vec<String> {
+        in_traffic(&self.table.load())
+    }
+
     fn show_stages(&self, table: &Table) {
         for routes in table.tasks() {
+            let task = &routes.task.name;
             for number in routes.adapters.keys() {
-                let is = routes.stage(*number);
-                for stage in [
-                    Stage::Candidate,
-                    Stage::Canary,
-                    Stage::Champion,
-                    Stage::Retired,
-                    Stage::Rejected,
-                ] {
-                    let labels = [
-                        &routes.task.name,
-                        &adapter_name(&routes.task.name, *number),
-                        &stage.to_string(),
-                    ];
+                let (name, is) = (adapter_name(task, *number), routes.stages.stage(*number));
+                for stage in Stage::ALL {
                     self.metrics
                         .adapter_stage
-                        .with_label_values(&labels)
+                        .with_label_values(&[task.as_str(), name.as_str(), stage.as_str()])
                         .set(i64::from(is == stage));
                 }
             }

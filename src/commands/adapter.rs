@@ -1,8 +1,15 @@
-//! `retune adapter`: what a running server's adapters are, and where they stand.
+//! `retune adapter`: which adapters there are, and where they stand.
+//!
+//! All but loading is done in the ledger, beside a running server or a stopped one: a server notices within a second. What is to take
+//! traffic is checked here as the engine will check it, and proves itself to the server before it gets any.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use retune_ledger::{Action, AdapterRef, Ledger, Stages, standings};
+use retune_task::{Config, ModelName};
 use serde_json::{Value, json};
 
 use crate::cli::Common;
@@ -10,25 +17,41 @@ use crate::{output, setup};
 
 #[derive(clap::Subcommand)]
 #[command(
-    long_about = "List, load, promote or reject adapters of a running server.",
-    after_help = "Examples:\n  retune adapter list\n  retune adapter load triage@2\n  retune adapter promote triage@2\n  \
-                  retune adapter promote triage@base      one step back, to the base with its full prompt\n  \
-                  retune adapter list --server http://127.0.0.1:9000 --json"
+    long_about = "Look at adapters, bring them, and decide where they stand. A running server notices what was decided within a second; \
+                  its log says so where it cannot serve it.",
+    after_help = "Examples:\n  retune adapter list\n  retune adapter import --task triage ./my-lora\n  \
+                  retune adapter canary triage@2 --share 0.1\n  retune adapter promote triage@2\n  \
+                  retune adapter rollback triage@2        to the champion before it\n  \
+                  retune adapter load triage@2 --server http://127.0.0.1:9000"
 )]
 pub(crate) enum Command {
-    /// Every adapter, its stage, and whether it is in memory.
+    /// Every adapter and where it stands.
     List {
-        #[command(flatten)]
-        server: Server,
+        /// Of this task alone.
+        #[arg(long)]
+        task: Option<String>,
     },
-    /// Bring an adapter into memory: its digest is checked, and it has to answer once.
+    /// One adapter: where it stands and stood, and how it came about.
+    Show {
+        /// As in triage@2.
+        name: String,
+    },
+    /// Make a PEFT folder the task's next candidate; the same files are the same adapter.
+    Import {
+        /// The task that it answers for.
+        #[arg(long)]
+        task: String,
+        /// With adapter_config.json and adapter_model.safetensors.
+        folder: PathBuf,
+    },
+    /// Bring an adapter into a running server's memory, where it has to prove itself.
     Load {
         /// As in triage@2.
         name: String,
         #[command(flatten)]
         server: Server,
     },
-    /// Take an adapter out of memory.
+    /// Take an adapter out of a running server's memory.
     Unload {
         /// As in triage@2.
         name: String,
@@ -39,19 +62,44 @@ pub(crate) enum Command {
     Promote {
         /// As in triage@2, or triage@base.
         name: String,
-        /// Refuse unless this one answers now [default: whichever does].
-        #[arg(long, value_name = "NAME")]
-        expected_champion: Option<String>,
         #[command(flatten)]
-        server: Server,
+        expected: Expected,
     },
-    /// Mark an adapter as one that shall never answer, and take it out of memory.
+    /// Give an adapter a share of its task's traffic.
+    Canary {
+        /// As in triage@2.
+        name: String,
+        /// From 0 to 1; 0 ends it.
+        #[arg(long)]
+        share: f64,
+    },
+    /// Ask an adapter a share of its task's traffic as well; its answers are kept, and sent to nobody.
+    Shadow {
+        /// As in triage@2.
+        name: String,
+        /// From 0 to 1; 0 ends it.
+        #[arg(long)]
+        share: f64,
+    },
+    /// Go back from the champion to the one before it.
+    Rollback {
+        /// The champion, as in triage@2, or triage@base.
+        name: String,
+        #[command(flatten)]
+        expected: Expected,
+    },
+    /// Mark an adapter as one that shall never take traffic.
     Reject {
         /// As in triage@2.
         name: String,
-        #[command(flatten)]
-        server: Server,
     },
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Expected {
+    /// Refuse unless this one answers now [default: whichever does].
+    #[arg(long, value_name = "NAME")]
+    expected_champion: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -62,52 +110,199 @@ pub(crate) struct Server {
 }
 
 pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> {
+    let config = setup::config(common)?;
     match command {
-        Command::List { server } => {
-            let list = Admin::new(common, server)?.list().await?;
-            print(common, &list)?;
-        }
-        Command::Load { name, server } => act(common, server, name, "load", &json!({})).await?,
-        Command::Unload { name, server } => act(common, server, name, "unload", &json!({})).await?,
-        Command::Reject { name, server } => act(common, server, name, "reject", &json!({})).await?,
-        Command::Promote {
-            name,
-            expected_champion,
-            server,
-        } => {
-            let expected = match expected_champion {
-                Some(expected) => expected.clone(),
-                None => champion(&Admin::new(common, server)?.list().await?, name)?,
-            };
-            act(
+        Command::Load { name, server } => load(common, &config, server, name, "load").await?,
+        Command::Unload { name, server } => load(common, &config, server, name, "unload").await?,
+        stored => {
+            let ledger = Ledger::open(&config.store).await?;
+            let desk = Desk {
                 common,
-                server,
-                name,
-                "promote",
-                &json!({"expected_champion": expected}),
-            )
-            .await?;
+                config,
+                ledger,
+            };
+            desk.run(stored).await?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn act(common: &Common, server: &Server, name: &str, verb: &str, body: &Value) -> Result<()> {
-    let item = Admin::new(common, server)?.post(name, verb, body).await?;
-    print(common, std::slice::from_ref(&item))
+/// What is done in the ledger.
+struct Desk<'a> {
+    common: &'a Common,
+    config: Arc<Config>,
+    ledger: Ledger,
 }
 
-/// Who answers for the task of `name` now: the baseline where no adapter does.
-fn champion(list: &[Value], name: &str) -> Result<String> {
-    let Some((task, _)) = name.split_once('@') else {
-        bail!("{name:?} is no adapter's name; expected TASK@NUMBER or TASK@base");
-    };
-    let champion = list
-        .iter()
-        .find(|item| item["task"] == task && item["stage"] == "champion");
-    Ok(champion
-        .and_then(|item| item["name"].as_str())
-        .map_or_else(|| format!("{task}@base"), str::to_owned))
+impl Desk<'_> {
+    async fn run(&self, command: &Command) -> Result<()> {
+        match command {
+            Command::List { task } => self.list(task.as_deref()).await,
+            Command::Show { name } => self.show(name).await,
+            Command::Import { task, folder } => self.import(task, folder).await,
+            Command::Promote { name, expected } => {
+                self.decide(name, Action::Promote, Some(expected)).await
+            }
+            Command::Rollback { name, expected } => {
+                self.decide(name, Action::RollBack, Some(expected)).await
+            }
+            Command::Canary { name, share } => {
+                self.decide(name, Action::Canary(*share), None).await
+            }
+            Command::Shadow { name, share } => {
+                self.decide(name, Action::Shadow(*share), None).await
+            }
+            Command::Reject { name } => self.decide(name, Action::Reject, None).await,
+            Command::Load { .. } | Command::Unload { .. } => bail!("a server's memory is its own"),
+        }
+    }
+
+    async fn list(&self, task: Option<&str>) -> Result<()> {
+        if let Some(task) = task {
+            self.known(task)?;
+        }
+        let mut items = Vec::new();
+        let tasks = self.config.tasks.iter().map(|t| t.name.as_str());
+        for name in tasks.filter(|name| task.is_none_or(|task| task == *name)) {
+            let stages = self.ledger.stages(name).await?;
+            let adapters = self.ledger.adapters(name).await?;
+            items.extend(adapters.iter().map(|adapter| stages.item(adapter)));
+        }
+        print(self.common, &items)
+    }
+
+    async fn show(&self, name: &str) -> Result<()> {
+        let (task, adapter) = self.find(name).await?;
+        let stages = self.ledger.stages(&task).await?;
+        let Some(adapter) = adapter else {
+            return print(self.common, &[stages.baseline_item(&task)]);
+        };
+        let history = standings(&self.ledger.stages_history(&task).await?, adapter.number);
+        let mut item = stages.item(&adapter);
+        if self.common.json {
+            item["history"] = json!(history);
+            item["manifest"] = json!(adapter.manifest);
+            return output::json(&item);
+        }
+        print(self.common, &[item])?;
+        let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |s| s.to_string());
+        let rows: Vec<Vec<String>> = history
+            .iter()
+            .map(|h| {
+                vec![
+                    h.at.map_or_else(|| "-".to_owned(), |at| at.to_rfc3339()),
+                    h.stage.to_string(),
+                    share(h.canary_share),
+                    share(h.shadow_share),
+                ]
+            })
+            .collect();
+        output::line("")?;
+        output::table(&["since", "stage", "canary", "shadow"], &rows)?;
+        output::line("")?;
+        output::line(serde_json::to_string_pretty(&adapter.manifest)?)
+    }
+
+    async fn import(&self, task: &str, folder: &std::path::Path) -> Result<()> {
+        let base = setup::base(&self.config)?;
+        let folder = std::path::absolute(folder)?;
+        let imported =
+            retune_serve::import(&self.ledger, &self.config, task, &base, &folder).await?;
+        let stages = self.ledger.stages(task).await?;
+        print(self.common, &[stages.item(&imported.adapter)])
+    }
+
+    async fn decide(&self, name: &str, action: Action, expected: Option<&Expected>) -> Result<()> {
+        let (task, adapter) = self.find(name).await?;
+        let stages = self.ledger.stages(&task).await?;
+        if let Some(expected) = expected.and_then(|e| e.expected_champion.as_deref()) {
+            stages.expect_champion(&task, expected)?;
+        }
+        let history = self.ledger.stages_history(&task).await?;
+        let number = adapter.as_ref().map(|a| a.number);
+        let after = stages.after(&task, number, action, &history)?;
+        if after != stages {
+            self.fit(&task, &after, &stages).await?;
+            let decided = self.ledger.set_stages(&task, stages.seq, after).await;
+            decided.with_context(|| format!("{name} was not decided on"))?;
+        }
+        let stages = self.ledger.stages(&task).await?;
+        print(
+            self.common,
+            &[match &adapter {
+                Some(adapter) => stages.item(adapter),
+                None => stages.baseline_item(&task),
+            }],
+        )
+    }
+
+    /// Whether the engine will take those that will be asked from now on.
+    async fn fit(&self, task: &str, after: &Stages, before: &Stages) -> Result<()> {
+        let new = after.newly_asked(before);
+        if new.is_empty() {
+            return Ok(());
+        }
+        let base = setup::base(&self.config)?;
+        for number in new {
+            let adapter = self.ledger.adapter(task, number).await?;
+            retune_serve::check_adapter(&self.ledger, &base, &adapter).await?;
+        }
+        Ok(())
+    }
+
+    /// The task of `name`, and its adapter; none for the baseline.
+    async fn find(&self, name: &str) -> Result<(String, Option<AdapterRef>)> {
+        let (task, number) = match ModelName::parse(name) {
+            Some(ModelName::Adapter { task, number }) => (task, Some(number)),
+            Some(ModelName::Baseline(task)) => (task, None),
+            _ => bail!("{name:?} is no adapter's name; expected TASK@NUMBER or TASK@base"),
+        };
+        self.known(&task)?;
+        let adapter = match number {
+            Some(number) => Some(self.ledger.adapter(&task, number).await.with_context(|| {
+                format!("`retune adapter list --task {task}` says which there are")
+            })?),
+            None => None,
+        };
+        Ok((task, adapter))
+    }
+
+    fn known(&self, task: &str) -> Result<()> {
+        let tasks: Vec<&str> = self.config.tasks.iter().map(|t| t.name.as_str()).collect();
+        ensure!(
+            tasks.contains(&task),
+            "there is no task {task:?}; the configuration has {}",
+            tasks.join(", ")
+        );
+        Ok(())
+    }
+}
+
+/// Has a running server load or unload an adapter.
+async fn load(
+    common: &Common,
+    config: &Config,
+    server: &Server,
+    name: &str,
+    action: &str,
+) -> Result<()> {
+    let url = setup::server(server.url.as_deref(), config)?;
+    let request = reqwest::Client::new()
+        .post(format!("{url}/admin/adapters/{name}/{action}"))
+        .json(&json!({}));
+    let response = request.send().await.with_context(|| {
+        format!("no server at {url}; start one with `retune up`, or name it with --server")
+    })?;
+    let status = response.status();
+    let item: Value = response
+        .json()
+        .await
+        .with_context(|| format!("{url} answered {status} without JSON"))?;
+    if !status.is_success() {
+        let message = item["error"]["message"].as_str();
+        bail!("{}", message.unwrap_or(status.as_str()));
+    }
+    print(common, &[item])
 }
 
 fn print(common: &Common, items: &[Value]) -> Result<()> {
@@ -126,90 +321,18 @@ fn print(common: &Common, items: &[Value]) -> Result<()> {
             vec![
                 text(item, "name"),
                 text(item, "stage"),
-                text(item, "loaded"),
+                text(item, "canary_share"),
+                text(item, "shadow_share"),
+                text(item, "source"),
                 digest(item),
                 text(item, "created"),
             ]
         })
         .collect();
-    output::table(&["name", "stage", "loaded", "digest", "created"], &rows)
-}
-
-/// The admin routes of one server.
-struct Admin {
-    http: reqwest::Client,
-    url: String,
-}
-
-impl Admin {
-    fn new(common: &Common, server: &Server) -> Result<Self> {
-        let url = setup::server(server.url.as_deref(), &*setup::config(common)?)?;
-        Ok(Self {
-            http: reqwest::Client::new(),
-            url,
-        })
-    }
-
-    async fn list(&self) -> Result<Vec<Value>> {
-        let mut value = self
-            .send(self.http.get(format!("{}/admin/adapters", self.url)))
-            .await?;
-        match value["data"].take() {
-            Value::Array(items) => Ok(items),
-            _ => bail!(
-                "{}/admin/adapters answered no list; is that a Retune server?",
-                self.url
-            ),
-        }
-    }
-
-    async fn post(&self, name: &str, verb: &str, body: &Value) -> Result<Value> {
-        self.send(
-            self.http
-                .post(format!("{}/admin/adapters/{name}/{verb}", self.url))
-                .json(body),
-        )
-        .await
-    }
-
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value> {
-        let response = request.send().await.with_context(|| {
-            format!(
-                "no server at {}; start one with `retune up`, or name it with --server",
-                self.url
-            )
-        })?;
-        let status = response.status();
-        let value: Value = response
-            .json()
-            .await
-            .with_context(|| format!("{} answered {status} without JSON", self.url))?;
-        if !status.is_success() {
-            bail!(
-                "{}",
-                value["error"]["message"]
-                    .as_str()
-                    .unwrap_or(status.as_str())
-            );
-        }
-        Ok(value)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-
-    #[test]
-    fn the_champion_is_the_baseline_until_an_adapter_is_promoted() {
-        let mut list = vec![
-            json!({"name": "a@1", "task": "a", "stage": "retired"}),
-            json!({"name": "b@1", "task": "b", "stage": "champion"}),
-        ];
-        assert_eq!(champion(&list, "a@2").unwrap(), "a@base");
-        list.push(json!({"name": "a@2", "task": "a", "stage": "champion"}));
-        assert_eq!(champion(&list, "a@base").unwrap(), "a@2");
-        assert!(champion(&list, "a").is_err());
-    }
+    output::table(
+        &[
+            "name", "stage", "canary", "shadow", "source", "digest", "created",
+        ],
+        &rows,
+    )
 }

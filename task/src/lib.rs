@@ -8,16 +8,18 @@ mod config;
 mod digest;
 mod format;
 mod names;
+mod probe;
 mod schedule;
 mod template;
 
 pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
 pub use config::{
-    AlarmKind, Config, ConfigSource, Engine, EngineKind, LoraPolicy, Monitor, Problem, Problems,
-    Promote, RetrainPolicy, Server, Store, Task, Upstream, UpstreamServer,
+    AlarmKind, Config, ConfigSource, Enforce, Engine, EngineKind, LoraPolicy, Monitor, Problem,
+    Problems, Promote, RetrainPolicy, Server, Store, Task, Upstream, UpstreamServer,
 };
 pub use digest::{hex, sha256};
 pub use format::{Check, Format, Grammar};
 pub use names::ModelName;
+pub use probe::PROBE_TOKENS;
 pub use schedule::Schedule;
 pub use template::{ChatTemplate, Error};

@@ -38,6 +38,15 @@ impl ModelName {
         }
     }
 
+    /// The adapter `number` of a task, or its baseline.
+    pub fn of(task: &str, number: Option<u32>) -> Self {
+        let task = task.to_owned();
+        match number {
+            Some(number) => ModelName::Adapter { task, number },
+            None => ModelName::Baseline(task),
+        }
+    }
+
     fn adapter(task: &str, number: &str) -> Option<Self> {
         let canonical = number.bytes().all(|b| b.is_ascii_digit()) && !number.starts_with('0');
         let number = number

@@ -7,10 +7,13 @@
     reason = "tests"
 )]
 
+mod adapters;
 mod api;
 mod bad_input;
 mod harness;
 mod ledger;
 mod r#loop;
+#[path = "../../serve/tests/http/model.rs"]
+mod model;
 mod shutdown;
 mod tidy;

@@ -32,6 +32,7 @@ pub use candle_core::DType;
 pub use config::{LlamaConfig, RopeScaling};
 pub use error::{Error, Result};
 pub use fine_tune::{LoraOutcome, LoraSettings, recommended_learning_rate, train_lora};
+pub use generate::Said;
 pub use llama::Llama;
 pub use lora::LoraAdapter;
 pub use train::{FullSettings, Progress, train_full};

@@ -341,11 +341,18 @@ fn generation_follows_the_reference_whatever_else_runs() {
     let model = model(false);
     let prompts: Vec<Vec<u32>> = vec![vec![3], vec![9, 8, 7, 6, 5], vec![1, 2, 3], vec![44, 2]];
     let together = model.generate(&prompts, 12, &[]).unwrap();
-    for (prompt, together) in prompts.iter().zip(&together) {
+    let said = model.say(&prompts, 12, &[]).unwrap();
+    for ((prompt, together), said) in prompts.iter().zip(&together).zip(&said) {
+        assert_eq!(together, &said.tokens);
+        let mut lead = f32::INFINITY;
         let mut tokens = prompt.clone();
         for _ in 0..12 {
             let logits = logits(&model, &mut Variables(HashMap::new()), &tokens);
             let last = logits.narrow(0, tokens.len() - 1, 1).unwrap();
+            let row = last.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+            let mut row: Vec<f32> = row.to_vec1().unwrap();
+            row.sort_by(|a, b| b.total_cmp(a));
+            lead = lead.min(row[0] - row[1]);
             tokens.push(
                 last.argmax(D::Minus1)
                     .unwrap()
@@ -356,6 +363,7 @@ fn generation_follows_the_reference_whatever_else_runs() {
             );
         }
         assert_eq!(&tokens[prompt.len()..], together);
+        assert!((lead - said.lead).abs() < 1e-3, "{lead} and {}", said.lead);
     }
     let stop = together[0][3];
     let end = together[0].iter().position(|&token| token == stop).unwrap();

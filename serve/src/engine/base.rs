@@ -55,6 +55,17 @@ impl BaseFolder {
         })
     }
 
+    /// Bytes of one more copy of the weights in memory, which each loaded adapter is: four for each parameter.
+    pub(crate) fn copy_bytes(&self) -> u64 {
+        let parameters: usize = self
+            .tensors
+            .shapes
+            .values()
+            .map(|shape| shape.iter().product::<usize>())
+            .sum();
+        parameters as u64 * 4
+    }
+
     /// Whether the weights are quantised in the files: no adapter can be merged into such.
     pub(crate) fn quantised(&self) -> bool {
         self.config

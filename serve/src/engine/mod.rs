@@ -19,7 +19,9 @@ use retune_task::{ChatMessage, Grammar};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+pub(crate) use base::{BaseFolder, json};
 pub(crate) use embedded::Embedded;
+pub(crate) use peft::check as check_adapter;
 pub(crate) use sampling::Sampling;
 pub(crate) use upstream::Upstream;
 
@@ -133,6 +135,10 @@ pub(crate) trait Engine: Send + Sync {
     async fn holds(&self, constraint: Constraint) -> Result<(), Error>;
     /// Whether the model's chat template tells it of tools.
     fn knows_tools(&self) -> bool;
+    /// Whether a greedy answer is the same wherever and whenever it is made, to the letter.
+    fn repeats(&self) -> bool {
+        true
+    }
     /// Whether it could answer now.
     async fn ready(&self) -> bool {
         true

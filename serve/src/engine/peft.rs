@@ -48,32 +48,51 @@ const KNOWN: &[&str] = &[
     "megatron_core",
 ];
 
+/// So many tensors that are wrong are named: each layer of a model may have some.
+const SHOWN: usize = 5;
+
 /// Checks `folder` against `base`; all problems at once.
 pub(crate) fn check(folder: &Path, base: &BaseFolder) -> Result<Lora, Error> {
-    let config = json(&folder.join("adapter_config.json"))?;
-    let weights = folder.join("adapter_model.safetensors");
-    if !weights.is_file() {
-        return Err(Error::ModelFile {
-            path: weights,
-            what: "is missing".to_owned(),
-        });
-    }
-    let tensors = Tensors::read(std::slice::from_ref(&weights))?;
     let mut problems = Vec::new();
     if base.quantised() {
         problems.push("the base is quantised, the engine would ignore the adapter".to_owned());
     }
-    let (r, alpha, target_modules) = settings(&config, &mut problems);
-    if problems.is_empty() {
-        places(&tensors, &base.tensors, r, &target_modules, &mut problems);
+    let config = json(&folder.join("adapter_config.json"));
+    let weights = folder.join("adapter_model.safetensors");
+    let tensors = if weights.is_file() {
+        Tensors::read(std::slice::from_ref(&weights))
+    } else {
+        Err(Error::ModelFile {
+            path: weights.clone(),
+            what: "is missing".to_owned(),
+        })
+    };
+    let mut lora = Lora {
+        r: 0,
+        alpha: 0.0,
+        target_modules: BTreeSet::new(),
+        weights,
+    };
+    match &config {
+        Ok(config) => {
+            (lora.r, lora.alpha, lora.target_modules) = settings(config, &mut problems);
+        }
+        Err(e) => problems.push(e.to_string()),
+    }
+    match &tensors {
+        // Where it is not known which there should be, nothing can be said of those that there are.
+        Ok(tensors) if lora.r > 0 && !lora.target_modules.is_empty() => places(
+            tensors,
+            &base.tensors,
+            lora.r,
+            &lora.target_modules,
+            &mut problems,
+        ),
+        Ok(_) => {}
+        Err(e) => problems.push(e.to_string()),
     }
     if problems.is_empty() {
-        Ok(Lora {
-            r,
-            alpha,
-            target_modules,
-            weights,
-        })
+        Ok(lora)
     } else {
         Err(Error::Adapter {
             folder: folder.to_path_buf(),
@@ -82,6 +101,7 @@ pub(crate) fn check(folder: &Path, base: &BaseFolder) -> Result<Lora, Error> {
     }
 }
 
+/// `r`, `lora_alpha` and the target modules: 0 or none where they cannot be used.
 fn settings(
     config: &Map<String, Value>,
     problems: &mut Vec<String>,
@@ -187,6 +207,7 @@ fn places(
     modules: &BTreeSet<String>,
     problems: &mut Vec<String>,
 ) {
+    let mut own = Vec::new();
     let mut expected: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for module in modules {
         let suffix = format!(".{module}.weight");
@@ -198,7 +219,7 @@ fn places(
             })
             .collect();
         if places.is_empty() {
-            problems.push(format!(
+            own.push(format!(
                 "target module {module} is no linear layer of the base's blocks"
             ));
         }
@@ -216,9 +237,9 @@ fn places(
     }
     for (name, shape) in &expected {
         match adapter.shapes.get(name) {
-            None => problems.push(format!("tensor {name} is missing")),
+            None => own.push(format!("tensor {name} is missing")),
             Some(found) if found != shape => {
-                problems.push(format!(
+                own.push(format!(
                     "tensor {name} has shape {found:?}, the base and r = {r} want {shape:?}"
                 ));
             }
@@ -226,15 +247,16 @@ fn places(
         }
     }
     for name in adapter.shapes.keys().filter(|n| !expected.contains_key(*n)) {
-        problems.push(format!(
+        own.push(format!(
             "tensor {name} has no place in the base's target modules"
         ));
     }
-    if problems.len() > 5 {
-        let more = problems.len() - 5;
-        problems.truncate(5);
-        problems.push(format!("and {more} more"));
+    if own.len() > SHOWN {
+        let more = own.len() - SHOWN;
+        own.truncate(SHOWN);
+        own.push(format!("and {more} tensors more"));
     }
+    problems.extend(own);
 }
 
 #[cfg(test)]
@@ -278,6 +300,35 @@ mod tests {
                 problems_of(key, value.clone()).contains(key),
                 "{key} = {value} was let through"
             );
+        }
+    }
+
+    #[test]
+    fn all_problems_are_named_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = BaseFolder {
+            config: Map::new(),
+            tokenizer: PathBuf::new(),
+            weights: Vec::new(),
+            generation_config: None,
+            tensors: Tensors::default(),
+        };
+        let said = |base: &BaseFolder| check(folder.path(), base).unwrap_err().to_string();
+        for part in [
+            "adapter_config.json is missing",
+            "adapter_model.safetensors is missing",
+        ] {
+            assert!(said(&base).contains(part), "{}", said(&base));
+        }
+        let config = json!({"peft_type": "LORA", "r": 0, "lora_alpha": 8, "target_modules": ["q_proj"], "use_dora": true,
+            "use_rslora": true});
+        std::fs::write(
+            folder.path().join("adapter_config.json"),
+            config.to_string(),
+        )
+        .unwrap();
+        for part in ["use_dora", "use_rslora", "r is 0", "is missing"] {
+            assert!(said(&base).contains(part), "{}", said(&base));
         }
     }
 

@@ -2,10 +2,19 @@
 //!
 //! The shapes are ours: the engine's own response structs put the role into every delta and know finish reasons that no client does.
 
+mod calls;
+mod messages;
 mod params;
 mod request;
+#[cfg(test)]
+mod request_tests;
 mod response;
+mod tools;
 
+pub(crate) use calls::{Delta, Message, Reader};
 pub(crate) use params::Params;
-pub(crate) use request::ChatRequest;
-pub(crate) use response::{Chunks, completion, event, model_object};
+pub(crate) use request::{Ask, Chat, Request};
+pub(crate) use response::{
+    Choice, Envelope, Usage, calls as tool_calls, event, message as message_object, model_object,
+};
+pub(crate) use tools::{ToolChoice, Tools};

@@ -1,9 +1,14 @@
-//! A chat completion's request. What can be done is done, what cannot is a 400 that names the parameter; nothing is ignored.
+//! What an app asks for. What can be done is done, what cannot is a 400 that names the parameter; nothing is ignored.
+//!
+//! Chat completions and completions of a raw prompt are one [`Request`]: they differ in what the model reads and in how the
+//! answer is wrapped, and in nothing between.
 
 use retune_task::ChatMessage;
 use serde_json::{Map, Value, json};
 
+use super::messages::messages;
 use super::params::{Params, unsupported, wrong_type};
+use super::tools::{ResponseFormat, Tools};
 use crate::engine::Sampling;
 use crate::error::Error;
 
@@ -11,19 +16,28 @@ use crate::error::Error;
 const MAX_STOPS: usize = 4;
 /// OpenAI's limits for `metadata`.
 const MAX_METADATA: (usize, usize, usize) = (16, 64, 512);
+/// OpenAI's limits for `n` and `top_logprobs`, and for `logprobs` of a completion.
+const MAX_CHOICES: i64 = 128;
+const MAX_TOP_LOGPROBS: i64 = 20;
+const MAX_COMPLETION_LOGPROBS: i64 = 5;
+/// OpenAI's default for a completion's length; chats have none.
+const COMPLETION_MAX_TOKENS: usize = 16;
 
 /// A checked request.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ChatRequest {
+pub(crate) struct Request {
     pub(crate) model: String,
-    /// As the app sent them, text parts joined.
-    pub(crate) messages: Vec<ChatMessage>,
+    pub(crate) ask: Ask,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
     pub(crate) sampling: Sampling,
     /// `None`: the task's own limit.
     pub(crate) max_tokens: Option<usize>,
     pub(crate) stop: Vec<String>,
+    /// Answers to each prompt.
+    pub(crate) n: usize,
+    /// How many of the likeliest tokens are told beside each chosen one; `None`: no probabilities.
+    pub(crate) logprobs: Option<usize>,
     pub(crate) user: Option<String>,
     pub(crate) safety_identifier: Option<String>,
     pub(crate) metadata: Option<Value>,
@@ -31,81 +45,237 @@ pub(crate) struct ChatRequest {
     pub(crate) store: bool,
 }
 
-impl ChatRequest {
-    pub(crate) fn read(mut params: Params) -> Result<Self, Error> {
+/// What the model is to answer to.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Ask {
+    Chat(Chat),
+    /// Raw prompts, each continued by itself.
+    Completion(Vec<String>),
+}
+
+/// A conversation.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Chat {
+    /// As the app sent them, text parts joined.
+    pub(crate) messages: Vec<ChatMessage>,
+    pub(crate) tools: Option<Tools>,
+    /// The request's own; it takes the place of the task's format.
+    pub(crate) response_format: Option<ResponseFormat>,
+}
+
+impl Request {
+    /// `POST /v1/chat/completions`.
+    pub(crate) fn chat(mut params: Params) -> Result<Self, Error> {
         let p = &mut params;
         let model = p.string("model")?;
         let model = p.required("model", model)?;
         let messages = messages(p)?;
-        let stream = p.boolean("stream")?.unwrap_or(false);
-        let include_usage = stream_options(p, stream)?;
-        let sampling = Sampling {
-            temperature: p.decimal("temperature", 0.0, 2.0)?.unwrap_or(1.0),
-            top_p: p.decimal("top_p", 0.0, 1.0)?.unwrap_or(1.0),
-            presence_penalty: p.decimal("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0) as f32,
-            frequency_penalty: p.decimal("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0) as f32,
-            seed: p.integer("seed", i64::MIN, i64::MAX)?,
-            logit_bias: Vec::new(),
-        };
+        let logprobs = logprobs(p)?;
         let max_tokens = max_tokens(p)?;
-        let stop = stop(p)?;
-        let user = p.string("user")?;
-        let safety_identifier = p.string("safety_identifier")?;
-        let metadata = metadata(p)?;
-        let store = p.boolean("store")?.unwrap_or(true);
+        let chat = Chat {
+            messages,
+            tools: Tools::read(p)?,
+            response_format: ResponseFormat::read(p)?,
+        };
+        let request = Self::common(p, model, Ask::Chat(chat), max_tokens, logprobs)?;
         refuse_the_rest(params)?;
+        Ok(request)
+    }
+
+    /// `POST /v1/completions`.
+    pub(crate) fn completion(mut params: Params) -> Result<Self, Error> {
+        let p = &mut params;
+        let model = p.string("model")?;
+        let model = p.required("model", model)?;
+        let prompts = prompts(p)?;
+        let logprobs = p.integer("logprobs", 0, MAX_COMPLETION_LOGPROBS)?;
+        let logprobs = logprobs.and_then(|n| usize::try_from(n).ok());
+        let max_tokens = p.integer("max_tokens", 1, i64::from(u32::MAX))?;
+        let max_tokens = max_tokens.and_then(|n| usize::try_from(n).ok());
+        let max_tokens = Some(max_tokens.unwrap_or(COMPLETION_MAX_TOKENS));
+        let request = Self::common(p, model, Ask::Completion(prompts), max_tokens, logprobs)?;
+        p.unsupported("echo", |v| v == &json!(false))?;
+        p.unsupported("suffix", |v| v == &json!(""))?;
+        let best_of = p.integer("best_of", 1, MAX_CHOICES)?;
+        if best_of.is_some_and(|best| usize::try_from(best).ok() != Some(request.n)) {
+            return Err(unsupported("best_of"));
+        }
+        params.finish()?;
+        Ok(request)
+    }
+
+    fn common(
+        p: &mut Params,
+        model: String,
+        ask: Ask,
+        max_tokens: Option<usize>,
+        logprobs: Option<usize>,
+    ) -> Result<Self, Error> {
+        let stream = p.boolean("stream")?.unwrap_or(false);
         Ok(Self {
             model,
-            messages,
+            ask,
             stream,
-            include_usage,
-            sampling,
+            include_usage: stream_options(p, stream)?,
+            sampling: sampling(p)?,
             max_tokens,
-            stop,
-            user,
-            safety_identifier,
-            metadata,
-            store,
+            stop: stop(p)?,
+            n: p.integer("n", 1, MAX_CHOICES)?
+                .and_then(|n| usize::try_from(n).ok())
+                .unwrap_or(1),
+            logprobs,
+            user: p.string("user")?,
+            safety_identifier: p.string("safety_identifier")?,
+            metadata: metadata(p)?,
+            store: p.boolean("store")?.unwrap_or(true),
         })
+    }
+
+    /// The conversation; a raw prompt counts as what a user said.
+    pub(crate) fn messages(&self) -> Vec<ChatMessage> {
+        match &self.ask {
+            Ask::Chat(chat) => chat.messages.clone(),
+            Ask::Completion(prompts) => prompts
+                .iter()
+                .map(|prompt| ChatMessage::new("user", prompt.as_str()))
+                .collect(),
+        }
     }
 
     /// What a share of the traffic sticks to: the identifier of the person, else the first message.
     pub(crate) fn sticky_key(&self) -> &str {
         let person = self.safety_identifier.as_deref().or(self.user.as_deref());
-        person
-            .or(self.messages.first().map(|m| m.content.as_str()))
-            .unwrap_or_default()
+        let first = || match &self.ask {
+            Ask::Chat(chat) => chat.messages.first().map(|m| m.content.as_str()),
+            Ask::Completion(prompts) => prompts.first().map(String::as_str),
+        };
+        person.or_else(first).unwrap_or_default()
+    }
+
+    /// Whether the answer's form is the request's own matter, not the task's.
+    pub(crate) fn has_own_form(&self) -> bool {
+        match &self.ask {
+            Ask::Chat(chat) => chat.response_format.is_some() || chat.tools.is_some(),
+            Ask::Completion(_) => true,
+        }
     }
 
     /// What was asked for, as the ledger keeps it.
-    pub(crate) fn parameters(&self, max_tokens: usize) -> Value {
-        let mut parameters = json!({
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "max_tokens": max_tokens,
-            "stream": self.stream,
-        });
-        let mut also = |key: &str, value: Value, default: Value| {
-            if value != default
-                && let Some(object) = parameters.as_object_mut()
-            {
-                object.insert(key.to_owned(), value);
+    pub(crate) fn parameters(&self, max_tokens: usize) -> Map<String, Value> {
+        let sampling = &self.sampling;
+        let mut kept = Map::new();
+        let mut keep = |key: &str, value: Value, default: Value| {
+            if value != default {
+                kept.insert(key.to_owned(), value);
             }
         };
-        also(
+        keep("temperature", json!(sampling.temperature), Value::Null);
+        keep("top_p", json!(sampling.top_p), Value::Null);
+        keep("max_tokens", json!(max_tokens), Value::Null);
+        keep("stream", json!(self.stream), Value::Null);
+        keep(
             "presence_penalty",
-            json!(self.sampling.presence_penalty),
+            json!(sampling.presence_penalty),
             json!(0.0f32),
         );
-        also(
+        keep(
             "frequency_penalty",
-            json!(self.sampling.frequency_penalty),
+            json!(sampling.frequency_penalty),
             json!(0.0f32),
         );
-        also("seed", json!(self.sampling.seed), Value::Null);
-        also("stop", json!(self.stop.len()), json!(0));
-        parameters
+        keep("seed", json!(sampling.seed), Value::Null);
+        keep("logit_bias", json!(sampling.logit_bias.len()), json!(0));
+        keep("stop", json!(self.stop.len()), json!(0));
+        keep("n", json!(self.n), json!(1));
+        keep("logprobs", json!(self.logprobs), Value::Null);
+        match &self.ask {
+            Ask::Completion(_) => keep("raw_prompt", json!(true), Value::Null),
+            Ask::Chat(chat) => {
+                let format = chat.response_format.as_ref().map(ResponseFormat::kind);
+                keep("response_format", json!(format), Value::Null);
+                let tools = chat.tools.as_ref().map(Tools::names);
+                keep("tools", json!(tools), Value::Null);
+            }
+        }
+        kept
     }
+}
+
+fn sampling(p: &mut Params) -> Result<Sampling, Error> {
+    Ok(Sampling {
+        temperature: p.decimal("temperature", 0.0, 2.0)?.unwrap_or(1.0),
+        top_p: p.decimal("top_p", 0.0, 1.0)?.unwrap_or(1.0),
+        presence_penalty: p.decimal("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0) as f32,
+        frequency_penalty: p.decimal("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0) as f32,
+        seed: p.integer("seed", i64::MIN, i64::MAX)?,
+        logit_bias: logit_bias(p)?,
+    })
+}
+
+/// Token ids and what is added to their logits, -100 to 100.
+fn logit_bias(p: &mut Params) -> Result<Vec<(u32, f32)>, Error> {
+    let Some(biases) = p.object("logit_bias")? else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::with_capacity(biases.len());
+    for (key, value) in biases {
+        let token: u32 = key.parse().map_err(|_| {
+            let message = format!("Invalid 'logit_bias': '{key}' is no token id.");
+            Error::param("logit_bias", "invalid_value", message)
+        })?;
+        let mut one = Params::inner(Map::from_iter([(key.clone(), value)]), "logit_bias");
+        let bias = one.decimal(&key, -100.0, 100.0)?;
+        found.push((token, bias.unwrap_or(0.0) as f32));
+    }
+    Ok(found)
+}
+
+/// `logprobs` of a chat, with `top_logprobs`.
+fn logprobs(p: &mut Params) -> Result<Option<usize>, Error> {
+    let wanted = p.boolean("logprobs")?.unwrap_or(false);
+    let top = p.integer("top_logprobs", 0, MAX_TOP_LOGPROBS)?;
+    if !wanted && top.is_some_and(|top| top > 0) {
+        let message = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.";
+        return Err(Error::param(
+            "top_logprobs",
+            "invalid_parameter_combination",
+            message,
+        ));
+    }
+    let top = top.and_then(|top| usize::try_from(top).ok());
+    Ok(wanted.then(|| top.unwrap_or(0)))
+}
+
+/// One prompt or several.
+fn prompts(p: &mut Params) -> Result<Vec<String>, Error> {
+    let prompt = p.take("prompt");
+    let list = match p.required("prompt", prompt)? {
+        Value::String(one) => return Ok(vec![one]),
+        Value::Array(list) if list.is_empty() => {
+            let message =
+                "Invalid 'prompt': empty array. Expected a string or an array of strings.";
+            return Err(Error::param("prompt", "empty_array", message));
+        }
+        Value::Array(list) => list,
+        other => {
+            return Err(wrong_type(
+                "prompt",
+                "a string or an array of strings",
+                &other,
+            ));
+        }
+    };
+    let one = |(i, prompt): (usize, Value)| match prompt {
+        Value::String(text) => Ok(text),
+        // Tokens of another model's vocabulary would be noise here, and nobody could tell.
+        Value::Number(_) | Value::Array(_) => Err(Error::param(
+            "prompt",
+            "unsupported_value",
+            "Unsupported value: 'prompt' is a string or an array of strings here, not tokens.",
+        )),
+        other => Err(wrong_type(&format!("prompt[{i}]"), "a string", &other)),
+    };
+    list.into_iter().enumerate().map(one).collect()
 }
 
 fn stream_options(p: &mut Params, stream: bool) -> Result<bool, Error> {
@@ -200,108 +370,14 @@ fn metadata(p: &mut Params) -> Result<Option<Value>, Error> {
     Ok(Some(Value::Object(metadata)))
 }
 
-fn messages(p: &mut Params) -> Result<Vec<ChatMessage>, Error> {
-    let messages = p.array("messages")?;
-    let messages = p.required("messages", messages)?;
-    if messages.is_empty() {
-        let message = "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array instead.";
-        return Err(Error::param("messages", "empty_array", message));
-    }
-    messages
-        .into_iter()
-        .enumerate()
-        .map(|(i, m)| message(m, &format!("messages[{i}]")))
-        .collect()
-}
-
-fn message(message: Value, path: &str) -> Result<ChatMessage, Error> {
-    let Value::Object(members) = message else {
-        return Err(wrong_type(path, "an object", &message));
-    };
-    let mut p = Params::inner(members, path);
-    let role = p.string("role")?;
-    let role = p.required("role", role)?;
-    match role.as_str() {
-        "system" | "developer" | "user" | "assistant" => {}
-        "tool" | "function" => return Err(unsupported(&p.name("role"))),
-        other => {
-            let name = p.name("role");
-            let message = format!(
-                "Invalid value: '{other}'. Supported values are: 'system', 'developer', 'user', and 'assistant'."
-            );
-            return Err(Error::param(&name, "invalid_value", message));
-        }
-    }
-    let content = content(&mut p)?;
-    // An answer that comes back as history carries these, empty.
-    for key in [
-        "refusal",
-        "annotations",
-        "audio",
-        "tool_calls",
-        "function_call",
-        "name",
-        "reasoning_content",
-    ] {
-        p.unsupported(key, |v| v.as_array().is_some_and(Vec::is_empty))?;
-    }
-    p.finish()?;
-    Ok(ChatMessage::new(role, content))
-}
-
-fn content(p: &mut Params) -> Result<String, Error> {
-    let content = p.take("content");
-    match p.required("content", content)? {
-        Value::String(text) => Ok(text),
-        Value::Array(parts) => {
-            let path = p.name("content");
-            let texts: Result<Vec<String>, Error> = parts
-                .into_iter()
-                .enumerate()
-                .map(|(i, part)| text_part(part, &format!("{path}[{i}]")))
-                .collect();
-            Ok(texts?.concat())
-        }
-        other => Err(wrong_type(
-            &p.name("content"),
-            "a string or an array of parts",
-            &other,
-        )),
-    }
-}
-
-fn text_part(part: Value, path: &str) -> Result<String, Error> {
-    let Value::Object(members) = part else {
-        return Err(wrong_type(path, "an object", &part));
-    };
-    let mut p = Params::inner(members, path);
-    let kind = p.string("type")?;
-    if p.required("type", kind)? != "text" {
-        return Err(unsupported(&p.name("type")));
-    }
-    let text = p.string("text")?;
-    let text = p.required("text", text)?;
-    p.finish()?;
-    Ok(text)
-}
-
 /// Parameters that OpenAI has and this server cannot honour pass only with a value that asks for nothing.
 fn refuse_the_rest(mut p: Params) -> Result<(), Error> {
     let empty = |v: &Value| {
         v.as_array().is_some_and(Vec::is_empty) || v.as_object().is_some_and(Map::is_empty)
     };
-    let is = |wanted: Value| move |v: &Value| *v == wanted;
-    p.unsupported("n", is(json!(1)))?;
-    p.unsupported("logprobs", is(json!(false)))?;
-    p.unsupported("top_logprobs", is(json!(0)))?;
-    p.unsupported("logit_bias", empty)?;
-    p.unsupported("response_format", is(json!({ "type": "text" })))?;
-    p.unsupported("tools", empty)?;
     p.unsupported("functions", empty)?;
-    p.unsupported("tool_choice", |v| v == "none" || v == "auto")?;
     p.unsupported("function_call", |v| v == "none" || v == "auto")?;
-    p.unsupported("parallel_tool_calls", Value::is_boolean)?;
-    p.unsupported("modalities", is(json!(["text"])))?;
+    p.unsupported("modalities", |v| v == &json!(["text"]))?;
     p.unsupported("service_tier", |v| v == "auto" || v == "default")?;
     for key in [
         "audio",
@@ -315,150 +391,4 @@ fn refuse_the_rest(mut p: Params) -> Result<(), Error> {
         p.unsupported(key, |_| false)?;
     }
     p.finish()
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-    use super::*;
-
-    fn read(body: &Value) -> Result<ChatRequest, Error> {
-        ChatRequest::read(Params::parse(body.to_string().as_bytes())?)
-    }
-
-    fn with(key: &str, value: Value) -> Result<ChatRequest, Error> {
-        let mut body =
-            json!({"model": "triage", "messages": [{"role": "user", "content": "hello"}]});
-        body[key] = value;
-        read(&body)
-    }
-
-    #[test]
-    fn content_as_parts_and_an_answer_sent_back() {
-        let request = with(
-            "messages",
-            json!([
-                {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-                {"role": "assistant", "content": "c", "refusal": null, "annotations": [], "tool_calls": null},
-            ]),
-        );
-        let messages = request.unwrap().messages;
-        assert_eq!(messages[0].content, "ab");
-        assert_eq!(messages[1].role, "assistant");
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (key, value, param, code) in [
-            ("messages", json!([]), "messages", "empty_array"),
-            ("messages", json!("hello"), "messages", "invalid_type"),
-            ("messages", json!([3]), "messages[0]", "invalid_type"),
-            (
-                "messages",
-                json!([{"role": "user"}]),
-                "messages[0].content",
-                "missing_required_parameter",
-            ),
-            (
-                "messages",
-                json!([{"role": "king", "content": ""}]),
-                "messages[0].role",
-                "invalid_value",
-            ),
-            (
-                "messages",
-                json!([{"role": "tool", "content": ""}]),
-                "messages[0].role",
-                "unsupported_parameter",
-            ),
-            (
-                "messages",
-                json!([{"role": "user", "content": "", "name": "me"}]),
-                "messages[0].name",
-                "unsupported_parameter",
-            ),
-            (
-                "messages",
-                json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
-                "messages[0].content[0].type",
-                "unsupported_parameter",
-            ),
-            (
-                "temperature",
-                json!(2.5),
-                "temperature",
-                "decimal_above_max_value",
-            ),
-            ("temperature", json!("hot"), "temperature", "invalid_type"),
-            ("top_p", json!(-0.1), "top_p", "decimal_below_min_value"),
-            (
-                "max_tokens",
-                json!(0),
-                "max_tokens",
-                "integer_below_min_value",
-            ),
-            ("max_tokens", json!(1.5), "max_tokens", "invalid_type"),
-            (
-                "stop",
-                json!(["a", "b", "c", "d", "e"]),
-                "stop",
-                "array_above_max_length",
-            ),
-            ("stop", json!([""]), "stop", "empty_string"),
-            ("metadata", json!({"a": 1}), "metadata.a", "invalid_type"),
-            ("stream", json!("yes"), "stream", "invalid_type"),
-            ("n", json!(2), "n", "unsupported_parameter"),
-            ("logprobs", json!(true), "logprobs", "unsupported_parameter"),
-            (
-                "response_format",
-                json!({"type": "json_object"}),
-                "response_format",
-                "unsupported_parameter",
-            ),
-            ("tools", json!([{}]), "tools", "unsupported_parameter"),
-            ("colour", json!("red"), "colour", "unknown_parameter"),
-        ] {
-            match with(key, value.clone()) {
-                Err(Error::Invalid {
-                    param: found,
-                    code: found_code,
-                    ..
-                }) => {
-                    assert_eq!(
-                        (found.as_deref(), found_code),
-                        (Some(param), Some(code)),
-                        "{key} = {value}"
-                    );
-                }
-                other => panic!("{key} = {value}: {other:?}"),
-            }
-        }
-        let both = json!({"model": "m", "messages": [{"role": "user", "content": ""}], "max_tokens": 1, "max_completion_tokens": 1});
-        assert!(read(&both).is_err());
-        assert!(with("stream_options", json!({"include_usage": true})).is_err());
-    }
-
-    #[test]
-    fn values_that_ask_for_nothing_pass() {
-        for (key, value) in [
-            ("n", json!(1)),
-            ("logprobs", json!(false)),
-            ("logit_bias", json!({})),
-            ("tools", json!([])),
-            ("response_format", json!({"type": "text"})),
-            ("temperature", Value::Null),
-            ("seed", json!(-7)),
-            ("colour", Value::Null),
-        ] {
-            let outcome = with(key, value.clone());
-            assert_eq!(outcome.is_ok(), key != "colour", "{key} = {value}");
-        }
-    }
-
-    #[test]
-    fn the_person_first_then_the_first_message() {
-        assert_eq!(with("stop", json!("x")).unwrap().sticky_key(), "hello");
-        assert_eq!(with("user", json!("u1")).unwrap().sticky_key(), "u1");
-    }
 }

@@ -1,87 +1,162 @@
 //! Answers as OpenAI's clients expect them, whole and in chunks.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::engine::Finish;
+use super::calls::{Call, Delta, Message};
+use crate::engine::TokenLogprob;
+
+/// One of an answer's choices, complete.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Choice {
+    pub(crate) message: Message,
+    /// OpenAI's word.
+    pub(crate) finish: &'static str,
+    /// Empty where none were asked for.
+    pub(crate) logprobs: Vec<TokenLogprob>,
+}
 
 /// Token counts.
-fn usage(prompt_tokens: usize, completion_tokens: usize) -> Value {
-    json!({
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    })
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) prompt: usize,
+    pub(crate) completion: usize,
 }
 
-/// A whole answer; `created` in seconds since 1970.
-pub(crate) fn completion(
-    id: &str,
-    created: i64,
-    model: &str,
-    answer: &str,
-    finish: Finish,
-    (prompt_tokens, completion_tokens): (usize, usize),
-) -> Value {
-    json!({
-        "id": id,
-        "object": "chat.completion",
-        "created": created,
-        "model": model,
-        "choices": [{
-            "index": 0,
-            "message": { "role": "assistant", "content": answer, "refusal": null, "annotations": [] },
-            "logprobs": null,
-            "finish_reason": finish.as_str(),
-        }],
-        "usage": usage(prompt_tokens, completion_tokens),
-        "system_fingerprint": null,
-    })
+impl Usage {
+    fn object(self) -> Value {
+        json!({
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+        })
+    }
 }
 
-/// Makes the events of one stream: each is a complete server-sent event.
-pub(crate) struct Chunks {
+/// Wraps one answer's parts, which share these.
+pub(crate) struct Envelope {
     pub(crate) id: String,
+    /// Seconds since 1970.
     pub(crate) created: i64,
     pub(crate) model: String,
+    /// A chat's answer, or a raw prompt's.
+    pub(crate) chat: bool,
     pub(crate) include_usage: bool,
+    /// Whether probabilities were asked for.
+    pub(crate) logprobs: bool,
 }
 
-impl Chunks {
-    /// The role, once, before any content.
-    pub(crate) fn role(&self) -> String {
-        self.choice(
-            json!({ "role": "assistant", "content": "", "refusal": null }),
-            None,
-        )
+impl Envelope {
+    /// The whole answer.
+    pub(crate) fn whole(&self, choices: &[Choice], usage: Usage) -> Value {
+        let choices = choices.iter().enumerate();
+        let choices: Vec<Value> = if self.chat {
+            choices.map(|(i, c)| self.chat_choice(i, c)).collect()
+        } else {
+            choices.map(|(i, c)| self.text_choice(i, c)).collect()
+        };
+        let object = if self.chat {
+            "chat.completion"
+        } else {
+            "text_completion"
+        };
+        json!({
+            "id": self.id,
+            "object": object,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+            "usage": usage.object(),
+            "system_fingerprint": null,
+        })
     }
 
-    pub(crate) fn text(&self, text: &str) -> String {
-        self.choice(json!({ "content": text }), None)
+    fn chat_choice(&self, index: usize, choice: &Choice) -> Value {
+        json!({
+            "index": index,
+            "message": message(&choice.message),
+            "logprobs": self.chat_logprobs(&choice.logprobs),
+            "finish_reason": choice.finish,
+        })
     }
 
-    /// The last choice, without content.
-    pub(crate) fn finish(&self, finish: Finish) -> String {
-        self.choice(json!({}), Some(finish))
+    fn text_choice(&self, index: usize, choice: &Choice) -> Value {
+        let mut offset = 0;
+        json!({
+            "index": index,
+            "text": choice.message.content.as_deref().unwrap_or_default(),
+            "logprobs": self.text_logprobs(&choice.logprobs, &mut offset),
+            "finish_reason": choice.finish,
+        })
+    }
+
+    /// The role of a choice, once, before any content; raw prompts have none.
+    pub(crate) fn role(&self, index: usize) -> String {
+        if !self.chat {
+            return String::new();
+        }
+        let delta = json!({ "role": "assistant", "content": "", "refusal": null });
+        self.choice(index, delta, Value::Null, None)
+    }
+
+    /// A part of a choice.
+    pub(crate) fn part(
+        &self,
+        index: usize,
+        delta: &Delta,
+        logprobs: &[TokenLogprob],
+        offset: &mut usize,
+    ) -> String {
+        if !self.chat {
+            let Delta::Content(text) = delta else {
+                return String::new();
+            };
+            let logprobs = self.text_logprobs(logprobs, offset);
+            return self.choice(index, json!(text), logprobs, None);
+        }
+        let delta = match delta {
+            Delta::Content(text) => json!({ "content": text }),
+            Delta::Call {
+                index: call,
+                id,
+                name,
+            } => json!({ "tool_calls": [{ "index": call, "id": id, "type": "function",
+                "function": { "name": name, "arguments": "" } }] }),
+            Delta::Arguments { index: call, text } => {
+                json!({ "tool_calls": [{ "index": call, "function": { "arguments": text } }] })
+            }
+        };
+        self.choice(index, delta, self.chat_logprobs(logprobs), None)
+    }
+
+    /// A choice's last chunk, without content.
+    pub(crate) fn finish(&self, index: usize, finish: &str) -> String {
+        let nothing = if self.chat { json!({}) } else { json!("") };
+        self.choice(index, nothing, Value::Null, Some(finish))
     }
 
     /// The counts, if they were asked for.
-    pub(crate) fn usage(&self, prompt_tokens: usize, completion_tokens: usize) -> Option<String> {
+    pub(crate) fn usage(&self, usage: Usage) -> Option<String> {
         let mut chunk = self.chunk(json!([]));
-        chunk["usage"] = usage(prompt_tokens, completion_tokens);
+        chunk["usage"] = usage.object();
         self.include_usage.then(|| event(&chunk))
     }
 
-    fn choice(&self, delta: Value, finish: Option<Finish>) -> String {
-        let finish = finish.map(Finish::as_str);
-        event(&self.chunk(
-            json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }]),
-        ))
+    fn choice(&self, index: usize, delta: Value, logprobs: Value, finish: Option<&str>) -> String {
+        let key = if self.chat { "delta" } else { "text" };
+        let choice =
+            json!({ "index": index, key: delta, "logprobs": logprobs, "finish_reason": finish });
+        event(&self.chunk(json!([choice])))
     }
 
     fn chunk(&self, choices: Value) -> Value {
+        let object = if self.chat {
+            "chat.completion.chunk"
+        } else {
+            "text_completion"
+        };
         let mut chunk = json!({
             "id": self.id,
-            "object": "chat.completion.chunk",
+            "object": object,
             "created": self.created,
             "model": self.model,
             "system_fingerprint": null,
@@ -92,6 +167,65 @@ impl Chunks {
         }
         chunk
     }
+
+    fn chat_logprobs(&self, tokens: &[TokenLogprob]) -> Value {
+        if !self.logprobs {
+            return Value::Null;
+        }
+        let told = |bytes: &[u8], logprob: f32| json!({ "token": String::from_utf8_lossy(bytes), "logprob": logprob, "bytes": bytes });
+        let content = tokens.iter().map(|t| {
+            let mut one = told(&t.bytes, t.logprob);
+            one["top_logprobs"] = t.top.iter().map(|(bytes, lp)| told(bytes, *lp)).collect();
+            one
+        });
+        json!({ "content": content.collect::<Vec<_>>(), "refusal": null })
+    }
+
+    /// The older form, in parallel lists. `offset`: characters of the text before these tokens; moves on.
+    fn text_logprobs(&self, tokens: &[TokenLogprob], offset: &mut usize) -> Value {
+        if !self.logprobs {
+            return Value::Null;
+        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let top = |t: &TokenLogprob| -> Map<String, Value> {
+            t.top
+                .iter()
+                .map(|(bytes, lp)| (text(bytes), json!(lp)))
+                .collect()
+        };
+        let offsets: Vec<usize> = tokens
+            .iter()
+            .map(|t| {
+                let at = *offset;
+                *offset += text(&t.bytes).chars().count();
+                at
+            })
+            .collect();
+        json!({
+            "tokens": tokens.iter().map(|t| text(&t.bytes)).collect::<Vec<_>>(),
+            "token_logprobs": tokens.iter().map(|t| t.logprob).collect::<Vec<_>>(),
+            "top_logprobs": tokens.iter().map(top).collect::<Vec<_>>(),
+            "text_offset": offsets,
+        })
+    }
+}
+
+/// A message as it stands in an answer.
+pub(crate) fn message(message: &Message) -> Value {
+    let mut object = json!({ "role": "assistant", "content": message.content, "refusal": null, "annotations": [] });
+    if message.calls.is_empty() {
+        // An answer of no text is text all the same.
+        object["content"] = json!(message.content.as_deref().unwrap_or_default());
+    } else {
+        object["tool_calls"] = calls(&message.calls);
+    }
+    object
+}
+
+/// Calls as OpenAI's API has them.
+pub(crate) fn calls(calls: &[Call]) -> Value {
+    let one = |call: &Call| json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } });
+    calls.iter().map(one).collect()
 }
 
 /// A JSON value as one server-sent event.

@@ -14,6 +14,14 @@ pub(crate) async fn params(payload: web::Payload, limit: usize) -> Result<Params
     Params::parse(&bytes(payload, limit).await?)
 }
 
+/// The same where nothing at all is an empty object.
+pub(crate) async fn optional_params(payload: web::Payload, limit: usize) -> Result<Params, Error> {
+    match bytes(payload, limit).await? {
+        body if body.is_empty() => Params::parse(b"{}"),
+        body => Params::parse(&body),
+    }
+}
+
 async fn bytes(mut payload: web::Payload, limit: usize) -> Result<Vec<u8>, Error> {
     let mut body = Vec::new();
     let mut length = 0usize;

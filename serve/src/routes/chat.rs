@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions`, whole or streamed.
+//! `POST /v1/chat/completions` and `POST /v1/completions`, whole or streamed.
 
 use std::convert::Infallible;
 use std::time::Instant;
@@ -13,25 +13,39 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::body;
 use crate::error::Error;
 use crate::exchange::{self, Answered, Asked, Piece};
-use crate::openai::{self, ChatRequest, Chunks};
+use crate::openai::{self, Ask, Envelope, Params, Request};
 use crate::routing::Route;
 use crate::state::App;
 
 /// An exchange that has begun.
 struct Begun {
-    id: String,
-    created: i64,
+    envelope: Envelope,
     route: Route,
-    request: ChatRequest,
+    stream: bool,
+    /// How many choices there will be.
+    choices: usize,
+    /// Whether the answer is checked against its task's format.
+    checked: bool,
     pieces: UnboundedReceiver<Piece>,
 }
 
-pub(crate) async fn completions(
+pub(crate) async fn chat(
     app: web::Data<App>,
     http: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
-    let mut begun = begin(&app, &http, payload).await?;
+    answered(begin(&app, &http, payload, Request::chat).await?).await
+}
+
+pub(crate) async fn completion(
+    app: web::Data<App>,
+    http: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Error> {
+    answered(begin(&app, &http, payload, Request::completion).await?).await
+}
+
+async fn answered(mut begun: Begun) -> Result<HttpResponse, Error> {
     // What is wrong with the request shows before the first byte goes out.
     match begun.pieces.recv().await {
         Some(Piece::Started) => {}
@@ -42,22 +56,25 @@ pub(crate) async fn completions(
             ));
         }
     }
-    if begun.request.stream {
+    if begun.stream {
         Ok(streamed(begun))
     } else {
         whole(begun).await
     }
 }
 
+type Read = fn(Params) -> Result<Request, Error>;
+
 /// Reads and admits a request. Errors up to here are counted; later ones belong to the exchange, which counts itself.
 async fn begin(
     app: &web::Data<App>,
     http: &HttpRequest,
     payload: web::Payload,
+    read: Read,
 ) -> Result<Begun, Error> {
     let arrived = Instant::now();
     let mut route = None;
-    let begun = admit(app, http, payload, arrived, &mut route).await;
+    let begun = admit(app, http, payload, read, arrived, &mut route).await;
     if let Err(e) = &begun {
         let (task, name, stage) = match &route {
             Some(route) => (route.task_name(), route.name.as_str(), route.stage.as_str()),
@@ -76,21 +93,42 @@ async fn admit(
     app: &web::Data<App>,
     http: &HttpRequest,
     payload: web::Payload,
+    read: Read,
     arrived: Instant,
     found: &mut Option<Route>,
 ) -> Result<Begun, Error> {
     if app.stopping.is_cancelled() {
         return Err(Error::Stopping);
     }
-    let request =
-        ChatRequest::read(body::params(payload, app.config.server.max_body_bytes).await?)?;
+    let request = read(body::params(payload, app.config.server.max_body_bytes).await?)?;
     let (purpose, run_id) = purpose(http)?;
     let route = app.resolve(&request.model, request.sticky_key()).await?;
     *found = Some(route.clone());
-    let ticket = app.admission.enter()?;
+    let ticket = app.admission.enter(purpose != Purpose::User)?;
     let id = app.ledger.new_request_id();
+    let envelope = Envelope {
+        id: id.clone(),
+        created: Utc::now().timestamp(),
+        model: route.name.clone(),
+        chat: matches!(request.ask, Ask::Chat(_)),
+        include_usage: request.include_usage,
+        logprobs: request.logprobs.is_some(),
+    };
+    let prompts = match &request.ask {
+        Ask::Chat(_) => 1,
+        Ask::Completion(prompts) => prompts.len(),
+    };
+    let format = route.task.as_ref().and_then(|t| t.format.as_ref());
+    let begun = |pieces| Begun {
+        envelope,
+        route: route.clone(),
+        stream: request.stream,
+        choices: prompts * request.n,
+        checked: format.is_some() && !request.has_own_form(),
+        pieces,
+    };
     let asked = Asked {
-        request_id: id.clone(),
+        request_id: id,
         request: request.clone(),
         route: route.clone(),
         purpose,
@@ -98,13 +136,7 @@ async fn admit(
         arrived,
     };
     let pieces = exchange::begin(&app.clone().into_inner(), asked, ticket);
-    Ok(Begun {
-        id,
-        created: Utc::now().timestamp(),
-        route,
-        request,
-        pieces,
-    })
+    Ok(begun(pieces))
 }
 
 /// `retune-purpose` and `retune-run`: for the admin role, which is everybody while there are no keys.
@@ -133,18 +165,10 @@ fn purpose(http: &HttpRequest) -> Result<(Purpose, Option<String>), Error> {
 async fn whole(mut begun: Begun) -> Result<HttpResponse, Error> {
     while let Some(piece) = begun.pieces.recv().await {
         match piece {
-            Piece::Started | Piece::Text(_) => {}
+            Piece::Started | Piece::Part { .. } => {}
             Piece::Failed(e) => return Err(e),
             Piece::Done(a) => {
-                let tokens = (a.prompt_tokens, a.completion_tokens);
-                let answer = openai::completion(
-                    &begun.id,
-                    begun.created,
-                    &begun.route.name,
-                    &a.text,
-                    a.finish,
-                    tokens,
-                );
+                let answer = begun.envelope.whole(&a.choices, a.usage);
                 return Ok(headed(&begun.route, a.format).json(answer));
             }
         }
@@ -153,10 +177,7 @@ async fn whole(mut begun: Begun) -> Result<HttpResponse, Error> {
 }
 
 fn streamed(begun: Begun) -> HttpResponse {
-    let format = match begun.route.task.as_ref().and_then(|t| t.format.as_ref()) {
-        Some(_) => "pending",
-        None => "none",
-    };
+    let format = if begun.checked { "pending" } else { "none" };
     headed(&begun.route, format)
         .insert_header((header::CONTENT_TYPE, "text/event-stream"))
         .insert_header((header::CACHE_CONTROL, "no-cache"))
@@ -165,40 +186,63 @@ fn streamed(begun: Begun) -> HttpResponse {
         .streaming(events(begun))
 }
 
-fn events(begun: Begun) -> impl Stream<Item = Result<web::Bytes, Infallible>> {
-    let chunks = Chunks {
-        id: begun.id,
-        created: begun.created,
-        model: begun.route.name,
-        include_usage: begun.request.include_usage,
-    };
-    let first = chunks.role();
-    let rest = stream::unfold((chunks, begun.pieces), async |(chunks, mut pieces)| {
-        let text = match pieces.recv().await? {
-            Piece::Started => String::new(),
-            Piece::Text(text) => chunks.text(&text),
-            Piece::Done(answered) => last(&chunks, &answered),
-            // Without [DONE]: what failed must not look complete.
-            Piece::Failed(e) => {
-                tracing::error!(request_id = chunks.id, error = %e, "a stream failed");
-                openai::event(&e.body())
-            }
-        };
-        Some((text, (chunks, pieces)))
-    });
-    stream::once(async { first })
-        .chain(rest)
-        .map(|text| Ok(web::Bytes::from(text)))
+/// A stream under way.
+struct Events {
+    envelope: Envelope,
+    pieces: UnboundedReceiver<Piece>,
+    /// The characters of each choice that went out.
+    told: Vec<usize>,
 }
 
-fn last(chunks: &Chunks, answered: &Answered) -> String {
-    let mut text = chunks.finish(answered.finish);
-    text.extend(chunks.usage(answered.prompt_tokens, answered.completion_tokens));
-    text.push_str(&format!(
-        ": retune-format {}\n\ndata: [DONE]\n\n",
-        answered.format
-    ));
-    text
+impl Events {
+    async fn next(&mut self) -> Option<String> {
+        Some(match self.pieces.recv().await? {
+            Piece::Started => String::new(),
+            Piece::Part {
+                choice,
+                delta,
+                logprobs,
+            } => match self.told.get_mut(choice) {
+                Some(offset) => self.envelope.part(choice, &delta, &logprobs, offset),
+                None => String::new(),
+            },
+            Piece::Done(answered) => self.last(&answered),
+            // Without [DONE]: what failed must not look complete.
+            Piece::Failed(e) => {
+                tracing::error!(request_id = self.envelope.id, error = %e, "a stream failed");
+                openai::event(&e.body())
+            }
+        })
+    }
+
+    fn last(&self, answered: &Answered) -> String {
+        let choices = answered.choices.iter().enumerate();
+        let mut text: String = choices
+            .map(|(i, choice)| self.envelope.finish(i, choice.finish))
+            .collect();
+        text.extend(self.envelope.usage(answered.usage));
+        text.push_str(&format!(
+            ": retune-format {}\n\ndata: [DONE]\n\n",
+            answered.format
+        ));
+        text
+    }
+}
+
+fn events(begun: Begun) -> impl Stream<Item = Result<web::Bytes, Infallible>> {
+    let roles: String = (0..begun.choices).map(|i| begun.envelope.role(i)).collect();
+    let events = Events {
+        envelope: begun.envelope,
+        pieces: begun.pieces,
+        told: vec![0; begun.choices],
+    };
+    let rest = stream::unfold(events, async |mut events| {
+        let text = events.next().await?;
+        Some((text, events))
+    });
+    stream::once(async { roles })
+        .chain(rest)
+        .map(|text| Ok(web::Bytes::from(text)))
 }
 
 fn headed(route: &Route, format: &'static str) -> HttpResponseBuilder {

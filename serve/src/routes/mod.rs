@@ -1,5 +1,6 @@
 //! HTTP: thin handlers, each of which reads its request, asks the logic, and shapes the answer.
 
+mod adapters;
 mod admin;
 mod body;
 mod chat;
@@ -20,7 +21,12 @@ pub(crate) fn api(service: &mut web::ServiceConfig) {
     service
         .service(
             web::resource("/v1/chat/completions")
-                .route(web::post().to(chat::completions))
+                .route(web::post().to(chat::chat))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/completions")
+                .route(web::post().to(chat::completion))
                 .default_service(unknown()),
         )
         .service(
@@ -40,12 +46,18 @@ pub(crate) fn api(service: &mut web::ServiceConfig) {
         )
         .service(
             web::resource("/admin/adapters")
-                .route(web::get().to(admin::adapters))
+                .route(web::get().to(adapters::list))
+                .route(web::post().to(adapters::import))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/admin/adapters/{name}")
+                .route(web::get().to(adapters::one))
                 .default_service(unknown()),
         )
         .service(
             web::resource("/admin/adapters/{name}/{action}")
-                .route(web::post().to(admin::act))
+                .route(web::post().to(adapters::act))
                 .default_service(unknown()),
         )
         .service(

@@ -40,7 +40,14 @@ fn models(table: &Table, created: i64) -> Vec<Value> {
             &json!({ "parent": base, "digest": null, "stage": "baseline" }),
         ));
         for (number, adapter) in &routes.adapters {
-            let more = json!({ "parent": base, "digest": adapter.manifest.digest, "stage": routes.stage(*number).to_string() });
+            let stages = &routes.stages;
+            let more = json!({
+                "parent": base,
+                "digest": adapter.manifest.digest,
+                "stage": stages.stage(*number),
+                "canary_share": stages.canary_share(*number),
+                "shadow_share": stages.shadow_share(*number),
+            });
             models.push(model_object(
                 &adapter_name(task, *number),
                 adapter.manifest.created.timestamp(),

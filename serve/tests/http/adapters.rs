@@ -175,6 +175,24 @@ async fn only_so_many_stay_in_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_so_much_memory_is_taken() {
+    // A copy of the tiny model's 35,104 parameters takes 140 kB: seven fit.
+    let limits = [
+        ("RETUNE_ENGINE__MAX_LOADED", "100"),
+        ("RETUNE_ENGINE__ADAPTERS_MEMORY_MIB", "1"),
+    ];
+    let server = Server::start(&limits).await;
+    let mut answers = Vec::new();
+    for number in 1..9 {
+        server.adapter("count", number + 4).await;
+        answers.push(server.greedy(&format!("count@{number}")).await.0);
+    }
+    server.metrics_say("retune_adapters_loaded 7").await;
+    assert_eq!(server.greedy("count@1").await.0, answers[0]);
+    server.metrics_say("retune_adapters_loaded 7").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_in_flight_finish_on_what_they_started_with() {
     let server = Server::start(&[]).await;
     server.adapter("count", 5).await;

@@ -1,5 +1,7 @@
 //! `[engine]`: what generates, inside this process or on servers elsewhere.
 
+use std::time::Duration;
+
 use super::Engine;
 use super::reader::{Node, Section, Value};
 
@@ -61,6 +63,7 @@ pub struct UpstreamServer {
 pub(super) fn read(mut s: Section<'_>) -> Engine {
     let kinds = [("embedded", false), ("upstream", true)];
     let kind = if s.word("kind", &kinds, false) {
+        s.belong(&["adapters_memory_mib"], "kind = \"embedded\"");
         EngineKind::Upstream(upstream(&mut s))
     } else {
         s.belong(&UPSTREAM_KEYS, "kind = \"upstream\"");
@@ -80,8 +83,21 @@ pub(super) fn read(mut s: Section<'_>) -> Engine {
         kind,
         base,
         max_loaded: s.size("max_loaded", 1, 1000, 4),
+        adapters_memory_mib: s.value(
+            "adapters_memory_mib",
+            "a whole number from 1 to 16777216",
+            |v| match v {
+                Value::Integer(i) => u64::try_from(*i)
+                    .ok()
+                    .filter(|mib| (1..=1 << 24).contains(mib)),
+                _ => None,
+            },
+        ),
         max_running: s.size("max_running", 1, 4096, max_running),
         max_queue: s.size("max_queue", 0, 100_000, 64),
+        deadline: Duration::from_secs_f64(
+            s.positive("deadline_seconds", 86_400.0).unwrap_or(300.0),
+        ),
     };
     s.finish();
     engine

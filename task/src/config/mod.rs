@@ -10,6 +10,7 @@ mod tasks;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -85,10 +86,14 @@ pub struct Engine {
     pub base: String,
     /// Adapters loaded at once.
     pub max_loaded: usize,
+    /// Memory that they may take together, in MiB.
+    pub adapters_memory_mib: Option<u64>,
     /// Requests that generate at once.
     pub max_running: usize,
     /// Requests that wait for a place, before further ones get a 429.
     pub max_queue: usize,
+    /// The longest that a request may take, its time in the queue included.
+    pub deadline: Duration,
 }
 
 /// `[store]`
@@ -132,6 +137,10 @@ pub struct Task {
     pub client_system: ClientSystem,
     /// What every answer must look like.
     pub format: Option<Format>,
+    /// What is done so that answers hold the format.
+    pub enforce: Enforce,
+    /// Share of constrained requests that are answered again without the constraint.
+    pub probe_share: f64,
     /// Tokens an answer may have where the request doesn't say.
     pub max_tokens: usize,
     /// `[task.retrain]`
@@ -174,6 +183,17 @@ pub struct LoraPolicy {
     pub batch_size: usize,
     /// Peak learning rate; by the base's width where it is not set.
     pub learning_rate: Option<f64>,
+}
+
+/// What is done so that answers hold their task's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforce {
+    /// Nothing: they are only checked.
+    Off,
+    /// They are decoded under the format's grammar.
+    Constrain,
+    /// An invalid one is asked for once more.
+    Retry,
 }
 
 /// What an alarm is about.

@@ -232,6 +232,11 @@ impl<'a> Section<'a> {
         self.table.remove(key)
     }
 
+    /// Where a key stands that is not taken yet.
+    pub(super) fn place_of(&self, key: &str) -> Option<Place> {
+        self.table.get(key).map(|node| node.place.clone())
+    }
+
     /// A value that `convert` accepts; None, and a problem, where it is something else.
     pub(super) fn value<T>(
         &mut self,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::reader::{Node, Place, Section, Value, nearest};
-use super::{AlarmKind, ConfigSource, Engine, LoraPolicy, Promote, RetrainPolicy, Task};
+use super::{AlarmKind, ConfigSource, Enforce, Engine, LoraPolicy, Promote, RetrainPolicy, Task};
 use crate::chat::ClientSystem;
 use crate::format::Format;
 use crate::names::is_task_name;
@@ -124,7 +124,8 @@ fn task(mut s: Section<'_>, source: &ConfigSource) -> Task {
     ];
     let client_system = s.word("client_system", &words, ClientSystem::Replace);
     let format = s.take("format").and_then(|node| format(&s, node, source));
-    s.only("enforce", "off", &["constrain", "retry"]);
+    let enforce = enforce(&mut s, format.as_ref());
+    let probe_share = s.share("probe_share", 1.0).unwrap_or(0.05);
     let max_tokens = s.size("max_tokens", 1, 100_000, 256);
     let retrain = retrain(s.section("retrain"));
     s.finish();
@@ -136,9 +137,34 @@ fn task(mut s: Section<'_>, source: &ConfigSource) -> Task {
         adapter_prompt,
         client_system,
         format,
+        enforce,
+        probe_share,
         max_tokens,
         retrain,
     }
+}
+
+fn enforce(s: &mut Section<'_>, format: Option<&Format>) -> Enforce {
+    let words = [
+        ("off", Enforce::Off),
+        ("constrain", Enforce::Constrain),
+        ("retry", Enforce::Retry),
+    ];
+    let place = s.place_of("enforce");
+    let enforce = s.word("enforce", &words, Enforce::Off);
+    let what = match (enforce, format) {
+        (Enforce::Constrain | Enforce::Retry, None) => {
+            "needs a format to hold answers to; expected \"off\", or a format"
+        }
+        (Enforce::Constrain, Some(format)) if format.grammar().is_none() => {
+            "is \"constrain\", which works with json_schema and regex; expected \"retry\" or \"off\" for this format"
+        }
+        _ => return enforce,
+    };
+    if let Some(place) = place {
+        s.log.add(&place, &s.path("enforce"), what);
+    }
+    enforce
 }
 
 fn open(

@@ -221,19 +221,21 @@ impl Engine for Upstream {
         let loads = self.servers.iter().map(|s| s.ensure(&adapter, &self.probe));
         let mut there = false;
         let mut refusal = None;
+        let mut away = Vec::new();
         for (server, loaded) in self.servers.iter().zip(join_all(loads).await) {
             match loaded {
                 Ok(()) => there = true,
                 Err(Failure::Refused(e)) => refusal = Some(e),
-                Err(failure) => {
-                    tracing::warn!(
-                        upstream = server.url,
-                        adapter = name,
-                        "an adapter is not loaded yet: an upstream {}",
-                        failure.told()
-                    );
-                }
+                Err(failure) => away.push((&server.url, failure.told())),
             }
+        }
+        // Where nobody has it the caller says so.
+        for (url, told) in away.iter().filter(|_| there) {
+            tracing::warn!(
+                upstream = url,
+                adapter = name,
+                "an adapter is not loaded everywhere yet: an upstream {told}"
+            );
         }
         match refusal {
             Some(e) => {
@@ -294,6 +296,11 @@ impl Engine for Upstream {
 
     fn knows_tools(&self) -> bool {
         true
+    }
+
+    /// A server computes in its own precision, and many requests at once.
+    fn repeats(&self) -> bool {
+        false
     }
 
     async fn ready(&self) -> bool {

@@ -33,6 +33,14 @@ impl Asking {
                 put("messages", messages.iter().map(message).collect());
                 if let Some(tools) = tools {
                     put("tools", Value::clone(tools));
+                    // The constraint makes the call; the server shows the tools to the model, and reads nothing into the answer.
+                    if generation
+                        .constraint
+                        .as_ref()
+                        .is_some_and(|c| c.param == "tools")
+                    {
+                        put("tool_choice", json!("none"));
+                    }
                 }
                 if let Some(top) = generation.logprobs {
                     put("logprobs", json!(true));
@@ -261,6 +269,26 @@ mod tests {
             (&json!("a+"), &json!("a+"))
         );
         assert_eq!(asking.count("m"), json!({"prompt": "once", "model": "m"}));
+    }
+
+    #[test]
+    fn a_call_that_a_constraint_makes_is_left_to_it() {
+        let messages = Prompt::Messages {
+            messages: vec![ChatMessage::new("user", "hello")],
+            tools: Some(Arc::new(json!([]))),
+        };
+        let asking = |param| {
+            Asking::new(&Generation {
+                constraint: Some(Constraint {
+                    grammar: Arc::new(Grammar::JsonObject),
+                    param,
+                }),
+                ..generation(messages.clone())
+            })
+            .of("m")
+        };
+        assert_eq!(asking("tools")["tool_choice"], "none");
+        assert_eq!(asking("response_format").get("tool_choice"), None);
     }
 
     #[test]

@@ -1,0 +1,236 @@
+//! What operators and `retune retrain` do with adapters: bring them, load them, and decide where they stand.
+//!
+//! Decisions are made on the ledger's newest stages, not on those that are served: what cannot be served can still be undone.
+
+use std::path::Path;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use retune_ledger::{Action, AdapterRef, Stages, standings};
+use retune_task::ModelName;
+use serde_json::{Value, json};
+
+use super::body;
+use crate::error::Error;
+use crate::openai::Params;
+use crate::state::App;
+
+const ACTIONS: &str = "load, unload, promote, canary, shadow, rollback, reject";
+
+/// `GET /admin/adapters`.
+pub(crate) async fn list(app: web::Data<App>) -> Result<HttpResponse, Error> {
+    app.refresh().await?;
+    let mut data = Vec::new();
+    for task in &app.config.tasks {
+        let stages = app.ledger.stages(&task.name).await?;
+        for adapter in app.ledger.adapters(&task.name).await? {
+            data.push(item(&app, &stages, &adapter));
+        }
+    }
+    Ok(HttpResponse::Ok().json(json!({ "object": "list", "data": data })))
+}
+
+/// `GET /admin/adapters/{name}`.
+pub(crate) async fn one(
+    app: web::Data<App>,
+    name: web::Path<String>,
+) -> Result<HttpResponse, Error> {
+    let named = Named::find(&app, &name).await?;
+    let mut shown = named.item(&app).await?;
+    if let Some(adapter) = &named.adapter {
+        let history = app.ledger.stages_history(&named.task).await?;
+        shown["history"] = json!(standings(&history, adapter.number));
+        shown["manifest"] = json!(adapter.manifest);
+    }
+    Ok(HttpResponse::Ok().json(shown))
+}
+
+/// `POST /admin/adapters`.
+pub(crate) async fn import(
+    app: web::Data<App>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Error> {
+    let mut params = body::params(payload, app.config.server.max_body_bytes).await?;
+    let task = params.string("task")?;
+    let task = params.required("task", task)?;
+    let folder = params.string("folder")?;
+    let folder = params.required("folder", folder)?;
+    params.finish()?;
+    let folder = Path::new(&folder);
+    if !folder.is_absolute() {
+        return Err(Error::param(
+            "folder",
+            "invalid_value",
+            format!(
+                "'{}' is relative; expected the absolute path of a folder on the server's machine.",
+                folder.display()
+            ),
+        ));
+    }
+    let imported = crate::import(&app.ledger, &app.config, &task, &app.base, folder).await?;
+    app.refresh().await?;
+    let stages = app.ledger.stages(&task).await?;
+    let status = if imported.new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok(HttpResponse::build(status).json(item(&app, &stages, &imported.adapter)))
+}
+
+/// `POST /admin/adapters/{name}/{action}`.
+pub(crate) async fn act(
+    app: web::Data<App>,
+    path: web::Path<(String, String)>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Error> {
+    let (name, action) = path.into_inner();
+    if !ACTIONS.split(", ").any(|a| a == action) {
+        return Err(Error::NotFound(format!(
+            "There is no action '{action}': it is one of {ACTIONS}."
+        )));
+    }
+    let named = Named::find(&app, &name).await?;
+    let params = body::optional_params(payload, app.config.server.max_body_bytes).await?;
+    match (action.as_str(), &named.adapter) {
+        ("load", Some(adapter)) => {
+            params.finish()?;
+            app.adapters.ensure(adapter, &app.in_traffic()).await?;
+        }
+        ("unload", Some(adapter)) => {
+            params.finish()?;
+            let stages = app.ledger.stages(&named.task).await?;
+            if stages.asked().any(|n| n == adapter.number) {
+                return Err(Error::Conflict(format!(
+                    "{name} is asked without being named, as the champion, canary or shadow; end that first."
+                )));
+            }
+            app.adapters.unload(adapter)?;
+        }
+        ("load" | "unload", None) => {
+            return Err(Error::Conflict(format!(
+                "{name} is the base with the task's full prompt, which is always in memory."
+            )));
+        }
+        (action, _) => decide(&app, &named, action, params).await?,
+    }
+    Ok(HttpResponse::Ok().json(named.item(&app).await?))
+}
+
+async fn decide(app: &App, named: &Named, action: &str, mut params: Params) -> Result<(), Error> {
+    let task = &named.task;
+    let stages = app.ledger.stages(task).await?;
+    let action = match action {
+        "promote" => Action::Promote,
+        "rollback" => Action::RollBack,
+        "reject" => Action::Reject,
+        sharing => {
+            let share = params.decimal("share", 0.0, 1.0)?;
+            let share = params.required("share", share)?;
+            match sharing {
+                "canary" => Action::Canary(share),
+                _ => Action::Shadow(share),
+            }
+        }
+    };
+    let expected = match action {
+        Action::Promote => {
+            let expected = params.string("expected_champion")?;
+            Some(params.required("expected_champion", expected)?)
+        }
+        // Only the champion can be rolled back: its own name says who is expected.
+        Action::RollBack => params.string("expected_champion")?,
+        _ => None,
+    };
+    if let Some(expected) = expected {
+        stages.expect_champion(task, &expected).map_err(conflict)?;
+    }
+    params.finish()?;
+    let history = match action {
+        Action::RollBack => app.ledger.stages_history(task).await?,
+        _ => Vec::new(),
+    };
+    let number = named.adapter.as_ref().map(|a| a.number);
+    let after = stages
+        .after(task, number, action, &history)
+        .map_err(conflict)?;
+    if after == stages {
+        return Ok(());
+    }
+    // Before it is asked it is in memory and has proved itself.
+    for number in after.newly_asked(&stages) {
+        let adapter = app.ledger.adapter(task, number).await?;
+        app.adapters.ensure(&adapter, &app.in_traffic()).await?;
+    }
+    match app.ledger.set_stages(task, stages.seq, after).await {
+        Ok(()) => {}
+        Err(retune_ledger::Error::Conflict { .. }) => {
+            return Err(Error::Conflict(format!(
+                "The stages of {task} were changed by somebody else at this moment. Look again."
+            )));
+        }
+        Err(e) => return Err(e.into()),
+    }
+    app.refresh().await?;
+    if let (Action::Reject, Some(adapter)) = (action, &named.adapter)
+        && app.adapters.is_loaded(adapter)
+    {
+        app.adapters.unload(adapter)?;
+    }
+    Ok(())
+}
+
+fn conflict(refused: retune_ledger::Refused) -> Error {
+    Error::Conflict(refused.0)
+}
+
+/// An adapter that is there, or a task's baseline.
+struct Named {
+    task: String,
+    adapter: Option<AdapterRef>,
+}
+
+impl Named {
+    async fn find(app: &App, name: &str) -> Result<Self, Error> {
+        let unknown = || {
+            Error::NotFound(format!(
+                "There is no adapter '{name}'. GET /admin/adapters lists them."
+            ))
+        };
+        let (task, number) = match ModelName::parse(name) {
+            Some(ModelName::Adapter { task, number }) => (task, Some(number)),
+            Some(ModelName::Baseline(task)) => (task, None),
+            _ => return Err(unknown()),
+        };
+        if !app.config.tasks.iter().any(|t| t.name == task) {
+            return Err(unknown());
+        }
+        let adapter = match number {
+            None => None,
+            Some(number) => match app.ledger.adapter(&task, number).await {
+                Ok(adapter) => Some(adapter),
+                Err(retune_ledger::Error::NoAdapter { .. }) => return Err(unknown()),
+                Err(e) => return Err(e.into()),
+            },
+        };
+        Ok(Self { task, adapter })
+    }
+
+    async fn item(&self, app: &App) -> Result<Value, Error> {
+        let stages = app.ledger.stages(&self.task).await?;
+        Ok(match &self.adapter {
+            Some(adapter) => item(app, &stages, adapter),
+            None => {
+                let mut item = stages.baseline_item(&self.task);
+                item["loaded"] = json!(true);
+                item
+            }
+        })
+    }
+}
+
+fn item(app: &App, stages: &Stages, adapter: &AdapterRef) -> Value {
+    let mut item = stages.item(adapter);
+    item["loaded"] = json!(app.adapters.is_loaded(adapter));
+    item
+}
