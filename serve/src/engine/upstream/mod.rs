@@ -194,6 +194,11 @@ impl Upstream {
                     server.succeeded();
                     return Err(e);
                 }
+                // It cannot load the adapter: what else it answers is as good as before.
+                Err(Failure::Refused(e)) => {
+                    tracing::warn!(upstream = server.url, error = %e, "an upstream lacks an adapter");
+                    last = e;
+                }
                 Err(failure) => {
                     server.failed(&failure);
                     // The most telling of all: that an upstream is away says less than why another one refuses.

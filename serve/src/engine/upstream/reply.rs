@@ -15,8 +15,8 @@ use crate::engine::{Event, Finish, TokenLogprob};
 pub(super) struct Reply {
     /// The client's parameter that the constraint came from.
     constraint: Option<&'static str>,
-    /// Whether the answer has a text so far, its last character being this one.
-    last: Option<char>,
+    /// Whether the answer has a text so far.
+    text: bool,
     /// Tokens so far, as far as one can tell: servers send one a piece, most of the time.
     count: usize,
     calls: BTreeMap<u64, Call>,
@@ -121,9 +121,7 @@ impl Reply {
         if says || thinks || calls {
             self.count += logprobs.len().max(1);
         }
-        if let Some(last) = text.chars().next_back() {
-            self.last = Some(last);
-        }
+        self.text |= !text.is_empty();
         Taken {
             begun: says || thinks || calls || reason.is_some(),
             event: says.then(|| Event::Text {
@@ -152,7 +150,7 @@ impl Reply {
 
     /// The stream has ended: was that the whole answer?
     pub(super) fn end(self) -> Result<End, Failure> {
-        let answered = self.last.is_some() || !self.calls.is_empty();
+        let answered = self.text || !self.calls.is_empty();
         let finish = match self.reason.as_deref() {
             Some("length" | "max_tokens" | "model_length") => Finish::Length,
             Some(
@@ -194,10 +192,6 @@ impl Reply {
     }
 
     fn written_calls(&self) -> String {
-        let mut text = String::new();
-        if self.last.is_some_and(|last| last != '\n') {
-            text.push('\n');
-        }
         let calls = self.calls.values().map(|call| {
             let arguments = match call.arguments.trim() {
                 "" => json!({}),
@@ -205,10 +199,11 @@ impl Reply {
                 written => serde_json::from_str(written).unwrap_or_else(|_| json!(call.arguments)),
             };
             let call = json!({ "name": call.name, "arguments": arguments });
+            // A mark inside a text must not end the call; in JSON a slash may be written so.
+            let call = call.to_string().replace("</", "<\\/");
             format!("<tool_call>{call}</tool_call>")
         });
-        text.push_str(&calls.collect::<Vec<_>>().join("\n"));
-        text
+        calls.collect::<Vec<_>>().join("\n")
     }
 }
 

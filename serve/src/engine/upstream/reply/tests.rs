@@ -129,11 +129,14 @@ fn calls_of_tools_become_text() {
         call(0, json!({"name": "find", "arguments": ""})),
         call(0, json!({"arguments": "{\"order\":"})),
         call(0, json!({"arguments": " 7}"})),
-        call(1, json!({"name": "now"})),
+        call(
+            1,
+            json!({"name": "now", "arguments": "{\"mark\": \"</tool_call>\"}"}),
+        ),
         finish("tool_calls"),
     ];
     let (text, finish, ..) = read(&events).unwrap();
-    let expected = "I look.\n<tool_call>{\"name\":\"find\",\"arguments\":{\"order\":7}}</tool_call>\n<tool_call>{\"name\":\"now\",\"arguments\":{}}</tool_call>";
+    let expected = "I look.<tool_call>{\"name\":\"find\",\"arguments\":{\"order\":7}}</tool_call>\n<tool_call>{\"name\":\"now\",\"arguments\":{\"mark\":\"<\\/tool_call>\"}}</tool_call>";
     assert_eq!((text.as_str(), finish), (expected, Finish::Stop));
 }
 
