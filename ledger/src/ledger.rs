@@ -14,8 +14,8 @@ use retune_task::Store;
 use crate::adapters::{self, AdapterRef, Manifest};
 use crate::decisions::{self, Lease, Reference, Stages, Trigger};
 use crate::error::Error;
-use crate::files;
 use crate::ids::Ids;
+use crate::keys::{self, Key, KeyList};
 use crate::queue::{Limits, Queue};
 use crate::rows::{Cursor, Exchange, Feedback, Purpose, Run, Window};
 use crate::schema::Table;
@@ -119,9 +119,8 @@ impl Ledger {
             bytes: store.append_bytes,
             age: Duration::from_secs_f64(store.append_seconds),
         };
-        let key = mac_key(&folder)?;
         Ok(Ledger(Arc::new(Inner {
-            ids: Ids::new(key, replica.clone()),
+            ids: Ids::of(&folder, replica.clone())?,
             seq: AtomicU64::new(0),
             exchanges: Queue::start(handles[0].clone(), exchanges, replica.clone(), limits),
             feedback: Queue::start(handles[1].clone(), feedback, replica.clone(), limits),
@@ -438,6 +437,23 @@ impl Ledger {
             .await
     }
 
+    /// Keeps a key; false if its id is taken.
+    pub async fn put_key(&self, key: &Key) -> Result<bool, Error> {
+        let key = key.clone();
+        self.blocking(move |store| keys::put(store, &key)).await
+    }
+
+    /// Takes a key back for good; false if it was.
+    pub async fn revoke_key(&self, id: &str) -> Result<bool, Error> {
+        let id = id.to_owned();
+        self.blocking(move |store| keys::revoke(store, &id)).await
+    }
+
+    /// Every key, revoked ones too.
+    pub async fn keys(&self) -> Result<KeyList, Error> {
+        self.blocking(keys::all).await
+    }
+
     /// The right to do something alone; None while somebody else has it.
     pub async fn lease(&self, name: &str) -> Result<Option<Lease>, Error> {
         let name = name.to_owned();
@@ -468,18 +484,4 @@ fn time(ts: DateTime<Utc>) -> String {
         "timestamp '{}'",
         ts.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
     )
-}
-
-/// The store's secret for ids, made with it.
-fn mac_key(store: &Path) -> Result<[u8; 32], Error> {
-    let path = store.join("mac.key");
-    let mut fresh = [0u8; 32];
-    fresh[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    fresh[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    files::create_once(&path, &fresh)?;
-    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-    bytes.try_into().map_err(|_| Error::Damaged {
-        path,
-        what: "is not 32 bytes long; restore it from a copy, or remove it: then feedback on earlier answers is refused".into(),
-    })
 }
