@@ -60,14 +60,14 @@ async fn an_engine_that_breaks_off_is_told_and_logged() {
     let config = Arc::new(Config::load(None, environment).unwrap());
     let ledger = Ledger::open(&config.store).await.unwrap();
     let stop = CancellationToken::new();
-    let listeners = Listeners::bind(&config).unwrap();
+    let entry = Entry::prepare(&config, &ledger).await.unwrap();
     let options = Options {
         config,
         base: folder.path().join("base"),
         ledger: ledger.clone(),
         registry: Registry::new(),
     };
-    let running = serve(options, Arc::new(Breaking), listeners, stop.clone())
+    let running = serve(options, Arc::new(Breaking), entry, stop.clone())
         .await
         .unwrap();
     let ask = async |stream: bool| {
