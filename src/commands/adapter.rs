@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::cli::Common;
-use crate::{output, setup};
+use crate::{client, output, setup};
 
 #[derive(clap::Subcommand)]
 #[command(
-    long_about = "List, load, promote or reject adapters of a running server.",
+    long_about = "List, load, promote or reject adapters of a running server. Where it has keys, an admin's is expected in RETUNE_API_KEY.",
     after_help = "Examples:\n  retune adapter list\n  retune adapter load triage@2\n  retune adapter promote triage@2\n  \
                   retune adapter promote triage@base      one step back, to the base with its full prompt\n  \
                   retune adapter list --server http://127.0.0.1:9000 --json"
@@ -143,9 +143,10 @@ struct Admin {
 
 impl Admin {
     fn new(common: &Common, server: &Server) -> Result<Self> {
-        let url = setup::server(server.url.as_deref(), &*setup::config(common)?)?;
+        let config = setup::config(common)?;
+        let url = client::server(server.url.as_deref(), &config)?;
         Ok(Self {
-            http: reqwest::Client::new(),
+            http: client::new(&config, &url, None)?,
             url,
         })
     }
