@@ -10,6 +10,7 @@
 mod api;
 mod bad_input;
 mod harness;
+mod keys;
 mod ledger;
 mod r#loop;
 mod shutdown;
