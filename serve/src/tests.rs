@@ -28,12 +28,21 @@ impl Engine for Breaking {
         Err(Error::NotLoaded(name.to_owned()))
     }
 
+    async fn holds(&self, _: crate::engine::Constraint) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn knows_tools(&self) -> bool {
+        false
+    }
+
     async fn generate(&self, _: Generation) -> Result<Generating, Error> {
         let (sender, events) = mpsc::unbounded_channel();
         sender
             .send(Event::Text {
                 text: "Well".to_owned(),
                 tokens: 1,
+                logprobs: Vec::new(),
             })
             .unwrap();
         sender
@@ -60,14 +69,14 @@ async fn an_engine_that_breaks_off_is_told_and_logged() {
     let config = Arc::new(Config::load(None, environment).unwrap());
     let ledger = Ledger::open(&config.store).await.unwrap();
     let stop = CancellationToken::new();
-    let listeners = Listeners::bind(&config).unwrap();
+    let entry = Entry::prepare(&config, &ledger).await.unwrap();
     let options = Options {
         config,
         base: folder.path().join("base"),
         ledger: ledger.clone(),
         registry: Registry::new(),
     };
-    let running = serve(options, Arc::new(Breaking), listeners, stop.clone())
+    let running = serve(options, Arc::new(Breaking), entry, stop.clone())
         .await
         .unwrap();
     let ask = async |stream: bool| {

@@ -15,7 +15,7 @@ mod template;
 pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
 pub use config::{
     AlarmKind, Config, ConfigSource, Enforce, Engine, LoraPolicy, Monitor, Problem, Problems,
-    Promote, RetrainPolicy, Server, Store, Task,
+    Promote, RetrainPolicy, Server, Store, Task, Tls,
 };
 pub use digest::{hex, sha256};
 pub use format::{Check, Format, Grammar};

@@ -17,10 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use mistralrs_core::{
-    AdapterPaths, AddModelConfig, Constraint, DefaultSchedulerMethod, DeviceMapSetting,
-    EngineConfig, LocalModelPaths, LoraAdapterPaths, MistralRs, MistralRsBuilder, ModelDType,
-    ModelPaths, NormalLoaderBuilder, NormalRequest, NormalSpecificConfig, Pipeline, Request,
-    RequestMessage, Response, SamplingParams, SchedulerConfig,
+    AdapterPaths, AddModelConfig, DefaultSchedulerMethod, DeviceMapSetting, EngineConfig,
+    LocalModelPaths, LoraAdapterPaths, MistralRs, MistralRsBuilder, ModelDType, ModelPaths,
+    NormalLoaderBuilder, NormalRequest, NormalSpecificConfig, Pipeline, Request, RequestMessage,
+    Response, SamplingParams, SchedulerConfig,
 };
 use retune_task::ChatTemplate;
 use tempfile::TempDir;
@@ -285,7 +285,7 @@ impl Engine for Embedded {
         let order = NormalRequest {
             model_id: Some(name.clone()),
             logits_processors: Some(vec![Arc::new(chooser)]),
-            constraint: Constraint::None,
+            constraint: mistralrs_core::Constraint::None,
             ..NormalRequest::new_simple(
                 RequestMessage::CompletionTokens(prompt),
                 SamplingParams {

@@ -44,7 +44,12 @@ impl Fixture {
 fn generation(adapter: Option<&str>, text: &str) -> Generation {
     Generation {
         adapter: adapter.map(str::to_owned),
-        messages: vec![ChatMessage::new("user", text)],
+        prompt: Prompt::Messages {
+            messages: vec![ChatMessage::new("user", text)],
+            tools: None,
+        },
+        logprobs: None,
+        constraint: None,
         sampling: Sampling::GREEDY,
         max_tokens: 24,
         stop: Vec::new(),
