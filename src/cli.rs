@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{adapter, check, demo, ledger, monitor, retrain, serve, up};
+use crate::commands::{adapter, check, demo, keys, ledger, monitor, retrain, serve, up};
 use crate::{output, setup};
 
 /// An open inference server that keeps its fine-tuned models tuned.
@@ -31,7 +31,8 @@ struct Cli {
 pub(crate) struct Common {
     /// The configuration [default: ./retune.toml where there is one, else the built-in one].
     ///
-    /// Each value can also be set by environment, as RETUNE_<SECTION>__<KEY>; RETUNE_LOG=debug says more on stderr.
+    /// Each value can also be set by environment, as RETUNE_<SECTION>__<KEY>; RETUNE_LOG=debug says more on stderr; RETUNE_API_KEY is
+    /// the key with which commands ask a server.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print for scripts: JSON, one value a line.
@@ -52,6 +53,9 @@ enum Command {
     /// Look at adapters, bring them, and decide where they stand.
     #[command(subcommand)]
     Adapter(adapter::Command),
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Ask the ledger.
     #[command(subcommand)]
     Ledger(ledger::Command),
@@ -102,6 +106,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Monitor(args) => Box::pin(monitor::run(common, &args)).await,
         Command::Retrain(args) => Box::pin(retrain::run(common, &args)).await,
         Command::Adapter(command) => Box::pin(adapter::run(common, &command)).await,
+        Command::Keys(command) => Box::pin(keys::run(common, &command)).await,
         Command::Ledger(command) => Box::pin(ledger::run(common, &command)).await,
         Command::Demo(args) => Box::pin(demo::run(common, &args)).await,
         Command::Check(args) => check::run(common, &args),

@@ -1,6 +1,7 @@
 //! The command line. Each subcommand is a file under `commands/`; what they do lives in the crates beside this one.
 
 mod cli;
+mod client;
 mod commands;
 mod memory;
 mod output;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use retune_task::{Config, EngineKind};
 use tracing_subscriber::EnvFilter;
 
@@ -64,26 +64,28 @@ pub(crate) fn base(config: &Config) -> Result<PathBuf> {
     )
 }
 
-/// Where a process on this machine finds a server that listens there.
-pub(crate) fn url(listen: SocketAddr) -> String {
+/// Where a process on this machine finds the configuration's server, which listens there.
+pub(crate) fn url(config: &Config, listen: SocketAddr) -> String {
+    let scheme = if config.server.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    format!("{scheme}://{}", reached(listen))
+}
+
+/// Where metrics and probes are found if they are not on `listen`: never encrypted.
+pub(crate) fn ops_url(listen: SocketAddr) -> String {
+    format!("http://{}", reached(listen))
+}
+
+fn reached(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    format!("http://{}", SocketAddr::new(ip, listen.port()))
-}
-
-/// A server's address as given on the command line, else the configuration's.
-pub(crate) fn server(given: Option<&str>, config: &Config) -> Result<String> {
-    let Some(given) = given else {
-        return Ok(url(config.server.listen));
-    };
-    ensure!(
-        given.starts_with("http://"),
-        "--server {given}: expected http://HOST:PORT"
-    );
-    Ok(given.trim_end_matches('/').to_owned())
+    SocketAddr::new(ip, listen.port())
 }
 
 #[cfg(test)]
@@ -93,11 +95,9 @@ mod tests {
 
     #[test]
     fn an_address_for_all_is_reached_on_this_machine() {
-        assert_eq!(url("0.0.0.0:80".parse().unwrap()), "http://127.0.0.1:80");
-        assert_eq!(url("[::]:80".parse().unwrap()), "http://[::1]:80");
-        assert_eq!(
-            url("127.0.0.1:8080".parse().unwrap()),
-            "http://127.0.0.1:8080"
-        );
+        let at = |listen: &str| ops_url(listen.parse().unwrap());
+        assert_eq!(at("0.0.0.0:80"), "http://127.0.0.1:80");
+        assert_eq!(at("[::]:80"), "http://[::1]:80");
+        assert_eq!(at("127.0.0.1:8080"), "http://127.0.0.1:8080");
     }
 }

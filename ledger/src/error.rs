@@ -47,6 +47,15 @@ pub enum Error {
         /// Its number.
         number: u32,
     },
+    /// There is no such key.
+    #[error("there is no key {id:?}; `retune keys list` shows those that there are")]
+    NoKey {
+        /// Its id.
+        id: String,
+    },
+    /// The operating system gives no random numbers.
+    #[error("the operating system gives no random numbers: {0}")]
+    Random(String),
     /// More rows wait than are kept in memory.
     #[error(
         "{rows} rows of {table} wait to be appended already; the store cannot be written, or is too slow"

@@ -1,6 +1,6 @@
 //! Files that are created once, whole, and never overwritten: what decisions are made of.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
@@ -12,11 +12,23 @@ use crate::error::Error;
 /// Creates `path` with `bytes` unless it exists; whether it was created. The bytes are on disk under another name
 /// first and get this one by a hard link, so that nobody ever sees half a file and two writers cannot both win.
 pub(crate) fn create_once(path: &Path, bytes: &[u8]) -> Result<bool, Error> {
+    create_once_by(File::options(), path, bytes)
+}
+
+/// The same for what only the owner may read: the file is so from its first moment.
+pub(crate) fn create_once_for_owner(path: &Path, bytes: &[u8]) -> Result<bool, Error> {
+    let mut options = File::options();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    create_once_by(options, path, bytes)
+}
+
+fn create_once_by(mut options: OpenOptions, path: &Path, bytes: &[u8]) -> Result<bool, Error> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let part = folder.join(format!(".part-{}", uuid::Uuid::new_v4()));
-    let write = || {
-        let mut file = File::create_new(&part)?;
+    let mut write = || {
+        let mut file = options.write(true).create_new(true).open(&part)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
@@ -31,12 +43,17 @@ pub(crate) fn create_once(path: &Path, bytes: &[u8]) -> Result<bool, Error> {
 }
 
 pub(crate) fn create_json_once(path: &Path, value: &impl Serialize) -> Result<bool, Error> {
+    create_once(path, &json(path, value)?)
+}
+
+/// What a file of JSON holds.
+pub(crate) fn json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, Error> {
     let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| Error::Damaged {
         path: path.to_owned(),
         what: e.to_string(),
     })?;
     bytes.push(b'\n');
-    create_once(path, &bytes)
+    Ok(bytes)
 }
 
 /// Reads a file that may not be there.

@@ -3,9 +3,13 @@
 //! `chatcmpl-<replica 8><milliseconds 12><count 6><MAC 16>`, all lower-case hex. The MAC is a truncated HMAC-SHA256
 //! (RFC 2104) with the store's own key, so that any replica can tell a foreign or invented id without asking a table.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+use crate::files;
 
 const PREFIX: &str = "chatcmpl-";
 const BODY: usize = 26;
@@ -19,6 +23,11 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
+    /// Those of the installation whose store that is.
+    pub(crate) fn of(store: &Path, replica: String) -> Result<Self, Error> {
+        Ok(Self::new(key(store)?, replica))
+    }
+
     pub(crate) fn new(key: [u8; 32], replica: String) -> Self {
         Ids {
             key,
@@ -72,9 +81,39 @@ impl Ids {
     }
 }
 
+/// The store's secret for ids, made with it.
+fn key(store: &Path) -> Result<[u8; 32], Error> {
+    let path = store.join("mac.key");
+    let mut fresh = [0u8; 32];
+    fresh[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    fresh[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    files::create_once_for_owner(&path, &fresh)?;
+    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+    bytes.try_into().map_err(|_| Error::Damaged {
+        path,
+        what: "is not 32 bytes long; restore it from a copy, or remove it: then feedback on earlier answers is refused".into(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use super::Ids;
+
+    #[test]
+    fn a_store_s_key_is_its_own_and_its_owner_s_alone() {
+        let store = tempfile::tempdir().unwrap();
+        let id = Ids::of(store.path(), "0a1b2c3d".into()).unwrap().next();
+        let again = Ids::of(store.path(), "4e5f6a7b".into()).unwrap();
+        assert!(again.is_own(&id));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let file = std::fs::metadata(store.path().join("mac.key")).unwrap();
+            assert_eq!(file.permissions().mode() & 0o777, 0o600);
+        }
+    }
 
     #[test]
     fn knows_its_own_and_no_others() {

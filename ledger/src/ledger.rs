@@ -10,12 +10,13 @@ use chrono::{DateTime, Utc};
 use deltalake::datafusion::execution::context::SQLOptions;
 use deltalake::datafusion::prelude::{SessionConfig, SessionContext};
 use retune_task::Store;
+use serde_json::Value;
 
 use crate::adapters::{self, AdapterRef};
 use crate::decisions::{self, Lease, Reference, Trigger};
 use crate::error::Error;
-use crate::files;
 use crate::ids::Ids;
+use crate::keys::{self, Key, KeyList};
 use crate::manifest::Manifest;
 use crate::queue::{Limits, Queue};
 use crate::rows::{Cursor, Exchange, Feedback, Purpose, Run, Window};
@@ -50,6 +51,25 @@ pub struct ExchangeQuery {
     /// Behind this place in the order.
     pub after: Option<Cursor>,
     /// At most so many, the first in order.
+    pub limit: Option<usize>,
+}
+
+/// Which of the apps' own conversations whose text was kept and whose answer is whole.
+#[derive(Debug, Clone, Default)]
+pub struct ConversationQuery {
+    /// This one.
+    pub request_id: Option<String>,
+    /// Asked with this key.
+    pub api_key_id: Option<String>,
+    /// Asked of this model, or answered by it.
+    pub model: Option<String>,
+    /// With all of these in the metadata.
+    pub metadata: Vec<(String, String)>,
+    /// Behind this place in the order.
+    pub after: Option<Cursor>,
+    /// The newest first, rather than the oldest.
+    pub newest_first: bool,
+    /// At most so many.
     pub limit: Option<usize>,
 }
 
@@ -121,9 +141,8 @@ impl Ledger {
             bytes: store.append_bytes,
             age: Duration::from_secs_f64(store.append_seconds),
         };
-        let key = mac_key(&folder)?;
         Ok(Ledger(Arc::new(Inner {
-            ids: Ids::new(key, replica.clone()),
+            ids: Ids::of(&folder, replica.clone())?,
             seq: AtomicU64::new(0),
             exchanges: Queue::start(handles[0].clone(), exchanges, replica.clone(), limits),
             feedback: Queue::start(handles[1].clone(), feedback, replica.clone(), limits),
@@ -218,13 +237,42 @@ impl Ledger {
         equals("task", q.task.as_deref());
         equals("adapter", q.adapter.as_deref());
         equals("purpose", q.purpose.map(Purpose::as_str));
-        if let Some(after) = &q.after {
-            let (ts, replica, seq) = (time(after.ts), quoted(&after.replica), after.seq);
-            conditions.push(format!(
-                "(ts > {ts} or (ts = {ts} and (replica > {replica} or (replica = {replica} and seq > {seq}))))"
-            ));
-        }
+        conditions.extend(q.after.as_ref().map(|cursor| behind(cursor, ">")));
         self.rows(Table::Exchanges, &conditions, "ts, replica, seq", q.limit)
+            .await
+    }
+
+    /// Conversations in the order (ts, replica, seq), or its reverse.
+    pub async fn conversations(&self, q: &ConversationQuery) -> Result<Vec<Exchange>, Error> {
+        let mut conditions = vec![
+            "purpose = 'user' and code = 200 and messages is not null".to_owned(),
+            // Raw prompts are no conversations.
+            "strpos(parameters, '\"raw_prompt\":true') = 0".to_owned(),
+        ];
+        let mut equals = |column: &str, value: Option<&str>| {
+            conditions.extend(value.map(|value| format!("{column} = {}", quoted(value))));
+        };
+        equals("request_id", q.request_id.as_deref());
+        equals("api_key_id", q.api_key_id.as_deref());
+        if let Some(model) = q.model.as_deref().map(quoted) {
+            conditions.push(format!("(model_requested = {model} or adapter = {model})"));
+        }
+        for (key, value) in &q.metadata {
+            // The column is JSON text of a flat object of strings. Inside of a string a quote is escaped, so this is found nowhere else.
+            let member = format!(
+                "{}:{}",
+                Value::from(key.as_str()),
+                Value::from(value.as_str())
+            );
+            conditions.push(format!("strpos(metadata, {}) > 0", quoted(&member)));
+        }
+        let (sign, order) = if q.newest_first {
+            ("<", "ts desc, replica desc, seq desc")
+        } else {
+            (">", "ts, replica, seq")
+        };
+        conditions.extend(q.after.as_ref().map(|cursor| behind(cursor, sign)));
+        self.rows(Table::Exchanges, &conditions, order, q.limit)
             .await
     }
 
@@ -447,6 +495,23 @@ impl Ledger {
             .await
     }
 
+    /// Keeps a key; false if its id is taken.
+    pub async fn put_key(&self, key: &Key) -> Result<bool, Error> {
+        let key = key.clone();
+        self.blocking(move |store| keys::put(store, &key)).await
+    }
+
+    /// Takes a key back for good; false if it was.
+    pub async fn revoke_key(&self, id: &str) -> Result<bool, Error> {
+        let id = id.to_owned();
+        self.blocking(move |store| keys::revoke(store, &id)).await
+    }
+
+    /// Every key, revoked ones too.
+    pub async fn keys(&self) -> Result<KeyList, Error> {
+        self.blocking(keys::all).await
+    }
+
     /// The right to do something alone; None while somebody else has it.
     pub async fn lease(&self, name: &str) -> Result<Option<Lease>, Error> {
         let name = name.to_owned();
@@ -468,6 +533,14 @@ impl Ledger {
     }
 }
 
+/// Rows on one side of a place in the order: `>` or `<`.
+fn behind(cursor: &Cursor, sign: &str) -> String {
+    let (ts, replica, seq) = (time(cursor.ts), quoted(&cursor.replica), cursor.seq);
+    format!(
+        "(ts {sign} {ts} or (ts = {ts} and (replica {sign} {replica} or (replica = {replica} and seq {sign} {seq}))))"
+    )
+}
+
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -477,18 +550,4 @@ fn time(ts: DateTime<Utc>) -> String {
         "timestamp '{}'",
         ts.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
     )
-}
-
-/// The store's secret for ids, made with it.
-fn mac_key(store: &Path) -> Result<[u8; 32], Error> {
-    let path = store.join("mac.key");
-    let mut fresh = [0u8; 32];
-    fresh[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    fresh[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    files::create_once(&path, &fresh)?;
-    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-    bytes.try_into().map_err(|_| Error::Damaged {
-        path,
-        what: "is not 32 bytes long; restore it from a copy, or remove it: then feedback on earlier answers is refused".into(),
-    })
 }

@@ -1,5 +1,5 @@
 //! Everything kept: the Delta tables of exchanges, feedback, windows and runs, and beside them the files that decide
-//! (adapters, stages, triggers, references).
+//! (adapters, stages, triggers, references, keys).
 //!
 //! Rows are appended, never changed; files are created once, never overwritten. So any number of processes can write
 //! to one store, and any engine that reads Delta can read it.
@@ -9,6 +9,7 @@ mod decisions;
 mod error;
 mod files;
 mod ids;
+mod keys;
 mod ledger;
 mod manifest;
 mod queue;
@@ -20,7 +21,8 @@ mod table;
 pub use adapters::{ADAPTER_FILES, AdapterRef, adapter_digest};
 pub use decisions::{Lease, Reference, Trigger};
 pub use error::Error;
-pub use ledger::{ExchangeQuery, FeedbackQuery, Ledger, LedgerStats};
+pub use keys::{Key, KeyList, KeyText, Role};
+pub use ledger::{ConversationQuery, ExchangeQuery, FeedbackQuery, Ledger, LedgerStats};
 pub use manifest::{Manifest, Probe, Source};
 pub use rows::{Cursor, Exchange, Feedback, Purpose, Run, Window};
 pub use schema::Table;

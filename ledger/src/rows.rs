@@ -7,7 +7,7 @@ use retune_task::ChatMessage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Why an exchange was made. Only `user` counts in windows, datasets and traffic metrics.
+/// Why an exchange was made. Only `user` counts in datasets and traffic metrics, and in windows, where a `probe` may stand for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Purpose {
@@ -18,7 +18,7 @@ pub enum Purpose {
     Examination,
     /// Answered beside the champion, not sent.
     Shadow,
-    /// Asked again by the server itself.
+    /// What the model says by itself where a task's format was enforced: asked again without the constraint, or the first of two tries.
     Probe,
 }
 
@@ -84,6 +84,8 @@ pub struct Exchange {
     pub parameters: Value,
     /// HTTP status.
     pub code: u16,
+    /// Whether the answer that the model gave by itself holds the task's format. None where it was helped to, where the form was the
+    /// request's own, and where there is no whole answer.
     pub format_valid: Option<bool>,
     pub format_reason: Option<String>,
     pub run_id: Option<String>,

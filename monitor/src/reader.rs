@@ -17,9 +17,9 @@ use crate::streams::{Row, Stream};
 /// Rows a question, so that a long history is read in bounded memory.
 const PAGE: usize = 50_000;
 
-/// What every row has to be to count: an app's own request, answered by a task, checked against its format.
-const COUNTED: &str =
-    "purpose = 'user' and task is not null and adapter is not null and format_valid is not null";
+/// What every row has to be to count: an app's own request, answered by a task, checked against its format. Where the server held an
+/// answer to its format, the row says nothing of it, and the probe that was asked without that help counts in its place.
+const COUNTED: &str = "purpose in ('user', 'probe') and task is not null and adapter is not null and format_valid is not null";
 
 /// The next page of rows behind `after`, oldest first; empty at the end.
 pub(crate) async fn page(ledger: &Ledger, after: Option<&Cursor>) -> Result<Vec<Row>, Error> {

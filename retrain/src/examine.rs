@@ -18,7 +18,7 @@ use crate::dataset::{self, Dataset, Row};
 use crate::judge::{self, BlindPair, Side, Vote};
 use crate::server::{Answer, Server};
 use crate::verdict::{Figures, length_fits};
-use crate::{Error, Limits};
+use crate::{Error, Limits, trust};
 
 /// Prompts under examination at once; each asks the candidate and then the baseline.
 const CONCURRENCY: usize = 4;
@@ -122,11 +122,10 @@ async fn later(ledger: &Ledger, task: &Task, snapshot: &Snapshot) -> Result<Data
     };
     let mut exchanges = ledger.exchanges(&query).await?;
     exchanges.retain(|exchange| !snapshot.seen.contains(&exchange.request_id));
-    let feedback = ledger
-        .feedback(&FeedbackQuery {
-            since: snapshot.after.as_ref().map(|after| after.ts),
-        })
-        .await?;
+    let since = FeedbackQuery {
+        since: snapshot.after.as_ref().map(|after| after.ts),
+    };
+    let feedback = trust::feedback(ledger, &since).await?;
     Ok(dataset::build(task, &exchanges, &feedback))
 }
 

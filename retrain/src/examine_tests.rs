@@ -125,7 +125,7 @@ fn answer(request: &Request) -> Reply {
 }
 
 async fn examined(server: &StandIn, list: &[Row]) -> Result<Vec<Examined>, Error> {
-    let server = Server::new(&server.url, &limits())?;
+    let server = Server::new(reqwest::Client::new(), &server.url, &limits());
     let mut asking = Asking::start(&server, &contest(), list);
     let mut last = 0;
     while let Some(done) = asking.next().await? {
@@ -267,13 +267,13 @@ async fn a_server_that_is_not_there_is_named() {
         .url
         .clone();
     let server = Server::new(
+        reqwest::Client::new(),
         &gone,
         &Limits {
             retry: Duration::from_micros(10),
             ..Limits::default()
         },
-    )
-    .unwrap();
+    );
     let error = server.load("ask@1").await.unwrap_err().to_string();
     assert!(error.contains(&gone), "{error}");
 }

@@ -20,6 +20,7 @@ mod stages;
 #[cfg(test)]
 mod testing;
 mod train;
+mod trust;
 pub mod verdict;
 mod watch;
 
@@ -42,6 +43,8 @@ pub struct Options {
     pub ledger: retune_ledger::Ledger,
     /// The running server, `http://127.0.0.1:8080`; candidates are examined and promoted there.
     pub server: String,
+    /// What asks it: with the key and the trust that this installation needs.
+    pub http: reqwest::Client,
     pub limits: Limits,
 }
 
@@ -51,12 +54,14 @@ impl Options {
         base: PathBuf,
         ledger: retune_ledger::Ledger,
         server: String,
+        http: reqwest::Client,
     ) -> Self {
         Self {
             config,
             base,
             ledger,
             server,
+            http,
             limits: Limits::default(),
         }
     }

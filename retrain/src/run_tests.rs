@@ -102,7 +102,13 @@ impl House {
         ledger.flush().await.unwrap();
         let served = ledger.clone();
         let server = StandIn::start(move |request| reply(served.clone(), request)).await;
-        let mut options = Options::new(Arc::new(config), base, ledger, server.url.clone());
+        let mut options = Options::new(
+            Arc::new(config),
+            base,
+            ledger,
+            server.url.clone(),
+            reqwest::Client::new(),
+        );
         options.limits = Limits {
             pairs: Duration::from_millis(50),
             poll: Duration::from_millis(10),

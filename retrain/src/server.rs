@@ -19,7 +19,7 @@ const TRIES: u32 = 12;
 pub(crate) struct Server {
     client: reqwest::Client,
     url: String,
-    retry: Duration,
+    limits: Limits,
 }
 
 /// What a model said to one prompt.
@@ -56,20 +56,12 @@ struct Usage {
 }
 
 impl Server {
-    pub(crate) fn new(url: &str, limits: &Limits) -> Result<Self, Error> {
-        let url = url.trim_end_matches('/').to_owned();
-        let client = reqwest::Client::builder()
-            .timeout(limits.answer)
-            .build()
-            .map_err(|source| Error::Unreachable {
-                url: url.clone(),
-                source,
-            })?;
-        Ok(Self {
+    pub(crate) fn new(client: reqwest::Client, url: &str, limits: &Limits) -> Self {
+        Self {
             client,
-            url,
-            retry: limits.retry,
-        })
+            url: url.trim_end_matches('/').to_owned(),
+            limits: limits.clone(),
+        }
     }
 
     /// One greedy answer of `model` to an app's messages, marked as an examination of `run_id`.
@@ -170,13 +162,14 @@ impl Server {
         path: &str,
         fill: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, Refusal> {
-        let mut pause = self.retry;
+        let mut pause = self.limits.retry;
         let mut tries = 0;
         loop {
             tries += 1;
             let sent = fill(
                 self.client
-                    .request(method.clone(), format!("{}{path}", self.url)),
+                    .request(method.clone(), format!("{}{path}", self.url))
+                    .timeout(self.limits.answer),
             )
             .send()
             .await;
@@ -206,7 +199,7 @@ impl Server {
                 }
             };
             tokio::time::sleep(wait).await;
-            pause = (pause * 2).min(self.retry * 30);
+            pause = (pause * 2).min(self.limits.retry * 30);
         }
     }
 }

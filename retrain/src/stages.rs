@@ -20,7 +20,7 @@ use crate::run::Event;
 use crate::server::Server;
 use crate::train::{self, Examples, Training};
 use crate::verdict::{Verdict, verdict};
-use crate::{Encoder, Error, Options, probes, promote};
+use crate::{Encoder, Error, Options, probes, promote, trust};
 
 type Observer<'a> = &'a mut (dyn FnMut(&Event) + Send);
 
@@ -31,7 +31,7 @@ pub(crate) async fn from_the_start(
     book: &mut Book<'_>,
     observer: Observer<'_>,
 ) -> Result<Report, Error> {
-    let server = Server::new(&o.server, &o.limits)?;
+    let server = Server::new(o.http.clone(), &o.server, &o.limits);
     clear_leftovers(o, task, &server, &book.run.run_id).await?;
 
     book.enter(DATASET, observer).await?;
@@ -146,7 +146,7 @@ async fn read(
             ..ExchangeQuery::default()
         })
         .await?;
-    let feedback = o.ledger.feedback(&FeedbackQuery::default()).await?;
+    let feedback = trust::feedback(&o.ledger, &FeedbackQuery::default()).await?;
     let dataset = dataset::build(task, &exchanges, &feedback);
     let champion = o.ledger.stages(&task.name).await?.champion;
     let baseline = match champion {
@@ -405,7 +405,7 @@ pub(crate) async fn finish(
         let outcome = if champion.as_ref() == Some(&candidate) {
             Ok(())
         } else {
-            let server = Server::new(&o.server, &o.limits)?;
+            let server = Server::new(o.http.clone(), &o.server, &o.limits);
             promote::carry_out(
                 &server,
                 report.verdict,

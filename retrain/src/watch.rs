@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::book::{self, DONE, FAILED, WAITING};
 use crate::dataset::{self, Dataset};
 use crate::run::run_id;
-use crate::{Error, Limits, Options, Start, StartedBy};
+use crate::{Error, Limits, Options, Start, StartedBy, trust};
 
 /// Processes started for one run before it is left to a person.
 const LAUNCHES: u32 = 3;
@@ -295,7 +295,7 @@ fn user_exchanges(task: &Task) -> ExchangeQuery {
 
 async fn read(ledger: &Ledger, task: &Task) -> Result<Dataset, Error> {
     let exchanges = ledger.exchanges(&user_exchanges(task)).await?;
-    let feedback = ledger.feedback(&FeedbackQuery::default()).await?;
+    let feedback = trust::feedback(ledger, &FeedbackQuery::default()).await?;
     Ok(dataset::build(task, &exchanges, &feedback))
 }
 

@@ -119,6 +119,7 @@ async fn watched_with(
         PathBuf::new(),
         ledger.clone(),
         String::new(),
+        reqwest::Client::new(),
     );
     options.limits = Limits {
         poll: Duration::from_millis(5),

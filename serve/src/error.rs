@@ -7,7 +7,10 @@ use std::path::PathBuf;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
+use retune_ledger::Role;
 use serde_json::json;
+
+use crate::rates::Limit;
 
 /// Why a request, or the start of the server, failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +30,14 @@ pub enum Error {
         folder: PathBuf,
         /// All of them, joined.
         problems: String,
+    },
+    /// A task's answers cannot be held to its format.
+    #[error("task {task}: {what}; set enforce = \"retry\" or \"off\", or simplify the format")]
+    Format {
+        /// The task's name.
+        task: String,
+        /// Why not.
+        what: String,
     },
     /// The engine failed at something it should be able to do.
     #[error("engine: {0}")]
@@ -83,6 +94,38 @@ pub enum Error {
     /// The request came by a name, or from a page, that this server is not known by.
     #[error("{0}")]
     Forbidden(String),
+    /// A key is asked for, and none that gets in was sent.
+    #[error("{0}")]
+    Unauthorized(String),
+    /// The key is good, and not for this.
+    #[error("{what} needs a key with the role {needed}; this key has the role {has}.")]
+    Permission {
+        /// The route, or the header.
+        what: String,
+        /// The least role that suffices.
+        needed: Role,
+        /// The key's own.
+        has: Role,
+    },
+    /// The key asks for more than it may in a minute.
+    #[error(
+        "Rate limit reached for key {key_id} on {} per min: Limit {per_minute}. Please try again in {seconds}s.", limit.as_str()
+    )]
+    RateLimited {
+        /// The key.
+        key_id: String,
+        /// Of requests, or of tokens.
+        limit: Limit,
+        /// The limit itself.
+        per_minute: u32,
+        /// Until then.
+        seconds: u64,
+    },
+    /// The body did not come, or stopped coming.
+    #[error(
+        "The request's body did not arrive: nothing more came for the time that server.client_timeout_seconds allows."
+    )]
+    TooSlow,
     /// What was expected is not what is so.
     #[error("{0}")]
     Conflict(String),
@@ -135,6 +178,25 @@ pub enum Error {
         key: &'static str,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// Other machines could come in without a key.
+    #[error(
+        "{key} is {address}, which other machines can reach, and there are no keys: make one with `retune keys create --name NAME --role \
+         admin`, or listen on loopback (127.0.0.1 or [::1])"
+    )]
+    Exposed {
+        /// The configured address.
+        address: std::net::SocketAddr,
+        /// The key that configures it.
+        key: &'static str,
+    },
+    /// A file that the connection is to be encrypted with will not do.
+    #[error("{} {what}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// The rest of the sentence.
+        what: String,
     },
     /// A metric cannot be registered.
     #[error("metrics: {0}")]
@@ -190,6 +252,30 @@ impl Error {
                 Some("request_too_large"),
             ),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, invalid, None, Some("forbidden")),
+            Self::Unauthorized(_) => (
+                StatusCode::UNAUTHORIZED,
+                invalid,
+                None,
+                Some("invalid_api_key"),
+            ),
+            Self::Permission { .. } => (
+                StatusCode::FORBIDDEN,
+                invalid,
+                None,
+                Some("insufficient_permissions"),
+            ),
+            Self::RateLimited { limit, .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                limit.as_str(),
+                None,
+                Some("rate_limit_exceeded"),
+            ),
+            Self::TooSlow => (
+                StatusCode::REQUEST_TIMEOUT,
+                invalid,
+                None,
+                Some("request_timeout"),
+            ),
             Self::Conflict(_) => (StatusCode::CONFLICT, invalid, None, Some("conflict")),
             Self::Adapter { .. } => (StatusCode::CONFLICT, invalid, None, Some("adapter_refused")),
             Self::Busy { .. } | Self::UpstreamBusy { .. } => (
@@ -235,9 +321,12 @@ impl Error {
                 Some("insufficient_memory"),
             ),
             Self::ModelFile { .. }
+            | Self::Format { .. }
             | Self::Engine(_)
             | Self::Ledger(_)
             | Self::Listen { .. }
+            | Self::Exposed { .. }
+            | Self::Tls { .. }
             | Self::Metrics(_) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "server_error",
@@ -300,8 +389,14 @@ impl ResponseError for Error {
             Self::Conflict(_) | Self::Adapter { .. } | Self::NoRoom { .. } | Self::Deadline => {
                 response.insert_header(("x-should-retry", "false"));
             }
+            Self::Unauthorized(_) => {
+                response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+            }
+            Self::RateLimited { seconds, .. } => {
+                response.insert_header((header::RETRY_AFTER, *seconds));
+            }
             // The rest of the body may still be on its way.
-            Self::TooLarge(_) => {
+            Self::TooLarge(_) | Self::TooSlow => {
                 response.force_close();
             }
             _ => {}
@@ -338,6 +433,27 @@ mod tests {
         let response = busy.error_response();
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers().get("retry-after").unwrap(), "17");
+    }
+
+    #[test]
+    fn who_asks_too_much_is_told_when_to_come_back() {
+        let error = Error::RateLimited {
+            key_id: "abcd1234".to_owned(),
+            limit: Limit::Tokens,
+            per_minute: 600,
+            seconds: 17,
+        };
+        let response = error.error_response();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(
+            response.headers().get(header::RETRY_AFTER),
+            Some(&header::HeaderValue::from_static("17"))
+        );
+        let body = error.body();
+        assert_eq!(
+            (&body["error"]["type"], &body["error"]["code"]),
+            (&json!("tokens"), &json!("rate_limit_exceeded"))
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The OpenAI API over an engine, inside this process or on other servers: apps change `base_url` and learn of nothing else.
 //!
-//! A request's way: a thin handler in `routes`, the checked parameters of `openai`, a route from `routing`, a place from `admission`, then
-//! `exchange`, which asks the `engine`, checks the answer's format, and leaves the record in the ledger before the last byte goes out.
+//! A request's way: the guard, which knows whose key it has, a thin handler in `routes`, the checked parameters of `openai`, a route
+//! from `routing`, a place from `admission`, then `exchange`, which asks the `engine`, checks the answer's format, and leaves the record
+//! in the ledger before the last byte goes out.
 
 mod adapters;
 mod admission;
@@ -11,28 +12,31 @@ mod exchange;
 #[doc(hidden)]
 pub mod fuzz;
 mod import;
+mod keys;
 mod metrics;
 mod openai;
 mod probe;
+mod rates;
 mod routes;
 mod routing;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App as Service, HttpServer, web};
 use arc_swap::ArcSwap;
 use prometheus::Registry;
-use retune_ledger::{Ledger, Stages};
-use retune_task::{Config, EngineKind};
+use retune_ledger::{KeyList, KeyText, Ledger, Stages};
+use retune_task::{Config, Enforce, EngineKind, Tls};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,9 +46,11 @@ pub use import::{Imported, check_adapter, import};
 
 use adapters::{Adapters, Budget, Room};
 use admission::Admission;
-use engine::{BaseFolder, Embedded, Engine, Upstream};
+use engine::{BaseFolder, Constraint, Embedded, Engine, Upstream};
+use keys::Keys;
 use metrics::{LedgerMetrics, Metrics};
 use probe::Prober;
+use rates::Rates;
 use routing::Table;
 use state::App;
 
@@ -71,6 +77,8 @@ pub struct Running {
     pub addr: SocketAddr,
     /// Where `/metrics` and the probes are, if not on `addr`.
     pub ops_addr: Option<SocketAddr>,
+    /// An admin key of this process alone, for its children: in no store, and in no log.
+    pub internal_key: KeyText,
     life: JoinHandle<()>,
 }
 
@@ -89,15 +97,69 @@ impl Running {
 /// # Errors
 /// What keeps it from answering: a missing or broken model file, an address in use, a ledger that cannot be read.
 pub async fn start(o: Options, stop: CancellationToken) -> Result<Running, Error> {
-    // First, so that an address in use is known before a model is loaded.
-    let listeners = Listeners::bind(&o.config)?;
+    // First, so that what is wrong with an address or a key is known before a model is loaded.
+    let entry = Entry::prepare(&o.config, &o.ledger).await?;
     let engine: Arc<dyn Engine> = match &o.config.engine.kind {
         EngineKind::Embedded => Arc::new(Embedded::start(&o.base).await?),
         EngineKind::Upstream(upstream) => {
             Arc::new(Upstream::new(upstream, |name| std::env::var(name).ok())?)
         }
     };
-    serve(o, engine, listeners, stop).await
+    serve(o, engine, entry, stop).await
+}
+
+/// Reads the files of `[server]` that the connection is encrypted with, as the start does.
+///
+/// # Errors
+/// A file that is missing, is not what it should be, or does not go with the other.
+pub fn check_tls(tls: &Tls) -> Result<(), Error> {
+    tls::config(tls).map(drop)
+}
+
+/// The way in: addresses that are taken, what they are encrypted with, and who may come.
+struct Entry {
+    listeners: Listeners,
+    tls: Option<rustls::ServerConfig>,
+    keys: KeyList,
+}
+
+impl Entry {
+    async fn prepare(config: &Config, ledger: &Ledger) -> Result<Self, Error> {
+        let mut keys = ledger.keys().await?;
+        if let Some(damaged) = keys.damaged.pop() {
+            return Err(damaged.into());
+        }
+        unexposed(config, &keys)?;
+        Ok(Self {
+            tls: config.server.tls.as_ref().map(tls::config).transpose()?,
+            listeners: Listeners::bind(config)?,
+            keys,
+        })
+    }
+}
+
+/// Refuses addresses that other machines can reach while there are no keys.
+fn unexposed(config: &Config, keys: &KeyList) -> Result<(), Error> {
+    let server = &config.server;
+    let addresses = [
+        (Some(server.listen), "server.listen"),
+        (server.ops_listen, "server.ops_listen"),
+    ];
+    for (address, key) in addresses {
+        match address {
+            Some(address) if keys.is_empty() && !address.ip().is_loopback() => {
+                return Err(Error::Exposed { address, key });
+            }
+            _ => {}
+        }
+    }
+    if server.tls.is_none() && !server.listen.ip().is_loopback() {
+        tracing::warn!(
+            listen = %server.listen,
+            "keys and texts travel unencrypted: set server.tls_cert and server.tls_key, unless a proxy in front does it"
+        );
+    }
+    Ok(())
 }
 
 /// Addresses that are taken.
@@ -129,7 +191,7 @@ impl Listeners {
 async fn serve(
     o: Options,
     engine: Arc<dyn Engine>,
-    listeners: Listeners,
+    entry: Entry,
     stop: CancellationToken,
 ) -> Result<Running, Error> {
     let local = |listener: &TcpListener| {
@@ -137,10 +199,16 @@ async fn serve(
             .local_addr()
             .map_err(|e| Error::Engine(format!("a listener has no address: {e}")))
     };
-    let Listeners { api, ops } = listeners;
+    let Entry {
+        listeners: Listeners { api, ops },
+        tls,
+        keys,
+    } = entry;
+    let internal_key = KeyText::internal()?;
     let (addr, ops_addr) = (local(&api)?, ops.as_ref().map(local).transpose()?);
-    let app = state(o, engine, &stop).await?;
-    let (api, api_handle) = api_server(&app, api, ops.is_none())?;
+    let keys = (Keys::new(&internal_key, &keys), keys);
+    let app = state(o, engine, keys, &stop).await?;
+    let (api, api_handle) = api_server(&app, api, tls, ops.is_none())?;
     let (ops, ops_handle) = match ops {
         Some(listener) => {
             let (server, handle) = ops_server(&app, listener)?;
@@ -149,6 +217,7 @@ async fn serve(
         None => (None, None),
     };
     let fresh = tokio::spawn(Arc::clone(&app).keep_fresh());
+    let fresh_keys = tokio::spawn(Arc::clone(&app).keep_keys_fresh());
     let life = tokio::spawn(async move {
         let serving = async {
             tokio::join!(served(Some(api)), served(ops));
@@ -159,10 +228,12 @@ async fn serve(
         };
         tokio::join!(serving, ending);
         fresh.abort();
+        fresh_keys.abort();
     });
     Ok(Running {
         addr,
         ops_addr,
+        internal_key,
         life,
     })
 }
@@ -196,11 +267,34 @@ async fn end(app: &App, api: &ServerHandle, ops: Option<&ServerHandle>) {
     }
 }
 
+/// A format that answers cannot be held to is better known now than with the first request.
+async fn formats_hold(config: &Config, engine: &dyn Engine) -> Result<(), Error> {
+    for task in &config.tasks {
+        let grammar = task.format.as_ref().and_then(|f| f.grammar());
+        let (Enforce::Constrain, Some(grammar)) = (task.enforce, grammar) else {
+            continue;
+        };
+        let constraint = Constraint {
+            grammar: Arc::clone(grammar),
+            param: "enforce",
+        };
+        engine.holds(constraint).await.map_err(|e| Error::Format {
+            task: task.name.clone(),
+            what: e.to_string(),
+        })?;
+    }
+    Ok(())
+}
+
 async fn state(
     o: Options,
     engine: Arc<dyn Engine>,
+    (keys, list): (Keys, KeyList),
     stop: &CancellationToken,
 ) -> Result<Arc<App>, Error> {
+    let rates = Rates::default();
+    rates.follow(&list.keys, Instant::now());
+    formats_hold(&o.config, engine.as_ref()).await?;
     let metrics = Metrics::new(&o.registry)?;
     LedgerMetrics::register(&o.registry, o.ledger.clone())?;
     let base_id = o
@@ -242,6 +336,8 @@ async fn state(
             metrics.waiting.clone(),
         ),
         table: ArcSwap::from_pointee(Table::new(&o.config, &base_id, nothing)),
+        keys: ArcSwap::from_pointee(keys),
+        rates,
         config: o.config,
         ledger: o.ledger,
         registry: o.registry,
@@ -272,6 +368,7 @@ async fn state(
 fn api_server(
     app: &Arc<App>,
     listener: TcpListener,
+    tls: Option<rustls::ServerConfig>,
     with_ops: bool,
 ) -> Result<(Server, ServerHandle), Error> {
     let data = web::Data::from(Arc::clone(app));
@@ -292,7 +389,14 @@ fn api_server(
         // A client that closes its side has left.
         .h1_allow_half_closed(false)
         .shutdown_timeout(GRACE.as_secs())
-        .listen(listener)
+        .client_request_timeout(app.config.server.client_timeout)
+        .client_disconnect_timeout(app.config.server.client_timeout)
+        .tls_handshake_timeout(app.config.server.client_timeout);
+    let server = match tls {
+        Some(tls) => server.listen_rustls_0_23(listener, tls),
+        None => server.listen(listener),
+    };
+    let server = server
         .map_err(|e| Error::Engine(format!("the HTTP server cannot start: {e}")))?
         .run();
     let handle = server.handle();
@@ -310,6 +414,8 @@ fn ops_server(app: &Arc<App>, listener: TcpListener) -> Result<(Server, ServerHa
     let server = HttpServer::new(service)
         .workers(1)
         .disable_signals()
+        .client_request_timeout(app.config.server.client_timeout)
+        .client_disconnect_timeout(app.config.server.client_timeout)
         .listen(listener)
         .map_err(|e| Error::Engine(format!("the HTTP server cannot start: {e}")))?
         .run();

@@ -163,7 +163,6 @@ impl Table {
     }
 
     /// Who is asked beside whoever answers a request to the task's bare name, unseen: the shadow, for its own share of the keys.
-    #[cfg_attr(not(test), expect(dead_code, reason = "exchanges do not ask it yet"))]
     pub(crate) fn shadow_of(&self, task: &str, sticky_key: &str) -> Option<Route> {
         let routes = self.tasks.get(task)?;
         let (number, share) = routes.stages.shadow?;

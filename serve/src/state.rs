@@ -17,10 +17,12 @@ use crate::adapters::{Adapters, name_of};
 use crate::admission::Admission;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::keys::Keys;
 use crate::metrics::Metrics;
+use crate::rates::Rates;
 use crate::routing::{Route, Table, TaskRoutes, adapter_name};
 
-/// How often stages are looked at: another process may have changed them.
+/// How often stages and keys are looked at: another process may have changed them.
 const REFRESH: Duration = Duration::from_secs(1);
 /// How long stages that could not be served are left alone before they are tried again.
 const RETRY: Duration = Duration::from_secs(30);
@@ -37,6 +39,10 @@ pub(crate) struct App {
     pub(crate) adapters: Adapters,
     pub(crate) admission: Admission,
     pub(crate) table: ArcSwap<Table>,
+    /// Who may come in.
+    pub(crate) keys: ArcSwap<Keys>,
+    /// How much they may ask.
+    pub(crate) rates: Rates,
     /// When the base was made, in seconds since 1970: the `created` of models without an own time.
     pub(crate) created: i64,
     /// Owns the tasks of running exchanges.
@@ -165,6 +171,34 @@ impl App {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Keeps up with the ledger's keys until the server stops; by itself, since a refresh of the stages may wait for a model.
+    pub(crate) async fn keep_keys_fresh(self: Arc<Self>) {
+        let mut told = false;
+        loop {
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(REFRESH) => {}
+            }
+            match self.refresh_keys().await {
+                Ok(()) => told = false,
+                Err(e) if !told => {
+                    told = true;
+                    tracing::error!(error = %e, "a key cannot be read, and lets nobody in");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Takes over the keys as they are now. What is damaged lets nobody in, and is the error.
+    async fn refresh_keys(&self) -> Result<(), Error> {
+        let list = self.ledger.keys().await?;
+        self.rates.follow(&list.keys, Instant::now());
+        self.keys.store(Arc::new(self.keys.load().next(&list)));
+        list.whole()?;
+        Ok(())
     }
 
     /// Who answers for `model`. An adapter that this process has not seen yet is looked for in the ledger.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::engine::{Constraint, Event, Generating, Generation};
+use crate::engine::{Event, Generating, Generation};
 
 /// An engine that says a word and breaks.
 struct Breaking;
@@ -26,6 +26,14 @@ impl Engine for Breaking {
 
     async fn unload(&self, name: &str) -> Result<(), Error> {
         Err(Error::NotLoaded(name.to_owned()))
+    }
+
+    async fn holds(&self, _: crate::engine::Constraint) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn knows_tools(&self) -> bool {
+        false
     }
 
     async fn generate(&self, _: Generation) -> Result<Generating, Error> {
@@ -45,14 +53,6 @@ impl Engine for Breaking {
             events,
         })
     }
-
-    async fn holds(&self, _: Constraint) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn knows_tools(&self) -> bool {
-        false
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,14 +69,14 @@ async fn an_engine_that_breaks_off_is_told_and_logged() {
     let config = Arc::new(Config::load(None, environment).unwrap());
     let ledger = Ledger::open(&config.store).await.unwrap();
     let stop = CancellationToken::new();
-    let listeners = Listeners::bind(&config).unwrap();
+    let entry = Entry::prepare(&config, &ledger).await.unwrap();
     let options = Options {
         config,
         base: folder.path().join("base"),
         ledger: ledger.clone(),
         registry: Registry::new(),
     };
-    let running = serve(options, Arc::new(Breaking), listeners, stop.clone())
+    let running = serve(options, Arc::new(Breaking), entry, stop.clone())
         .await
         .unwrap();
     let ask = async |stream: bool| {

@@ -13,7 +13,7 @@ use retune_task::{Config, ModelName};
 use serde_json::{Value, json};
 
 use crate::cli::Common;
-use crate::{output, setup};
+use crate::{client, output, setup};
 
 #[derive(clap::Subcommand)]
 #[command(
@@ -286,8 +286,8 @@ async fn load(
     name: &str,
     action: &str,
 ) -> Result<()> {
-    let url = setup::server(server.url.as_deref(), config)?;
-    let request = reqwest::Client::new()
+    let url = client::server(server.url.as_deref(), config)?;
+    let request = client::new(config, &url, None)?
         .post(format!("{url}/admin/adapters/{name}/{action}"))
         .json(&json!({}));
     let response = request.send().await.with_context(|| {

@@ -18,6 +18,9 @@ pub(crate) struct Args {}
 pub(crate) fn run(common: &Common, _: &Args) -> Result<ExitCode> {
     let config = setup::config(common)?;
     let base = setup::base(&config)?;
+    if let Some(tls) = &config.server.tls {
+        retune_serve::check_tls(tls)?;
+    }
     let tasks: Vec<&str> = config.tasks.iter().map(|task| task.name.as_str()).collect();
     if common.json {
         let value = json!({

@@ -3,6 +3,7 @@
 pub(crate) mod adapter;
 pub(crate) mod check;
 pub(crate) mod demo;
+pub(crate) mod keys;
 pub(crate) mod ledger;
 pub(crate) mod monitor;
 pub(crate) mod retrain;

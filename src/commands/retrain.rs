@@ -10,12 +10,13 @@ use retune_retrain::{Event, Options, Report, Start, StartedBy};
 
 use crate::cli::Common;
 use crate::commands::up;
-use crate::{output, setup, stop};
+use crate::{client, output, setup, stop};
 
 #[derive(clap::Args)]
 #[command(
     long_about = "Make an adapter of a task from what users rated and corrected, examine it against what serves now through the running \
-                  server, and promote it where it is proven better and the task's policy says so.\n\nThe server must be running.",
+                  server, and promote it where it is proven better and the task's policy says so.\n\n\
+                  The server must be running. Where it has keys, an admin's is expected in RETUNE_API_KEY.",
     after_help = "Examples:\n  retune retrain --task triage                      one run now, with its report\n  \
                   retune retrain --task triage --json | jq .verdict\n  \
                   retune retrain --watch                            wait for alarms and schedules beside a `retune serve`"
@@ -45,12 +46,13 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     let stop = stop::on_signal(args.stop_with_stdin)?;
     let config = setup::config(common)?;
     let base = setup::base(&config)?;
-    let server = setup::server(args.server.as_deref(), &config)?;
+    let server = client::server(args.server.as_deref(), &config)?;
+    let http = client::new(&config, &server, None)?;
     let ledger = Ledger::open(&config.store).await?;
-    let options = Options::new(config.clone(), base, ledger.clone(), server);
+    let options = Options::new(config.clone(), base, ledger.clone(), server, http);
     let result = match &args.task {
         None => {
-            let launch = up::launcher(common, &options.server, &stop)?;
+            let launch = up::launcher(common, &options.server, None, &stop)?;
             retune_retrain::watch(&options, launch, stop).await;
             Ok(ExitCode::SUCCESS)
         }

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Common;
-use crate::{output, setup, stop};
+use crate::{client, output, setup, stop};
 
 /// How often /readyz is asked while the model loads, and for how long.
 const ASK: Duration = Duration::from_millis(50);
@@ -51,8 +51,8 @@ async fn serve(
     stop: &CancellationToken,
 ) -> Result<()> {
     let running = start(config, base, ledger, &Registry::new(), stop).await?;
-    if ready(&running, stop).await? {
-        announce(common, &running)?;
+    if ready(config, &running, stop).await? {
+        announce(common, config, &running)?;
     }
     running.stopped().await;
     Ok(())
@@ -76,9 +76,16 @@ pub(crate) async fn start(
 }
 
 /// Waits until a model answers; false where `stop` came first.
-pub(crate) async fn ready(running: &Running, stop: &CancellationToken) -> Result<bool> {
-    let http = reqwest::Client::new();
-    let probes = setup::url(running.ops_addr.unwrap_or(running.addr));
+pub(crate) async fn ready(
+    config: &Config,
+    running: &Running,
+    stop: &CancellationToken,
+) -> Result<bool> {
+    let probes = match running.ops_addr {
+        Some(ops) => setup::ops_url(ops),
+        None => setup::url(config, running.addr),
+    };
+    let http = client::new(config, &probes, Some(running.internal_key.reveal()))?;
     let asked = tokio::time::timeout(READY_WITHIN, async {
         loop {
             if http
@@ -102,9 +109,9 @@ pub(crate) async fn ready(running: &Running, stop: &CancellationToken) -> Result
 }
 
 /// The first line of stdout, which scripts wait for.
-pub(crate) fn announce(common: &Common, running: &Running) -> Result<()> {
-    let url = setup::url(running.addr);
-    let ops = running.ops_addr.map(setup::url);
+pub(crate) fn announce(common: &Common, config: &Config, running: &Running) -> Result<()> {
+    let url = setup::url(config, running.addr);
+    let ops = running.ops_addr.map(setup::ops_url);
     if common.json {
         return output::json(&json!({"listening": url, "ops": ops}));
     }

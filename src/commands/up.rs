@@ -2,7 +2,7 @@
 //! that dies cannot take the server along.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::Common;
 use crate::commands::serve;
-use crate::{setup, stop};
+use crate::{client, setup, stop};
 
 /// How long a run may take to leave when everything stops.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
@@ -59,16 +59,18 @@ async fn everything(
     let registry = Registry::new();
     let monitor = Monitor::new(config, ledger.clone(), &registry)?;
     let running = serve::start(config, base.clone(), ledger, &registry, stop).await?;
-    if !serve::ready(&running, stop).await? {
+    if !serve::ready(config, &running, stop).await? {
         running.stopped().await;
         return Ok(());
     }
-    serve::announce(common, &running)?;
-    let url = setup::url(running.addr);
+    serve::announce(common, config, &running)?;
+    let url = setup::url(config, running.addr);
+    let key = running.internal_key.reveal();
+    let http = client::new(config, &url, Some(key.clone()))?;
     let mut beside = JoinSet::new();
     beside.spawn(monitor.run(stop.clone()));
-    let options = Options::new(config.clone(), base, ledger.clone(), url.clone());
-    let launch = launcher(common, &url, stop)?;
+    let options = Options::new(config.clone(), base, ledger.clone(), url.clone(), http);
+    let launch = launcher(common, &url, Some(key), stop)?;
     let watch_stop = stop.clone();
     beside.spawn(async move { retune_retrain::watch(&options, launch, watch_stop).await });
     running.stopped().await;
@@ -80,10 +82,12 @@ async fn everything(
 
 type Launched = std::pin::Pin<Box<dyn Future<Output = std::io::Result<ExitStatus>> + Send>>;
 
-/// What starts a run in a child process: this same program, with this same configuration and environment.
+/// What starts a run in a child process: this same program, with this same configuration and environment, and with `key` where the
+/// environment's is not meant. It goes by the environment, which only the owner sees; arguments everybody does.
 pub(crate) fn launcher(
     common: &Common,
     server: &str,
+    key: Option<String>,
     stop: &CancellationToken,
 ) -> Result<impl Fn(&Start) -> Launched + Send + Sync + 'static> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
@@ -91,8 +95,7 @@ pub(crate) fn launcher(
     let server = server.to_owned();
     let stop = stop.clone();
     Ok(move |start: &Start| -> Launched {
-        let mut command = Command::new(&program);
-        command.args(arguments(start, &server)).kill_on_drop(true);
+        let mut command = child(&program, start, &server, key.as_deref());
         if let Some(config) = &config {
             command.arg("--config").arg(config);
         }
@@ -100,6 +103,15 @@ pub(crate) fn launcher(
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         Box::pin(until_ended(command, stop.clone()))
     })
+}
+
+fn child(program: &Path, start: &Start, server: &str, key: Option<&str>) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments(start, server)).kill_on_drop(true);
+    if let Some(key) = key {
+        command.env(client::API_KEY, key);
+    }
+    command
 }
 
 fn arguments(start: &Start, server: &str) -> Vec<OsString> {
@@ -136,5 +148,32 @@ async fn until_ended(mut command: Command, stop: CancellationToken) -> std::io::
             child.kill().await?;
             child.wait().await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_in_the_child_s_environment_and_in_no_argument() {
+        let start = Start {
+            task: "triage".to_owned(),
+            started_by: StartedBy::Person,
+        };
+        let child = child(
+            Path::new("retune"),
+            &start,
+            "http://[::1]:1",
+            Some("rt-key"),
+        );
+        let child = child.as_std();
+        let given: Vec<_> = child
+            .get_envs()
+            .filter(|(_, value)| value.is_some_and(|value| value == "rt-key"))
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(given, [client::API_KEY]);
+        assert!(child.get_args().all(|argument| argument != "rt-key"));
     }
 }

@@ -15,7 +15,7 @@ mod template;
 pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
 pub use config::{
     AlarmKind, Config, ConfigSource, Enforce, Engine, EngineKind, LoraPolicy, Monitor, Problem,
-    Problems, Promote, RetrainPolicy, Server, Store, Task, Upstream, UpstreamServer,
+    Problems, Promote, RetrainPolicy, Server, Store, Task, Tls, Upstream, UpstreamServer,
 };
 pub use digest::{hex, sha256};
 pub use format::{Check, Format, Grammar};

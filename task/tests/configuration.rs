@@ -44,13 +44,15 @@ fn the_built_in_configuration_is_right() {
 #[test]
 fn three_mistakes_are_named_at_once_with_their_lines() {
     let error = load(
-        "[server]\nlisten = \"0.0.0.0:80\"\n[engine]\nmax_loadet = 2\n[[task]]\nname = \"support\"\nprompt = \"none.txt\"\n",
+        "[server]\nlisten = \"0.0.0.0\"\n[engine]\nmax_loadet = 2\n[[task]]\nname = \"support\"\nprompt = \"none.txt\"\n",
         &[],
     )
     .unwrap_err();
     assert!(error.starts_with("3 problems"), "{error}");
     assert!(
-        error.contains("retune.toml:2: server.listen: is \"0.0.0.0:80\": without configured keys"),
+        error.contains(
+            "retune.toml:2: server.listen: is \"0.0.0.0\"; expected an address such as \"127.0.0.1:8080\""
+        ),
         "{error}"
     );
     assert!(
@@ -128,6 +130,28 @@ fn the_environment_goes_over_the_file_and_is_named_where_it_is_wrong() {
 }
 
 #[test]
+fn the_server_s_limits_and_files() {
+    let config = load(TASK, &[]).unwrap().server;
+    assert_eq!(
+        (
+            config.max_messages,
+            config.client_timeout.as_secs(),
+            config.tls
+        ),
+        (2048, 10, None)
+    );
+    // Whether others may reach it depends on the keys, which are in the store.
+    let text = format!(
+        "[server]\nlisten = \"0.0.0.0:8443\"\ntls_cert = \"tls/cert.pem\"\ntls_key = \"/etc/key.pem\"\n{TASK}"
+    );
+    let config = load(&text, &[]).unwrap().server;
+    assert!(config.listen.ip().is_unspecified());
+    let tls = config.tls.unwrap();
+    assert!(tls.cert.is_absolute() && tls.cert.ends_with("tls/cert.pem"));
+    assert_eq!(tls.key, Path::new("/etc/key.pem"));
+}
+
+#[test]
 fn formats_schedules_and_names_are_checked() {
     let error = load(
         "[[task]]\nname = \"Su pport\"\nprompt = \"p.txt\"\nformat = { regex = \"(\" }\n[task.retrain]\nschedule = \"0 25 * * *\"\non = [\"fromat\"]\n",
@@ -167,6 +191,16 @@ fn each_mistake_is_said_with_its_place_its_value_and_what_was_expected() {
             "[server]\nops_listen = \"127.0.0.1:8080\"\nTASK",
             "",
             "retune.toml:2: server.ops_listen: is \"127.0.0.1:8080\", as server.listen is; expected another port, or nothing: then both are on `listen`",
+        ),
+        (
+            "[server]\ntls_cert = \"cert.pem\"\nTASK",
+            "",
+            "retune.toml:2: server.tls_key: is missing or wrong; expected a file in PEM form: tls_cert and tls_key go together",
+        ),
+        (
+            "[server]\nclient_timeout_seconds = 0\nTASK",
+            "",
+            "retune.toml:2: server.client_timeout_seconds: is 0; expected a number above 0 and at most 3600",
         ),
         (
             "[engine]\nmax_loaded = 99999999999999999999\nTASK",

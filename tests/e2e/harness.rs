@@ -20,7 +20,8 @@ pub(crate) fn retune(folder: &Path) -> Command {
     command
         .current_dir(folder)
         .env("RETUNE_SERVER__LISTEN", "127.0.0.1:0")
-        .env("RETUNE_STORE__URL", "file:./store");
+        .env("RETUNE_STORE__URL", "file:./store")
+        .env_remove("RETUNE_API_KEY");
     command.stdin(Stdio::null());
     command
 }

@@ -11,6 +11,7 @@ mod adapters;
 mod api;
 mod bad_input;
 mod harness;
+mod keys;
 mod ledger;
 mod r#loop;
 #[path = "../../serve/tests/http/model.rs"]

@@ -36,7 +36,7 @@ async fn only_what_users_asked_of_known_tasks_counts() {
     };
     let mut rows: Vec<Exchange> = (0..301).map(|n| exchange(n, false)).collect();
     for n in 1_000..1_100 {
-        for purpose in [Purpose::Examination, Purpose::Shadow, Purpose::Probe] {
+        for purpose in [Purpose::Examination, Purpose::Shadow] {
             rows.push(failed(n, &|row| row.purpose = purpose));
         }
         rows.push(failed(n, &|row| row.task = Some("closed".to_owned())));

@@ -41,6 +41,7 @@ pub(crate) struct Asked {
     pub(crate) route: Route,
     pub(crate) purpose: Purpose,
     pub(crate) run_id: Option<String>,
+    pub(crate) api_key_id: Option<String>,
     pub(crate) arrived: Instant,
 }
 
@@ -147,12 +148,15 @@ impl Running {
         let by_itself = self.enforce != Enforce::Constrain && !self.retried;
         let own = check.as_ref().filter(|_| by_itself);
         self.measure(code, own);
+        let tokens = (self.usage.prompt + self.usage.completion) as u64;
+        let key = self.asked.api_key_id.as_deref();
+        app.rates.spend_tokens(key, tokens, Instant::now());
         // What the client did wrong is no exchange; what it never waited for, or got no answer to, is one.
         if !(400..CLIENT_LEFT).contains(&code) {
             self.log(code, own);
         }
-        if code == 200 && self.enforce == Enforce::Constrain {
-            self.probe();
+        if code == 200 && self.asked.purpose == Purpose::User {
+            self.ask_beside();
         }
         let last = match ended {
             Ok(()) => Piece::Done(Answered {
@@ -390,33 +394,48 @@ impl Running {
         self.app.engine.generate(generation).await
     }
 
-    /// Asks a share of constrained requests again, without the constraint and behind everybody else.
-    fn probe(&self) {
-        let share = self
-            .asked
-            .route
-            .task
-            .as_ref()
-            .map_or(0.0, |t| t.probe_share);
-        if fraction(&self.asked.request_id) >= share {
-            return;
+    /// What is asked besides, for its share of the requests: the model without its constraint, and a shadow.
+    fn ask_beside(&self) {
+        let Asked { request, route, .. } = &self.asked;
+        let Some(task) = &route.task else { return };
+        if self.enforce == Enforce::Constrain && fraction(&self.asked.request_id) < task.probe_share
+        {
+            self.beside(Purpose::Probe, route.clone());
         }
-        let mut asked = self.asked.clone();
-        asked.request_id = self.app.ledger.new_request_id();
-        asked.purpose = Purpose::Probe;
-        asked.arrived = Instant::now();
+        if request.model == task.name
+            && let Some(shadow) = self
+                .app
+                .table
+                .load()
+                .shadow_of(&task.name, request.sticky_key())
+        {
+            self.beside(Purpose::Shadow, shadow);
+        }
+    }
+
+    /// Asks the same of `route`, behind everybody who waits for an answer. It is logged, and nobody sees it.
+    fn beside(&self, purpose: Purpose, route: Route) {
+        // A full queue drops it: the next one will do.
+        let Ok(ticket) = self.app.admission.enter(true) else {
+            return;
+        };
+        let asked = Asked {
+            request_id: self.app.ledger.new_request_id(),
+            request: self.asked.request.clone(),
+            route,
+            purpose,
+            run_id: None,
+            api_key_id: None,
+            arrived: Instant::now(),
+        };
         let app = Arc::clone(&self.app);
-        let probe = async move {
-            // A full queue drops it: the next one will do.
-            let Ok(ticket) = app.admission.enter(true) else {
-                return;
-            };
+        let unseen = async move {
             let (pieces, mut receiver) = mpsc::unbounded_channel();
             let run = Running::new(&app, asked, pieces).run(ticket);
             let listen = async { while receiver.recv().await.is_some() {} };
             tokio::join!(run, listen);
         };
-        self.app.exchanges.spawn_on(probe, &self.app.runtime);
+        self.app.exchanges.spawn_on(unseen, &self.app.runtime);
     }
 
     /// A listener that is gone is noticed in [`Self::run`].

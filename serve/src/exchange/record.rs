@@ -106,6 +106,7 @@ impl Running {
             route,
             purpose,
             run_id,
+            api_key_id,
             arrived,
         } = &self.asked;
         let milliseconds = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1000.0;
@@ -130,7 +131,7 @@ impl Running {
             adapter_digest: route.digest().map(str::to_owned),
             stage: Some(route.stage.clone()),
             base: self.app.table.load().base.clone(),
-            api_key_id: None,
+            api_key_id: api_key_id.clone(),
             user: request
                 .safety_identifier
                 .clone()

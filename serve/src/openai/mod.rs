@@ -11,10 +11,10 @@ mod request_tests;
 mod response;
 mod tools;
 
-pub(crate) use calls::{Delta, Message, Reader};
+pub(crate) use calls::{Delta, Reader};
 pub(crate) use params::Params;
 pub(crate) use request::{Ask, Chat, Request};
 pub(crate) use response::{
-    Choice, Envelope, Usage, calls as tool_calls, event, message as message_object, model_object,
+    Choice, Envelope, Usage, calls as tool_calls, event, model_object, stored,
 };
-pub(crate) use tools::{ToolChoice, Tools};
+pub(crate) use tools::ToolChoice;

@@ -1,5 +1,6 @@
 //! Answers as OpenAI's clients expect them, whole and in chunks.
 
+use retune_ledger::Exchange;
 use serde_json::{Map, Value, json};
 
 use super::calls::{Call, Delta, Message};
@@ -210,8 +211,43 @@ impl Envelope {
     }
 }
 
+/// A logged exchange as the stored completion that it is.
+pub(crate) fn stored(row: &Exchange) -> Value {
+    let usage = Usage {
+        prompt: usize::try_from(row.prompt_tokens).unwrap_or(usize::MAX),
+        completion: usize::try_from(row.completion_tokens).unwrap_or(usize::MAX),
+    };
+    let mut message = message(&Message {
+        content: row.answer.clone(),
+        calls: Vec::new(),
+    });
+    if let Some(calls) = &row.tool_calls {
+        message["tool_calls"] = calls.clone();
+    }
+    let choice = json!({ "index": 0, "message": message, "logprobs": null, "finish_reason": row.finish_reason });
+    json!({
+        "id": row.request_id,
+        "object": "chat.completion",
+        "created": row.ts.timestamp(),
+        "model": row.adapter,
+        "choices": [choice],
+        "usage": usage.object(),
+        "metadata": row.metadata.clone().unwrap_or_else(|| json!({})),
+        "temperature": row.parameters["temperature"],
+        "top_p": row.parameters["top_p"],
+        "presence_penalty": row.parameters.get("presence_penalty").cloned().unwrap_or_else(|| json!(0)),
+        "frequency_penalty": row.parameters.get("frequency_penalty").cloned().unwrap_or_else(|| json!(0)),
+        "seed": row.parameters.get("seed"),
+        "tools": null,
+        "response_format": null,
+        "system_fingerprint": null,
+        "service_tier": "default",
+        "input_user": row.user,
+    })
+}
+
 /// A message as it stands in an answer.
-pub(crate) fn message(message: &Message) -> Value {
+fn message(message: &Message) -> Value {
     let mut object = json!({ "role": "assistant", "content": message.content, "refusal": null, "annotations": [] });
     if message.calls.is_empty() {
         // An answer of no text is text all the same.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::body;
 use crate::error::Error;
 use crate::exchange::{self, Answered, Asked, Piece};
+use crate::keys::Caller;
 use crate::openai::{self, Ask, Envelope, Params, Request};
 use crate::routing::Route;
 use crate::state::App;
@@ -100,7 +101,10 @@ async fn admit(
     if app.stopping.is_cancelled() {
         return Err(Error::Stopping);
     }
+    let caller = Caller::of(http);
+    app.rates.admit(caller.key_id.as_deref(), arrived)?;
     let request = read(body::params(payload, app.config.server.max_body_bytes).await?)?;
+    limit_messages(&request, app.config.server.max_messages)?;
     let (purpose, run_id) = purpose(http)?;
     let route = app.resolve(&request.model, request.sticky_key()).await?;
     *found = Some(route.clone());
@@ -133,10 +137,26 @@ async fn admit(
         route: route.clone(),
         purpose,
         run_id,
+        api_key_id: caller.key_id,
         arrived,
     };
     let pieces = exchange::begin(&app.clone().into_inner(), asked, ticket);
     Ok(begun(pieces))
+}
+
+fn limit_messages(request: &Request, limit: usize) -> Result<(), Error> {
+    match &request.ask {
+        Ask::Chat(chat) if chat.messages.len() > limit => Err(Error::param(
+            "messages",
+            "array_above_max_length",
+            format!(
+                "Invalid 'messages': array too long. Expected an array with maximum length {limit} (server.max_messages), but got an \
+                 array with length {} instead.",
+                chat.messages.len()
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// `retune-purpose` and `retune-run`: for the admin role, which is everybody while there are no keys.

@@ -1,6 +1,10 @@
 //! `POST /v1/feedback`: what somebody says of an answer.
+//!
+//! Everybody's is kept, with the id of the key that it came by; whose corrections train is retraining's to decide.
 
-use actix_web::{HttpResponse, web};
+use std::time::Instant;
+
+use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::Utc;
 use rand::Rng;
 use retune_ledger::Feedback;
@@ -8,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::body;
 use crate::error::Error;
+use crate::keys::Caller;
 use crate::openai::Params;
 use crate::state::App;
 
@@ -16,9 +21,13 @@ const RUBRIC: [&str; 4] = ["accuracy", "relevance", "style", "usefulness"];
 
 pub(crate) async fn create(
     app: web::Data<App>,
+    http: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
-    let feedback = read(body::params(payload, app.config.server.max_body_bytes).await?)?;
+    let caller = Caller::of(&http);
+    app.rates.admit(caller.key_id.as_deref(), Instant::now())?;
+    let mut feedback = read(body::params(payload, app.config.server.max_body_bytes).await?)?;
+    feedback.rater = caller.key_id;
     if !app.ledger.is_own_request_id(&feedback.request_id) {
         return Err(Error::NotFound(format!(
             "No completion '{}' was made here.",

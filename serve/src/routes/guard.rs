@@ -1,18 +1,28 @@
-//! What goes around every route: the request's id, and who may come at all.
+//! What goes around every route: the request's id, who may come at all, and for how long a body may keep still.
+//!
+//! With keys a request has to bring one, and its role has to be good for what it asks. A route that is not named below is for admins:
+//! a new one is closed until somebody opens it. Probes and metrics are for whoever watches, and hold no texts.
 //!
 //! Without keys the only protection is that nobody outside of this machine gets here. A page in a browser on this machine could: by a
 //! name that resolves to it (Host), or from its own origin (Origin). Both are refused.
 
 use std::net::IpAddr;
 
-use actix_web::ResponseError;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HOST, HeaderName, HeaderValue, ORIGIN};
+use actix_web::http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN};
 use actix_web::middleware::Next;
+use actix_web::{HttpMessage, ResponseError, web};
 use rand::Rng;
+use retune_ledger::Role;
 
+use super::body;
 use crate::error::Error;
+use crate::keys::{Caller, Keys};
+use crate::state::App;
+
+/// Headers by which a request says that it is no user's.
+const FOR_ADMINS: [&str; 2] = ["retune-purpose", "retune-run"];
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -21,15 +31,15 @@ const MAX_REQUEST_ID: usize = 256;
 
 /// The middleware.
 pub(crate) async fn guard(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let id = request_id(&request);
-    let mut response = match stranger(&request) {
-        Some(error) => request
+    let mut response = match enter(&mut request) {
+        Err(error) => request
             .into_response(error.error_response())
             .map_into_right_body(),
-        None => next.call(request).await?.map_into_left_body(),
+        Ok(()) => next.call(request).await?.map_into_left_body(),
     };
     response.headers_mut().insert(REQUEST_ID, id);
     Ok(response)
@@ -47,7 +57,72 @@ fn request_id(request: &ServiceRequest) -> HeaderValue {
     })
 }
 
-fn stranger(request: &ServiceRequest) -> Option<Error> {
+/// Lets a request in, with its caller beside it and its body timed.
+fn enter(request: &mut ServiceRequest) -> Result<(), Error> {
+    let app = request
+        .app_data::<web::Data<App>>()
+        .cloned()
+        .ok_or_else(|| Error::Engine("the server has no state".to_owned()))?;
+    let keys = app.keys.load();
+    if keys.required() {
+        if let Some(caller) = caller(request, &keys)? {
+            request.extensions_mut().insert(caller);
+        }
+    } else {
+        stranger(request)?;
+        request.extensions_mut().insert(Caller::anybody());
+    }
+    let payload = request.take_payload();
+    request.set_payload(body::patient(payload, app.config.server.client_timeout));
+    Ok(())
+}
+
+/// Whose key a request brought, if it is good for what is asked; None where nobody is asked.
+fn caller(request: &ServiceRequest, keys: &Keys) -> Result<Option<Caller>, Error> {
+    // As the router reads it: percent-encoding is no way around.
+    let path = request.match_info().as_str();
+    if is_operations(path) {
+        return Ok(None);
+    }
+    let caller = keys.caller(request.headers().get(AUTHORIZATION))?;
+    let may = |needed: Role, what: String| {
+        if caller.role >= needed {
+            return Ok(());
+        }
+        Err(Error::Permission {
+            what,
+            needed,
+            has: caller.role,
+        })
+    };
+    // What is no route at all is a 404 to every key.
+    if request.resource_map().match_pattern(path).is_some() {
+        may(role_for(path), format!("{} {path}", request.method()))?;
+    }
+    for header in FOR_ADMINS {
+        if request.headers().contains_key(header) {
+            may(Role::Admin, format!("The header '{header}'"))?;
+        }
+    }
+    Ok(Some(caller))
+}
+
+fn is_operations(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/metrics")
+}
+
+/// The least role that a route takes.
+fn role_for(path: &str) -> Role {
+    match path {
+        "/v1/chat/completions" | "/v1/completions" | "/v1/models" | "/v1/feedback" => Role::App,
+        _ if path.starts_with("/v1/models/") || path.starts_with("/v1/chat/completions/") => {
+            Role::App
+        }
+        _ => Role::Admin,
+    }
+}
+
+fn stranger(request: &ServiceRequest) -> Result<(), Error> {
     let text = |name| {
         request
             .headers()
@@ -57,15 +132,15 @@ fn stranger(request: &ServiceRequest) -> Option<Error> {
     if let Some(host) = text(HOST).or_else(|| request.uri().authority().map(|a| a.as_str()))
         && !is_local(host)
     {
-        return Some(Error::Forbidden(format!(
+        return Err(Error::Forbidden(format!(
             "This server has no keys configured and answers only to its loopback names, not to Host '{host}'."
         )));
     }
     match text(ORIGIN) {
-        Some(origin) if !origin_is_local(origin) => Some(Error::Forbidden(format!(
+        Some(origin) if !origin_is_local(origin) => Err(Error::Forbidden(format!(
             "This server has no keys configured and answers only to pages of this machine, not to Origin '{origin}'."
         ))),
-        _ => None,
+        _ => Ok(()),
     }
 }
 
@@ -100,6 +175,26 @@ fn is_port(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_opened_is_for_admins() {
+        for (path, role) in [
+            ("/v1/chat/completions", Role::App),
+            ("/v1/completions", Role::App),
+            ("/v1/models", Role::App),
+            ("/v1/models/support@3", Role::App),
+            ("/v1/feedback", Role::App),
+            ("/v1/modelsx", Role::Admin),
+            ("/v1/chat/completions/", Role::Admin),
+            ("/admin/adapters", Role::Admin),
+            ("/%61dmin/adapters", Role::Admin),
+            ("/v1/fine_tuning/jobs", Role::Admin),
+            ("/", Role::Admin),
+        ] {
+            assert_eq!(role_for(path), role, "{path}");
+        }
+        assert!(Role::App < Role::Rater && Role::Rater < Role::Admin);
+    }
 
     #[test]
     fn only_names_of_this_machine() {

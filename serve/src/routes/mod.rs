@@ -8,6 +8,7 @@ mod feedback;
 mod guard;
 mod models;
 mod ops;
+mod stored;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
@@ -22,6 +23,17 @@ pub(crate) fn api(service: &mut web::ServiceConfig) {
         .service(
             web::resource("/v1/chat/completions")
                 .route(web::post().to(chat::chat))
+                .route(web::get().to(stored::list))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/chat/completions/{id}")
+                .route(web::get().to(stored::one))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/chat/completions/{id}/messages")
+                .route(web::get().to(stored::messages))
                 .default_service(unknown()),
         )
         .service(

@@ -2,11 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
 use super::reader::{Log, Node, Place, Section, Table, Value, WHOLE_FILE};
-use super::{Config, ConfigSource, Monitor, Problem, Problems, Server, Store, engine, tasks};
+use super::{Config, ConfigSource, Monitor, Problem, Problems, Server, Store, Tls, engine, tasks};
 
 const BUILT_IN: &str = include_str!("../../builtin/retune.toml");
 const PREFIX: &str = "RETUNE_";
@@ -130,7 +131,7 @@ fn overlay(log: &Log, table: &mut Table, name: &str, value: &str) {
 
 fn read(log: &Log, table: Table, source: ConfigSource) -> Config {
     let mut root = Section::new(log, Place::File(1), "", table);
-    let server = server(root.section("server"));
+    let server = server(root.section("server"), source.folder());
     let engine = engine::read(root.section("engine"));
     let config = Config {
         server,
@@ -144,7 +145,7 @@ fn read(log: &Log, table: Table, source: ConfigSource) -> Config {
     config
 }
 
-fn server(mut s: Section<'_>) -> Server {
+fn server(mut s: Section<'_>, folder: &Path) -> Server {
     let mut address = |key: &'static str, other: Option<SocketAddr>| {
         let (text, place) = s.text(key, "an address such as \"127.0.0.1:8080\"")?;
         let path = s.path(key);
@@ -154,25 +155,48 @@ fn server(mut s: Section<'_>) -> Server {
                 &path,
                 format!("is {text:?}, as server.listen is; expected another port, or nothing: then both are on `listen`"),
             ),
-            Ok(address) if address.ip().is_loopback() => return Some(address),
-            Ok(_) => s.log.add(
-                &place,
-                &path,
-                format!("is {text:?}: without configured keys Retune listens on loopback only; expected 127.0.0.1 or [::1]"),
-            ),
+            // Whether others may reach it is for the server's start to say: it knows the keys.
+            Ok(address) => return Some(address),
             Err(_) => s.log.add(&place, &path, format!("is {text:?}; expected an address such as \"127.0.0.1:8080\"")),
         }
         None
     };
     let listen = address("listen", None).unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)));
     let ops_listen = address("ops_listen", Some(listen));
-    let max_body_bytes = s.size("max_body_bytes", 1024, 1 << 30, 1 << 20);
-    s.finish();
-    Server {
+    let server = Server {
         listen,
         ops_listen,
-        max_body_bytes,
+        tls: tls(&mut s, folder),
+        max_body_bytes: s.size("max_body_bytes", 1024, 1 << 30, 1 << 20),
+        max_messages: s.size("max_messages", 1, 1_000_000, 2048),
+        client_timeout: Duration::from_secs_f64(
+            s.positive("client_timeout_seconds", 3600.0).unwrap_or(10.0),
+        ),
+    };
+    s.finish();
+    server
+}
+
+/// Both files or neither. They are read where they are used: not every command that reads this configuration may see a private key.
+fn tls(s: &mut Section<'_>, folder: &Path) -> Option<Tls> {
+    let expected = "a file in PEM form";
+    let given = ["tls_cert", "tls_key"].map(|key| (key, s.text(key, expected)));
+    match &given {
+        [(_, Some((cert, _))), (_, Some((key, _)))] => {
+            return Some(Tls {
+                cert: folder.join(cert),
+                key: folder.join(key),
+            });
+        }
+        [(_, Some((_, place))), (missing, None)] | [(missing, None), (_, Some((_, place)))] => {
+            let what = format!(
+                "is missing or wrong; expected {expected}: tls_cert and tls_key go together"
+            );
+            s.log.add(place, &s.path(missing), what);
+        }
+        _ => {}
     }
+    None
 }
 
 fn store(mut s: Section<'_>, folder: &Path) -> Store {

@@ -68,12 +68,27 @@ impl fmt::Display for ConfigSource {
 /// `[server]`
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// Where the API listens. Loopback, since no keys can be configured yet.
+    /// Where the API listens. Anything but loopback takes a key in the store, which the server's start looks for.
     pub listen: SocketAddr,
     /// Where /metrics and the probes listen, if not on `listen`.
     pub ops_listen: Option<SocketAddr>,
+    /// What `listen` is encrypted with; not, where it is not set.
+    pub tls: Option<Tls>,
     /// Largest request body, in bytes.
     pub max_body_bytes: usize,
+    /// Most messages of one request.
+    pub max_messages: usize,
+    /// How long a client may keep the server waiting for its next piece.
+    pub client_timeout: Duration,
+}
+
+/// `tls_cert` and `tls_key` of `[server]`: files in PEM form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The server's certificate first, then those that vouch for it.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// `[engine]`

@@ -1,0 +1,95 @@
+//! Whose corrections train: those that came by a key with the role rater, or admin, which includes it.
+//!
+//! While there are no keys everybody has every role; so has whoever spoke before there were any. A revoked key's earlier words stand:
+//! it was good when they were said. Ratings count from everybody: they choose among answers that the models gave, and put no
+//! words into them.
+
+use std::collections::HashSet;
+
+use retune_ledger::{Feedback, FeedbackQuery, KeyList, Ledger, Role};
+
+use crate::Error;
+
+/// The ledger's feedback, without the corrections that must not train.
+pub(crate) async fn feedback(
+    ledger: &Ledger,
+    query: &FeedbackQuery,
+) -> Result<Vec<Feedback>, Error> {
+    let keys = ledger.keys().await?;
+    let mut feedback = ledger.feedback(query).await?;
+    withhold(&mut feedback, &keys);
+    Ok(feedback)
+}
+
+/// Takes the corrections out of what was not said by a rater.
+fn withhold(feedback: &mut [Feedback], keys: &KeyList) {
+    if keys.is_empty() {
+        return;
+    }
+    let raters = keys.keys.iter().filter(|key| key.role >= Role::Rater);
+    let raters: HashSet<&str> = raters.map(|key| key.id.as_str()).collect();
+    for said in feedback {
+        let trusted = match said.rater.as_deref() {
+            None => true,
+            Some(rater) => raters.contains(rater),
+        };
+        if !trusted {
+            said.correction = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use chrono::Utc;
+    use retune_ledger::Key;
+
+    use super::*;
+    use crate::testing::corrected;
+
+    #[test]
+    fn only_what_raters_corrected_trains_and_without_keys_everything() {
+        let mut keys = KeyList::default();
+        let mut id = |role, revoked: bool| {
+            let (mut key, _) = Key::new("somebody", role).unwrap();
+            key.revoked = revoked.then(Utc::now);
+            keys.keys.push(key.clone());
+            key.id
+        };
+        let (app, rater) = (id(Role::App, false), id(Role::Rater, false));
+        let (admin, gone) = (id(Role::Admin, false), id(Role::Rater, true));
+        let mut said: Vec<Feedback> = [&app, &rater, &admin, &gone, "unknown"]
+            .iter()
+            .map(|by| corrected(1, 0, by, "so"))
+            .collect();
+        said.push(Feedback {
+            rater: None,
+            ..corrected(1, 0, "", "so")
+        });
+        let kept = |said: &[Feedback]| -> Vec<bool> {
+            said.iter().map(|said| said.correction.is_some()).collect()
+        };
+        let mut open = said.clone();
+        withhold(&mut open, &KeyList::default());
+        assert_eq!(kept(&open), [true; 6]);
+        withhold(&mut said, &keys);
+        assert_eq!(kept(&said), [false, true, true, true, false, true]);
+    }
+
+    #[test]
+    fn a_rating_beside_it_stays() {
+        let (key, _) = Key::new("app", Role::App).unwrap();
+        let mut said = [Feedback {
+            rating: Some(5),
+            ..corrected(1, 0, &key.id, "so")
+        }];
+        let keys = KeyList {
+            keys: vec![key],
+            damaged: Vec::new(),
+        };
+        withhold(&mut said, &keys);
+        assert_eq!((said[0].rating, &said[0].correction), (Some(5), &None));
+    }
+}
