@@ -102,11 +102,8 @@ fn folder(root: &TempDir, number: u32) -> PathBuf {
     folder
 }
 
-/// An address where nobody listens.
-fn nobody() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
-}
+/// An address where nobody listens, nor ever will: the port has no owner and needs rights.
+const AWAY: &str = "http://127.0.0.1:1";
 
 /// Waits for what must come within a second.
 async fn within_a_second(what: impl Fn() -> bool) -> bool {
@@ -171,7 +168,6 @@ async fn without_usage_the_prompt_is_counted_or_unknown() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_the_answer_begins_the_next_one_takes_over() {
     let (good, bad) = (StandIn::start(), StandIn::start());
-    let away = nobody();
     let role =
         "data: {\"choices\": [{\"delta\": {\"role\": \"assistant\", \"content\": \"\"}}]}\n\n";
     let error =
@@ -191,7 +187,7 @@ async fn before_the_answer_begins_the_next_one_takes_over() {
     ];
     for act in acts {
         // Both that fail come before the good one in some order, sooner or later.
-        let engine = engine(&[&bad.url, &good.url, &away]);
+        let engine = engine(&[&bad.url, &good.url, AWAY]);
         bad.next([act]);
         for _ in 0..200 {
             let answered = answer(&engine, None).await.unwrap();
@@ -356,8 +352,7 @@ async fn an_adapter_that_is_not_there_is_refused() {
         refused.contains("VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
         "{refused}"
     );
-    let away = nobody();
-    let engine = self::engine(&[&away]);
+    let engine = self::engine(&[AWAY]);
     let away = engine
         .load("t@1#abc/0", &folder(&root, 1))
         .await
