@@ -275,7 +275,7 @@ async fn bad_requests_get_openai_s_errors_and_the_server_lives_on() {
     )
     .await;
 
-    let large = question(&"word ".repeat(300_000));
+    let large = question(&"word ".repeat(4_000_000));
     assert_error(server.post(CHAT, &large).await, 413, None, None).await;
 
     // Within the limit of bytes, over the model's context.

@@ -334,19 +334,23 @@ async fn over_tls_and_its_own_commands_get_in() {
     assert!(plain.is_err_and(|e| !e.is_status()));
 
     // The commands know the certificate from the configuration, whatever names it has.
-    let list = |url: &str, env: &[(&str, &str)]| {
+    let load = |url: &str, env: &[(&str, &str)]| {
         let mut command = retune(folder.path());
-        command.args(["adapter", "list", "--json", "--server", url]);
+        command.args(["adapter", "load", "triage@1", "--server", url]);
         command.envs(env.iter().copied()).output().unwrap()
     };
     let with_key = [&env[..], &[("RETUNE_API_KEY", admin.as_str())]].concat();
-    let listed = list(&server.url, &with_key);
-    assert!(listed.status.success(), "{}", text(&listed.stderr));
-    let refused = list(&server.url, &env);
+    let got_in = load(&server.url, &with_key);
+    assert!(
+        text(&got_in.stderr).contains("no adapter 'triage@1'"),
+        "{}",
+        text(&got_in.stderr)
+    );
+    let refused = load(&server.url, &env);
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("API key"));
     // Without the configuration it is a server like any other, and this one's authority is unknown.
-    let unknown = list(&server.url, &[("RETUNE_API_KEY", &admin)]);
+    let unknown = load(&server.url, &[("RETUNE_API_KEY", &admin)]);
     assert_eq!(unknown.status.code(), Some(1));
     assert!(!text(&unknown.stderr).contains(&admin));
 }

@@ -10,6 +10,8 @@
 mod adapters;
 mod api;
 mod bad_input;
+mod capabilities;
+mod enforce;
 mod harness;
 mod keys;
 mod ledger;

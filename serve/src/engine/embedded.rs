@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -20,23 +20,21 @@ use mistralrs_core::{
     AdapterPaths, AddModelConfig, DefaultSchedulerMethod, DeviceMapSetting, EngineConfig,
     LocalModelPaths, LoraAdapterPaths, MistralRs, MistralRsBuilder, ModelDType, ModelPaths,
     NormalLoaderBuilder, NormalRequest, NormalSpecificConfig, Pipeline, Request, RequestMessage,
-    Response, SamplingParams, SchedulerConfig,
+    SamplingParams, SchedulerConfig,
 };
 use retune_task::ChatTemplate;
 use tempfile::TempDir;
 use tokenizers::Tokenizer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::answer::Answer;
 use super::base::BaseFolder;
 use super::peft::{self, Lora};
-use super::sampling::{Chooser, Chosen, State};
+use super::sampling::{Chooser, State};
 use super::text::{Decoder, StopScanner};
-use super::vocabulary::{LazyVocabulary, Vocabulary};
-use super::{
-    Constraint, Engine, Event, Finish, Generating, Generation, Prompt, Sampling, TokenLogprob,
-};
+use super::vocabulary::LazyVocabulary;
+use super::{Constraint, Engine, Generating, Generation, Prompt, Sampling};
 use crate::error::Error;
 
 /// The base's name inside the engine; adapters' names contain an `@`.
@@ -332,134 +330,6 @@ impl Engine for Embedded {
 
     fn knows_tools(&self) -> bool {
         self.template.knows_tools()
-    }
-}
-
-/// One running answer: from tokens to events.
-struct Answer {
-    decoder: Decoder,
-    scanner: StopScanner,
-    end_of_turn: Arc<[u32]>,
-    /// There if probabilities are wanted.
-    vocabulary: Option<Arc<Vocabulary>>,
-    max_tokens: usize,
-    count: usize,
-    /// Tells the [`Chooser`] to end the sequence.
-    stop: Arc<AtomicBool>,
-    events: mpsc::UnboundedSender<Event>,
-    /// Keeps the next request waiting.
-    _turn: OwnedSemaphorePermit,
-    /// Keeps the adapter loaded.
-    _request: TaskTrackerToken,
-}
-
-impl Answer {
-    /// Ends when the engine has let go of the request, which may be a token after the last event.
-    async fn run(
-        mut self,
-        mut tokens: mpsc::UnboundedReceiver<Result<Chosen, String>>,
-        mut responses: mpsc::Receiver<Response>,
-    ) {
-        let mut done = false;
-        loop {
-            tokio::select! {
-                biased;
-                token = tokens.recv() => match token {
-                    Some(token) if !done => done = self.token(token),
-                    Some(_) => {}
-                    None => break,
-                },
-                () = self.events.closed(), if !self.stop.load(Ordering::Relaxed) => self.stop.store(true, Ordering::Relaxed),
-            }
-        }
-        // Read to the end, so that the engine always has somebody to answer; what it says matters only if it failed.
-        let mut failure = "the engine's thread has ended".to_owned();
-        while let Some(response) = responses.recv().await {
-            failure = match response {
-                Response::InternalError(e) | Response::ValidationError(e) => e.to_string(),
-                Response::CompletionModelError(message, _) => message,
-                _ => "the engine gave up the request".to_owned(),
-            };
-        }
-        if !done {
-            self.send(Event::Failed(Error::Engine(failure)));
-        }
-    }
-
-    /// Takes the next token in; true if it was the last.
-    fn token(&mut self, chosen: Result<Chosen, String>) -> bool {
-        self.count += 1;
-        let taken = chosen.map_err(Error::Engine).and_then(|chosen| {
-            let (text, finish) = self.text_of(chosen.token)?;
-            Ok((text, finish, self.logprobs(&chosen)))
-        });
-        match taken {
-            Ok((text, finish, logprobs)) => {
-                if !text.is_empty() || !logprobs.is_empty() {
-                    self.send(Event::Text {
-                        text,
-                        tokens: self.count,
-                        logprobs,
-                    });
-                }
-                if let Some(finish) = finish {
-                    self.stop.store(true, Ordering::Relaxed);
-                    self.send(Event::Done {
-                        finish,
-                        tokens: self.count,
-                        prompt_tokens: None,
-                    });
-                }
-                finish.is_some()
-            }
-            Err(e) => {
-                self.stop.store(true, Ordering::Relaxed);
-                self.send(Event::Failed(e));
-                true
-            }
-        }
-    }
-
-    /// The token's probabilities, if they are wanted. The end of the turn is no part of the answer.
-    fn logprobs(&self, chosen: &Chosen) -> Vec<TokenLogprob> {
-        let (Some(vocabulary), Some((logprob, top))) = (&self.vocabulary, &chosen.logprobs) else {
-            return Vec::new();
-        };
-        if self.end_of_turn.contains(&chosen.token) {
-            return Vec::new();
-        }
-        let bytes = |token: u32| vocabulary.bytes(token);
-        vec![TokenLogprob {
-            bytes: bytes(chosen.token),
-            logprob: *logprob,
-            top: top.iter().map(|&(token, lp)| (bytes(token), lp)).collect(),
-        }]
-    }
-
-    fn text_of(&mut self, token: u32) -> Result<(String, Option<Finish>), Error> {
-        let (piece, finish) = if self.end_of_turn.contains(&token) {
-            (self.decoder.finish()?, Some(Finish::Stop))
-        } else {
-            let mut piece = self.decoder.push(token)?;
-            let last = self.count >= self.max_tokens;
-            if last {
-                piece.push_str(&self.decoder.finish()?);
-            }
-            (piece, last.then_some(Finish::Length))
-        };
-        let (mut text, stopped) = self.scanner.push(&piece);
-        if stopped {
-            return Ok((text, Some(Finish::Stop)));
-        }
-        if finish.is_some() {
-            text.push_str(&self.scanner.finish());
-        }
-        Ok((text, finish))
-    }
-
-    /// A reader that left is noticed in [`Self::run`].
-    fn send(&self, event: Event) {
-        let _ = self.events.send(event);
     }
 }
 

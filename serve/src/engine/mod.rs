@@ -1,5 +1,6 @@
 //! What generates: one trait, behind which sit the engine inside this process and those on other servers.
 
+mod answer;
 mod base;
 mod embedded;
 mod peft;

@@ -1,3 +1,4 @@
+//! Requests as apps send them: what is read, and what is refused by name.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use serde_json::{Value, json};

@@ -114,7 +114,11 @@ fn is_operations(path: &str) -> bool {
 /// The least role that a route takes.
 fn role_for(path: &str) -> Role {
     match path {
-        "/v1/chat/completions" | "/v1/completions" | "/v1/models" | "/v1/feedback" => Role::App,
+        "/v1/chat/completions"
+        | "/v1/completions"
+        | "/v1/models"
+        | "/v1/feedback"
+        | "/openapi.json" => Role::App,
         _ if path.starts_with("/v1/models/") || path.starts_with("/v1/chat/completions/") => {
             Role::App
         }
@@ -185,7 +189,8 @@ mod tests {
             ("/v1/models/support@3", Role::App),
             ("/v1/feedback", Role::App),
             ("/v1/modelsx", Role::Admin),
-            ("/v1/chat/completions/", Role::Admin),
+            ("/v1/chat/completions/chatcmpl-1", Role::App),
+            ("/v1/chat/completionsx", Role::Admin),
             ("/admin/adapters", Role::Admin),
             ("/%61dmin/adapters", Role::Admin),
             ("/v1/fine_tuning/jobs", Role::Admin),

@@ -7,6 +7,7 @@ mod chat;
 mod feedback;
 mod guard;
 mod models;
+mod openapi;
 mod ops;
 mod stored;
 
@@ -80,6 +81,11 @@ pub(crate) fn api(service: &mut web::ServiceConfig) {
         .service(
             web::resource("/admin/alarms")
                 .route(web::get().to(admin::alarms))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/openapi.json")
+                .route(web::get().to(openapi::description))
                 .default_service(unknown()),
         )
         .default_service(web::to(unknown_route));

@@ -189,8 +189,12 @@ async fn what_is_wrong_is_said_in_openais_shape() {
         ),
         (
             "unsupported",
-            server.chat(&hello(json!({"logprobs": true}))),
-            (400, json!("logprobs"), json!("unsupported_parameter")),
+            server.chat(&hello(json!({"reasoning_effort": "low"}))),
+            (
+                400,
+                json!("reasoning_effort"),
+                json!("unsupported_parameter"),
+            ),
         ),
         (
             "too hot",

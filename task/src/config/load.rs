@@ -167,7 +167,7 @@ fn server(mut s: Section<'_>, folder: &Path) -> Server {
         listen,
         ops_listen,
         tls: tls(&mut s, folder),
-        max_body_bytes: s.size("max_body_bytes", 1024, 1 << 30, 1 << 20),
+        max_body_bytes: s.size("max_body_bytes", 1024, 1 << 30, 16 << 20),
         max_messages: s.size("max_messages", 1, 1_000_000, 2048),
         client_timeout: Duration::from_secs_f64(
             s.positive("client_timeout_seconds", 3600.0).unwrap_or(10.0),
