@@ -107,8 +107,12 @@ impl Server {
         }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("a running server")
+    }
+
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("a running server").to_string();
+        let pid = self.pid();
         let status = Command::new("sh")
             .args(["-c", &format!("kill -{name} {pid}")])
             .status()

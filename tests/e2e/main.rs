@@ -19,4 +19,5 @@ mod r#loop;
 #[path = "../../serve/tests/http/model.rs"]
 mod model;
 mod shutdown;
+mod swap;
 mod tidy;
