@@ -11,6 +11,13 @@ import tempfile
 @contextlib.contextmanager
 def server(program, **env):
     """`retune up` on a free port in a temporary folder; gives its address."""
+    with running(program, **env) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def running(program, **env):
+    """The same with its process id."""
     with tempfile.TemporaryDirectory(prefix="retune-client-") as folder:
         env = os.environ | {"RETUNE_SERVER__LISTEN": "127.0.0.1:0", "RETUNE_STORE__URL": "file:./store"} | env
         child = subprocess.Popen(
@@ -22,7 +29,7 @@ def server(program, **env):
             text=True,
         )
         try:
-            yield json.loads(child.stdout.readline())["listening"]
+            yield json.loads(child.stdout.readline())["listening"], child.pid
         finally:
             child.stdin.close()
             assert child.wait(timeout=60) == 0, "the server did not end well"

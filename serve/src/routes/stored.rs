@@ -48,15 +48,7 @@ pub(crate) async fn list(app: web::Data<App>, http: HttpRequest) -> Result<HttpR
     let mut rows = app.ledger.conversations(&query).await?;
     let has_more = rows.len() > page.limit;
     rows.truncate(page.limit);
-    let data: Vec<Value> = rows.iter().map(stored).collect();
-    let id = |row: Option<&Exchange>| row.map(|row| row.request_id.clone());
-    Ok(HttpResponse::Ok().json(json!({
-        "object": "list",
-        "first_id": id(rows.first()),
-        "last_id": id(rows.last()),
-        "has_more": has_more,
-        "data": data,
-    })))
+    Ok(listed(rows.iter().map(stored).collect(), has_more))
 }
 
 pub(crate) async fn one(
@@ -76,15 +68,22 @@ pub(crate) async fn messages(
     let row = find(&app, &id, whose(&http).as_deref()).await?;
     let message = |(i, message): (usize, &ChatMessage)| json!({ "id": format!("{id}-{i}"), "role": message.role, "content": message.content, "name": message.name });
     let kept = row.messages.as_deref().unwrap_or_default();
-    let data: Vec<Value> = kept.iter().enumerate().map(message).collect();
-    let id = |message: Option<&Value>| message.map(|m| m["id"].clone());
-    Ok(HttpResponse::Ok().json(json!({
+    Ok(listed(
+        kept.iter().enumerate().map(message).collect(),
+        false,
+    ))
+}
+
+/// A page of things that have an `id`.
+fn listed(data: Vec<Value>, has_more: bool) -> HttpResponse {
+    let id = |one: Option<&Value>| one.map(|one| one["id"].clone());
+    HttpResponse::Ok().json(json!({
         "object": "list",
         "first_id": id(data.first()),
         "last_id": id(data.last()),
-        "has_more": false,
+        "has_more": has_more,
         "data": data,
-    })))
+    }))
 }
 
 /// The key whose completions the caller may see; none: all of them.
