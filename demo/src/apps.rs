@@ -45,6 +45,8 @@ pub(crate) struct Traffic {
     pub(crate) drifted: bool,
     /// Time between two questions; None as fast as the server answers.
     pub(crate) every: Option<Duration>,
+    /// As many questions and no more: a seed's texts are the same again only if each act begins with the same message.
+    pub(crate) at_most: Option<usize>,
 }
 
 /// The apps, and everything that they were answered so far.
@@ -72,7 +74,7 @@ impl Apps {
         }
     }
 
-    /// Asks until `over` says so, then waits for what is under way, so that phases don't mix.
+    /// Asks until `over` says so or `at_most` were asked, then waits for what is under way, so that phases don't mix.
     pub(crate) async fn ask(
         &mut self,
         traffic: Traffic,
@@ -83,9 +85,10 @@ impl Apps {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut due = Instant::now();
+        let mut left = traffic.at_most.unwrap_or(usize::MAX);
         let mut ending = false;
         loop {
-            ending = ending || over(&self.asked[first..]);
+            ending = ending || over(&self.asked[first..]) || left == 0;
             let room = !ending && (under_way.len() as u64) < APPS;
             if ending && under_way.is_empty() {
                 return Ok(());
@@ -95,6 +98,7 @@ impl Apps {
                 Some(done) = under_way.join_next() => self.asked.push(done??),
                 () = sleep_until(due), if room => {
                     under_way.spawn(self.question(traffic.drifted));
+                    left -= 1;
                     due = Instant::now() + traffic.every.unwrap_or_default();
                 }
                 _ = look.tick() => {}

@@ -78,10 +78,11 @@ async fn acts(
     let normal = Traffic {
         drifted: false,
         every: None,
+        at_most: Some(BEFORE_DRIFT),
     };
     apps.ask(normal, |asked| {
         bar.at(asked.len() as u64, Some(BEFORE_DRIFT as u64));
-        asked.len() >= BEFORE_DRIFT
+        false
     })
     .await?;
     drop(bar);
@@ -103,6 +104,7 @@ async fn acts(
     let drifted = Traffic {
         drifted: true,
         every: None,
+        at_most: Some(PATIENCE),
     };
     let new_alarm = || {
         news.borrow()
@@ -115,7 +117,7 @@ async fn acts(
     let mut bar = story.bar("asking");
     apps.ask(drifted, |asked| {
         bar.at(asked.len() as u64, None);
-        asked.len() >= PATIENCE || new_alarm().is_some()
+        new_alarm().is_some()
     })
     .await?;
     drop(bar);
@@ -162,6 +164,7 @@ async fn retrain(
     let drifted = Traffic {
         drifted: true,
         every: None,
+        at_most: None,
     };
     apps.ask(drifted, |asked| {
         bar.at(asked.len() as u64, None);
@@ -185,6 +188,7 @@ async fn retrain(
     let slowly = Traffic {
         drifted: true,
         every: Some(SLOWLY),
+        at_most: None,
     };
     let before = apps.asked.len();
     apps.ask(slowly, |_| {
@@ -219,10 +223,11 @@ async fn after_promotion(apps: &mut Apps, story: &Story, run: &Run) -> Result<()
     let drifted = Traffic {
         drifted: true,
         every: None,
+        at_most: Some(AFTER),
     };
     apps.ask(drifted, |asked| {
         bar.at(asked.len() as u64, Some(AFTER as u64));
-        asked.len() >= AFTER
+        false
     })
     .await?;
     drop(bar);

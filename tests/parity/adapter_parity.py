@@ -17,6 +17,8 @@ import peft
 import torch
 import transformers
 
+from kept import environment, play, question, rows
+
 transformers.logging.set_verbosity_error()
 
 PROMPTS = 20
@@ -25,35 +27,10 @@ ADAPTER_PROMPT = "Triage."
 MAX_TOKENS = 256
 
 
-def environment(store):
-    return os.environ | {"RETUNE_SERVER__LISTEN": "127.0.0.1:0", "RETUNE_STORE__URL": f"file:{store}/store"}
-
-
-def play(program, store):
-    """Plays the demo, keeping its store; gives the adapter's name."""
-    done = subprocess.run([program, "demo", "--once", "--json", "--store", store], stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout.splitlines()[-1])["adapter"]
-
-
-def rows(program, store, query):
-    done = subprocess.run(
-        [program, "ledger", "sql", "--json", query],
-        cwd=store,
-        env=environment(store),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 def questions(program, store, adapter):
     """What apps asked the adapter, each question once, as many of every length as there are."""
     asked = rows(program, store, f"select messages from exchanges where adapter = '{adapter}' order by ts, replica, seq")
-    texts = {}
-    for row in asked:
-        messages = row["messages"]
-        messages = json.loads(messages) if isinstance(messages, str) else messages
-        texts[next(m["content"] for m in messages if m["role"] == "user")] = None
+    texts = dict.fromkeys(question(row) for row in asked)
     assert len(texts) >= PROMPTS, f"only {len(texts)} different questions to {adapter}"
     return list(texts)[:PROMPTS]
 
@@ -131,7 +108,7 @@ def main():
             numbers = [int(name) for name in os.listdir(f"{store}/store/adapters/triage") if name.isdigit()]
             adapter = arguments.adapter or f"triage@{max(numbers)}"
         else:
-            adapter = play(program, store)
+            adapter = play(program, store)["adapter"]
         task, number = adapter.split("@")
         texts = questions(program, store, adapter)
         retune = by_retune(program, store, adapter, texts)
