@@ -48,8 +48,14 @@ fn crates_know_only_whom_they_may() {
         ("ledger", &["retune-task"][..]),
         (
             "serve",
-            &["retune-task", "retune-stats", "retune-ledger"][..],
+            &[
+                "retune-task",
+                "retune-stats",
+                "retune-ledger",
+                "retune-wire",
+            ][..],
         ),
+        ("serve/wire", &["retune-task"][..]),
         (
             "monitor",
             &["retune-task", "retune-stats", "retune-ledger"][..],

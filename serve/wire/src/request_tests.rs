@@ -3,15 +3,13 @@
 
 use serde_json::{Value, json};
 
-use super::params::Params;
-use super::request::{Ask, Request};
-use crate::error::Error;
+use crate::{Ask, Params, Refusal, Request};
 
-fn read(body: &Value) -> Result<Request, Error> {
+fn read(body: &Value) -> Result<Request, Refusal> {
     Request::chat(Params::parse(body.to_string().as_bytes())?)
 }
 
-fn with(key: &str, value: Value) -> Result<Request, Error> {
+fn with(key: &str, value: Value) -> Result<Request, Refusal> {
     let mut body = json!({"model": "triage", "messages": [{"role": "user", "content": "hello"}]});
     body[key] = value;
     read(&body)
@@ -133,7 +131,7 @@ fn what_is_wrong_is_named() {
         ("colour", json!("red"), "colour", "unknown_parameter"),
     ] {
         match with(key, value.clone()) {
-            Err(Error::Invalid {
+            Err(Refusal {
                 param: found,
                 code: found_code,
                 ..
