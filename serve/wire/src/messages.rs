@@ -6,6 +6,9 @@ use serde_json::{Map, Value, json};
 use crate::params::{Params, unsupported, wrong_type};
 use crate::refusal::Refusal;
 
+/// How deep a call's arguments may nest and still be parsed. serde_json reads 127 levels, of which a row of the log needs some itself.
+const MAX_DEPTH: usize = 64;
+
 pub(crate) fn messages(p: &mut Params) -> Result<Vec<ChatMessage>, Refusal> {
     let messages = p.array("messages")?;
     let messages = p.required("messages", messages)?;
@@ -80,7 +83,8 @@ fn message(message: Value, path: &str) -> Result<ChatMessage, Refusal> {
     })
 }
 
-/// What an assistant called, with `arguments` parsed, which is how chat templates want them; text that is no JSON stays text.
+/// What an assistant called, with `arguments` parsed, which is how chat templates want them; text that is no JSON, or JSON that could not
+/// be read back from the log, stays text.
 fn tool_calls(p: &mut Params) -> Result<Option<Value>, Refusal> {
     let path = p.name("tool_calls");
     let Some(calls) = p.array("tool_calls")?.filter(|calls| !calls.is_empty()) else {
@@ -105,13 +109,23 @@ fn tool_calls(p: &mut Params) -> Result<Option<Value>, Refusal> {
         function.finish()?;
         call.unsupported("index", Value::is_number)?;
         call.finish()?;
-        let arguments: Value = serde_json::from_str(&arguments).unwrap_or(Value::String(arguments));
+        let parsed = serde_json::from_str(&arguments).ok();
+        let parsed = parsed.filter(|value| depth(value) <= MAX_DEPTH);
+        let arguments = parsed.unwrap_or(Value::String(arguments));
         Ok(
             json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}),
         )
     };
     let calls: Result<Vec<Value>, Refusal> = calls.into_iter().enumerate().map(one).collect();
     Ok(Some(Value::Array(calls?)))
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 pub(crate) fn object(value: Value, path: &str) -> Result<Map<String, Value>, Refusal> {

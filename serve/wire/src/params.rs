@@ -138,7 +138,10 @@ impl Params {
             return Ok(None);
         };
         let Some(number) = value.as_i64() else {
-            return Err(wrong_type(&name, "an integer", &value));
+            return Err(match value.as_u64() {
+                Some(beyond) => out_of_range(&name, "integer", "above maximum", "<=", to, beyond),
+                None => wrong_type(&name, "an integer", &value),
+            });
         };
         if number < from {
             return Err(out_of_range(
