@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
 use retune_ledger::Role;
+use retune_wire::Refusal;
 use serde_json::json;
 
 use crate::rates::Limit;
@@ -57,15 +58,8 @@ pub enum Error {
     #[error("{0} is not loaded")]
     NotLoaded(String),
     /// The client's request is wrong.
-    #[error("{message}")]
-    Invalid {
-        /// For the client.
-        message: String,
-        /// The parameter that is wrong, as a path in the request.
-        param: Option<String>,
-        /// OpenAI's machine-readable reason.
-        code: Option<&'static str>,
-    },
+    #[error(transparent)]
+    Invalid(#[from] Refusal),
     /// A model nobody here knows.
     #[error("The model `{0}` does not exist or you do not have access to it.")]
     UnknownModel(String),
@@ -215,20 +209,19 @@ pub(crate) struct Seen {
 impl Error {
     /// A parameter with a value that will not do.
     pub(crate) fn param(param: &str, code: &'static str, message: impl Into<String>) -> Self {
-        Self::Invalid {
-            message: message.into(),
-            param: Some(param.to_owned()),
-            code: Some(code),
-        }
+        Refusal::param(param, code, message).into()
     }
 
     /// The table.
     pub(crate) fn seen(&self) -> Seen {
         let invalid = "invalid_request_error";
         let (status, kind, param, code) = match self {
-            Self::Invalid { param, code, .. } => {
-                (StatusCode::BAD_REQUEST, invalid, param.clone(), *code)
-            }
+            Self::Invalid(refusal) => (
+                StatusCode::BAD_REQUEST,
+                invalid,
+                refusal.param.clone(),
+                refusal.code,
+            ),
             Self::UnknownModel(_) => (
                 StatusCode::NOT_FOUND,
                 invalid,

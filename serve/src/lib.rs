@@ -1,6 +1,6 @@
 //! The OpenAI API over an engine, inside this process or on other servers: apps change `base_url` and learn of nothing else.
 //!
-//! A request's way: the guard, which knows whose key it has, a thin handler in `routes`, the checked parameters of `openai`, a route
+//! A request's way: the guard, which knows whose key it has, a thin handler in `routes`, the checked parameters of `retune_wire`, a route
 //! from `routing`, a place from `admission`, then `exchange`, which asks the `engine`, checks the answer's format, and leaves the record
 //! in the ledger before the last byte goes out.
 
@@ -9,12 +9,9 @@ mod admission;
 mod engine;
 mod error;
 mod exchange;
-#[doc(hidden)]
-pub mod fuzz;
 mod import;
 mod keys;
 mod metrics;
-mod openai;
 mod probe;
 mod rates;
 mod routes;

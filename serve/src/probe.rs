@@ -16,9 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use retune_ledger::{AdapterRef, Manifest, Probe};
 use retune_task::{ChatMessage, Config, PROBE_TOKENS};
+use retune_wire::Sampling;
 
 use crate::adapters::name_of;
-use crate::engine::{Engine, Event, Generation, Prompt, Sampling};
+use crate::engine::{Engine, Event, Generation, Prompt};
 use crate::error::Error;
 
 /// Asks adapters and the base for proof.

@@ -48,8 +48,15 @@ fn crates_know_only_whom_they_may() {
         ("ledger", &["retune-task"][..]),
         (
             "serve",
-            &["retune-task", "retune-stats", "retune-ledger"][..],
+            &[
+                "retune-task",
+                "retune-stats",
+                "retune-ledger",
+                "retune-wire",
+            ][..],
         ),
+        ("serve/wire", &["retune-task"][..]),
+        ("tests/fuzz", &["retune-wire"][..]),
         (
             "monitor",
             &["retune-task", "retune-stats", "retune-ledger"][..],
@@ -77,6 +84,23 @@ fn crates_know_only_whom_they_may() {
                 "{folder} must not know {dependency}"
             );
         }
+    }
+}
+
+#[test]
+fn what_is_fuzzed_builds_without_engine_tables_and_http() {
+    let lock = fs::read_to_string(Path::new(ROOT).join("tests/fuzz/Cargo.lock")).unwrap();
+    let has = |name: &str| lock.contains(&format!("name = \"{name}\"\n"));
+    assert!(has("retune-wire"));
+    for heavy in [
+        "actix-web",
+        "datafusion",
+        "deltalake",
+        "mistralrs-core",
+        "reqwest",
+        "tokio",
+    ] {
+        assert!(!has(heavy), "tests/fuzz must not need {heavy}");
     }
 }
 

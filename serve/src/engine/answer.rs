@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mistralrs_core::Response;
+use retune_wire::TokenLogprob;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::sampling::Chosen;
 use super::text::{Decoder, StopScanner};
 use super::vocabulary::Vocabulary;
-use super::{Event, Finish, TokenLogprob};
+use super::{Event, Finish};
 use crate::error::Error;
 
 /// One running answer: from tokens to events.

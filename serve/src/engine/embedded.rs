@@ -23,6 +23,7 @@ use mistralrs_core::{
     SamplingParams, SchedulerConfig,
 };
 use retune_task::ChatTemplate;
+use retune_wire::{Refusal, Sampling};
 use tempfile::TempDir;
 use tokenizers::Tokenizer;
 use tokio::sync::{Semaphore, mpsc};
@@ -34,7 +35,7 @@ use super::peft::{self, Lora};
 use super::sampling::{Chooser, State};
 use super::text::{Decoder, StopScanner};
 use super::vocabulary::LazyVocabulary;
-use super::{Constraint, Engine, Generating, Generation, Prompt, Sampling};
+use super::{Constraint, Engine, Generating, Generation, Prompt};
 use crate::error::Error;
 
 /// The base's name inside the engine; adapters' names contain an `@`.
@@ -145,7 +146,7 @@ impl Embedded {
                 let text = self
                     .template
                     .render_with_tools(messages, tools.as_deref(), true);
-                let text = text.map_err(|e| Error::Invalid {
+                let text = text.map_err(|e| Refusal {
                     message: format!("These messages do not fit the model's chat template: {e}"),
                     param: Some("messages".to_owned()),
                     code: None,
@@ -171,7 +172,7 @@ impl Embedded {
             return Err(Error::param(param, "empty_string", message));
         }
         match self.context.saturating_sub(prompt_tokens) {
-            0 => Err(Error::Invalid {
+            0 => Err(Refusal {
                 message: format!(
                     "This model's maximum context length is {} tokens. However, your {what} resulted in {prompt_tokens} tokens. \
                      Please reduce the length of the {what}.",
@@ -179,7 +180,8 @@ impl Embedded {
                 ),
                 param: Some(param.to_owned()),
                 code: Some("context_length_exceeded"),
-            }),
+            }
+            .into()),
             room => Ok(room),
         }
     }

@@ -17,13 +17,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use retune_task::{ChatMessage, Grammar};
+use retune_wire::{Sampling, TokenLogprob};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 pub(crate) use base::{BaseFolder, json};
 pub(crate) use embedded::Embedded;
 pub(crate) use peft::check as check_adapter;
-pub(crate) use sampling::Sampling;
 pub(crate) use upstream::Upstream;
 
 use crate::error::Error;
@@ -93,16 +93,6 @@ pub(crate) enum Event {
         prompt_tokens: Option<usize>,
     },
     Failed(Error),
-}
-
-/// A token of an answer with its log-probability, of the model's own distribution: before temperature, penalties and constraints.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct TokenLogprob {
-    pub(crate) bytes: Vec<u8>,
-    /// Natural logarithm.
-    pub(crate) logprob: f32,
-    /// The likeliest tokens in this place, best first.
-    pub(crate) top: Vec<(Vec<u8>, f32)>,
 }
 
 /// Why an answer ended.

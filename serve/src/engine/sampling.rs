@@ -13,45 +13,10 @@ use candle_core::{DType, Tensor};
 use mistralrs_core::CustomLogitsProcessor;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use retune_wire::Sampling;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::vocabulary::Allowed;
-
-/// OpenAI's sampling parameters.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Sampling {
-    /// 0 to 2; 0 is greedy and exact.
-    pub(crate) temperature: f64,
-    /// 0 to 1: the smallest set of tokens that has this probability.
-    pub(crate) top_p: f64,
-    /// -2 to 2, once for each token that the answer has already.
-    pub(crate) presence_penalty: f32,
-    /// -2 to 2, for each time that the answer has the token already.
-    pub(crate) frequency_penalty: f32,
-    /// The same seed and parameters give the same answer.
-    pub(crate) seed: Option<i64>,
-    /// -100 to 100, added to these tokens' logits.
-    pub(crate) logit_bias: Vec<(u32, f32)>,
-}
-
-impl Sampling {
-    /// The likeliest token each time.
-    pub(crate) const GREEDY: Self = Self {
-        temperature: 0.0,
-        top_p: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        seed: None,
-        logit_bias: Vec::new(),
-    };
-
-    fn rng(&self) -> StdRng {
-        match self.seed {
-            Some(seed) => StdRng::seed_from_u64(seed.cast_unsigned()),
-            None => StdRng::from_rng(&mut rand::rng()),
-        }
-    }
-}
 
 /// A token that was chosen.
 #[derive(Debug)]
@@ -83,7 +48,10 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(sampling: &Sampling, allowed: Option<Allowed>) -> Self {
         Self {
-            rng: sampling.rng(),
+            rng: match sampling.seed {
+                Some(seed) => StdRng::seed_from_u64(seed.cast_unsigned()),
+                None => StdRng::from_rng(&mut rand::rng()),
+            },
             allowed,
         }
     }

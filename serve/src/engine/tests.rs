@@ -138,7 +138,7 @@ async fn stop_strings_seeds_and_limits() {
     assert_ne!(answer(&f.engine, seeded(2)).await.0, one);
     let long = "x".repeat(model::CONTEXT);
     match f.engine.generate(generation(None, &long)).await {
-        Err(Error::Invalid { code, .. }) => assert_eq!(code, Some("context_length_exceeded")),
+        Err(Error::Invalid(refusal)) => assert_eq!(refusal.code, Some("context_length_exceeded")),
         other => panic!("{other:?}"),
     }
     // The context ends before the answer's limit.

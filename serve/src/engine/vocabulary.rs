@@ -10,6 +10,7 @@ use std::sync::Arc;
 use llguidance::api::TopLevelGrammar;
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use retune_task::Grammar;
+use retune_wire::Refusal;
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 use toktrie::{TokEnv, TokTrie};
@@ -79,7 +80,7 @@ impl Vocabulary {
 
     /// The state of an answer under `constraint`, before its first token.
     pub(crate) fn matcher(&self, constraint: &Constraint) -> Result<Matcher, Error> {
-        let refused = |e: anyhow::Error| Error::Invalid {
+        let refused = |e: anyhow::Error| Refusal {
             message: format!(
                 "Invalid '{}': no answer can be decoded under it: {e:#}",
                 constraint.param
@@ -286,8 +287,8 @@ mod tests {
             param: "response_format",
         };
         match vocabulary().matcher(&constraint) {
-            Err(Error::Invalid { param, .. }) => {
-                assert_eq!(param.as_deref(), Some("response_format"))
+            Err(Error::Invalid(refusal)) => {
+                assert_eq!(refusal.param.as_deref(), Some("response_format"))
             }
             _ => unreachable!("an open bracket is no regex"),
         }

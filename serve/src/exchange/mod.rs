@@ -14,13 +14,14 @@ use std::time::Instant;
 
 use retune_ledger::Purpose;
 use retune_task::{ChatMessage, Check, Enforce};
+use retune_wire::calls::{Delta, Reader};
+use retune_wire::{Ask, Chat, Choice, Request, TokenLogprob, ToolChoice, Usage};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use crate::admission::Ticket;
-use crate::engine::{Constraint, Event, Finish, Generating, Generation, Prompt, TokenLogprob};
+use crate::engine::{Constraint, Event, Finish, Generating, Generation, Prompt};
 use crate::error::Error;
-use crate::openai::{Ask, Chat, Choice, Delta, Reader, Request, ToolChoice, Usage};
 use crate::routing::Route;
 use crate::state::App;
 

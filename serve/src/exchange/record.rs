@@ -5,10 +5,10 @@ use std::time::Instant;
 use chrono::Utc;
 use retune_ledger::{Exchange, Purpose};
 use retune_task::{Check, conversation};
+use retune_wire::{Ask, Choice, tool_calls};
 use serde_json::{Value, json};
 
 use super::{Asked, Running, max_tokens};
-use crate::openai::{Ask, Choice, tool_calls};
 
 impl Running {
     /// `check`: of an answer that the model gave by itself.

@@ -8,11 +8,11 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use retune_ledger::{Action, AdapterRef, Stages, standings};
 use retune_task::ModelName;
+use retune_wire::Params;
 use serde_json::{Value, json};
 
 use super::body;
 use crate::error::Error;
-use crate::openai::Params;
 use crate::state::App;
 
 const ACTIONS: &str = "load, unload, promote, canary, shadow, rollback, reject";

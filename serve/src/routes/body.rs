@@ -8,24 +8,24 @@ use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
 use actix_web::web;
 use futures::{Stream, StreamExt, stream};
+use retune_wire::{Params, Refusal};
 
 use crate::error::Error;
-use crate::openai::Params;
 
 /// How much more than the limit is read and thrown away, as a factor, so that the client gets to hear of the limit.
 const DRAIN: usize = 16;
 
 /// Reads the JSON object in the body.
 pub(crate) async fn params(payload: web::Payload, limit: usize) -> Result<Params, Error> {
-    Params::parse(&bytes(payload, limit).await?)
+    Ok(Params::parse(&bytes(payload, limit).await?)?)
 }
 
 /// The same where nothing at all is an empty object.
 pub(crate) async fn optional_params(payload: web::Payload, limit: usize) -> Result<Params, Error> {
-    match bytes(payload, limit).await? {
-        body if body.is_empty() => Params::parse(b"{}"),
-        body => Params::parse(&body),
-    }
+    Ok(match bytes(payload, limit).await? {
+        body if body.is_empty() => Params::parse(b"{}")?,
+        body => Params::parse(&body)?,
+    })
 }
 
 /// The same body, which ends with an error once nothing has come for so long: a client that sends a byte now and then and none at last
@@ -48,11 +48,12 @@ async fn bytes(mut payload: web::Payload, limit: usize) -> Result<Vec<u8>, Error
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|e| match e {
             PayloadError::Io(e) if e.kind() == ErrorKind::TimedOut => Error::TooSlow,
-            e => Error::Invalid {
+            e => Refusal {
                 message: format!("The request's body could not be read: {e}."),
                 param: None,
                 code: None,
-            },
+            }
+            .into(),
         })?;
         length += chunk.len();
         if length <= limit {

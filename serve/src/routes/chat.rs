@@ -8,13 +8,13 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use chrono::Utc;
 use futures::{Stream, StreamExt, stream};
 use retune_ledger::Purpose;
+use retune_wire::{Ask, Envelope, Params, Refusal, Request};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::body;
 use crate::error::Error;
 use crate::exchange::{self, Answered, Asked, Piece};
 use crate::keys::Caller;
-use crate::openai::{self, Ask, Envelope, Params, Request};
 use crate::routing::Route;
 use crate::state::App;
 
@@ -64,7 +64,7 @@ async fn answered(mut begun: Begun) -> Result<HttpResponse, Error> {
     }
 }
 
-type Read = fn(Params) -> Result<Request, Error>;
+type Read = fn(Params) -> Result<Request, Refusal>;
 
 /// Reads and admits a request. Errors up to here are counted; later ones belong to the exchange, which counts itself.
 async fn begin(
@@ -230,7 +230,7 @@ impl Events {
             // Without [DONE]: what failed must not look complete.
             Piece::Failed(e) => {
                 tracing::error!(request_id = self.envelope.id, error = %e, "a stream failed");
-                openai::event(&e.body())
+                retune_wire::event(&e.body())
             }
         })
     }

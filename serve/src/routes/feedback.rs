@@ -8,12 +8,12 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::Utc;
 use rand::Rng;
 use retune_ledger::Feedback;
+use retune_wire::{Params, Refusal};
 use serde_json::{Map, Value, json};
 
 use super::body;
 use crate::error::Error;
 use crate::keys::Caller;
-use crate::openai::Params;
 use crate::state::App;
 
 /// What a rubric may rate, each 1 to 5.
@@ -43,7 +43,7 @@ pub(crate) async fn create(
     Ok(HttpResponse::Created().json(json!({ "feedback_id": id })))
 }
 
-fn read(mut params: Params) -> Result<Feedback, Error> {
+fn read(mut params: Params) -> Result<Feedback, Refusal> {
     let p = &mut params;
     let request_id = p.string("completion_id")?;
     let request_id = p.required("completion_id", request_id)?;
@@ -55,7 +55,7 @@ fn read(mut params: Params) -> Result<Feedback, Error> {
     params.finish()?;
     if rating.is_none() && correction.is_none() && rubric.is_none() && comment.is_none() {
         let message = "Missing required parameter: at least one of 'rating', 'correction', 'rubric', 'comment'.";
-        return Err(Error::param(
+        return Err(Refusal::param(
             "rating",
             "missing_required_parameter",
             message,
@@ -74,11 +74,11 @@ fn read(mut params: Params) -> Result<Feedback, Error> {
     })
 }
 
-fn grade(p: &mut Params, key: &str) -> Result<Option<u8>, Error> {
+fn grade(p: &mut Params, key: &str) -> Result<Option<u8>, Refusal> {
     Ok(p.integer(key, 1, 5)?.and_then(|n| u8::try_from(n).ok()))
 }
 
-fn rubric(members: Map<String, Value>) -> Result<Value, Error> {
+fn rubric(members: Map<String, Value>) -> Result<Value, Refusal> {
     let mut p = Params::inner(members, "rubric");
     let mut rubric = Map::new();
     for key in RUBRIC {
@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    fn read_value(body: &Value) -> Result<Feedback, Error> {
+    fn read_value(body: &Value) -> Result<Feedback, Refusal> {
         read(Params::parse(body.to_string().as_bytes())?)
     }
 
@@ -134,7 +134,7 @@ mod tests {
             ),
         ] {
             match read_value(&body) {
-                Err(Error::Invalid { param, .. }) => {
+                Err(Refusal { param, .. }) => {
                     assert_eq!(param.as_deref(), Some(wanted), "{body}")
                 }
                 _ => panic!("{body} was let through"),

@@ -1,10 +1,10 @@
 //! `GET /v1/models`: the base, then each task, its baseline, its adapters.
 
 use actix_web::{HttpResponse, web};
+use retune_wire::model_object;
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::openai::model_object;
 use crate::routing::{Table, adapter_name, baseline_name};
 use crate::state::App;
 

@@ -5,11 +5,12 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use retune_ledger::{ConversationQuery, Exchange, Role};
 use retune_task::ChatMessage;
+use retune_wire::calls::Message;
+use retune_wire::{Refusal, Usage, message};
 use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::keys::Caller;
-use crate::openai::stored;
 use crate::state::App;
 
 /// OpenAI's limits for a page.
@@ -86,6 +87,41 @@ fn listed(data: Vec<Value>, has_more: bool) -> HttpResponse {
     }))
 }
 
+/// A logged exchange as the stored completion that it is.
+fn stored(row: &Exchange) -> Value {
+    let usage = Usage {
+        prompt: usize::try_from(row.prompt_tokens).unwrap_or(usize::MAX),
+        completion: usize::try_from(row.completion_tokens).unwrap_or(usize::MAX),
+    };
+    let mut message = message(&Message {
+        content: row.answer.clone(),
+        calls: Vec::new(),
+    });
+    if let Some(calls) = &row.tool_calls {
+        message["tool_calls"] = calls.clone();
+    }
+    let choice = json!({ "index": 0, "message": message, "logprobs": null, "finish_reason": row.finish_reason });
+    json!({
+        "id": row.request_id,
+        "object": "chat.completion",
+        "created": row.ts.timestamp(),
+        "model": row.adapter,
+        "choices": [choice],
+        "usage": usage.object(),
+        "metadata": row.metadata.clone().unwrap_or_else(|| json!({})),
+        "temperature": row.parameters["temperature"],
+        "top_p": row.parameters["top_p"],
+        "presence_penalty": row.parameters.get("presence_penalty").cloned().unwrap_or_else(|| json!(0)),
+        "frequency_penalty": row.parameters.get("frequency_penalty").cloned().unwrap_or_else(|| json!(0)),
+        "seed": row.parameters.get("seed"),
+        "tools": null,
+        "response_format": null,
+        "system_fingerprint": null,
+        "service_tier": "default",
+        "input_user": row.user,
+    })
+}
+
 /// The key whose completions the caller may see; none: all of them.
 fn whose(http: &HttpRequest) -> Option<String> {
     let caller = Caller::of(http);
@@ -122,7 +158,7 @@ impl Page {
             metadata: Vec::new(),
         };
         let pairs =
-            web::Query::<Vec<(String, String)>>::from_query(query).map_err(|e| Error::Invalid {
+            web::Query::<Vec<(String, String)>>::from_query(query).map_err(|e| Refusal {
                 message: format!("Invalid query: {e}."),
                 param: None,
                 code: None,

@@ -2,6 +2,7 @@
 //!
 //! What an upstream says of a request may repeat the prompt: it goes to the client that sent it, and never to the log.
 
+use retune_wire::Refusal;
 use serde_json::Value;
 
 use crate::error::Error;
@@ -172,11 +173,13 @@ fn invalid(told: Told, constraint: Option<&'static str>) -> Error {
         .iter()
         .any(|words| message.contains(words));
     let code = told.code.as_deref().and_then(known);
-    Error::Invalid {
-        code: code.or(too_long.then_some("context_length_exceeded")),
+    let code = code.or(too_long.then_some("context_length_exceeded"));
+    Refusal {
         message,
         param,
+        code,
     }
+    .into()
 }
 
 /// Reasons that OpenAI has, among those that servers give.
@@ -246,12 +249,14 @@ mod tests {
     fn reasons_and_parameters_are_those_that_clients_know() {
         let body = json!({"error": {"message": "This model's maximum context length is 8 tokens.", "code": "made_up"}});
         match refused(400, &body, None) {
-            Error::Invalid { code, .. } => assert_eq!(code, Some("context_length_exceeded")),
+            Error::Invalid(refusal) => assert_eq!(refusal.code, Some("context_length_exceeded")),
             other => panic!("{other:?}"),
         }
         let body = json!({"error": {"message": "guided_regex: cannot be compiled", "code": 400}});
         match refused(400, &body, Some("response_format")) {
-            Error::Invalid { param, .. } => assert_eq!(param.as_deref(), Some("response_format")),
+            Error::Invalid(refusal) => {
+                assert_eq!(refusal.param.as_deref(), Some("response_format"))
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
+use retune_wire::sse::{MAX_EVENT, Reader};
 
 use super::failure::Failure;
-use super::sse::{MAX_EVENT, Reader};
 
 /// A response that is being read. Dropping it closes the connection, which is how an upstream learns that nobody waits any more.
 pub(super) struct Incoming {

@@ -14,7 +14,6 @@ mod incoming;
 mod reply;
 mod request;
 mod server;
-pub(crate) mod sse;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +29,7 @@ use futures::stream::FuturesUnordered;
 use rand::Rng;
 use reqwest::Client;
 use retune_task::ChatMessage;
+use retune_wire::Sampling;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -37,7 +37,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use self::failure::Failure;
 use self::request::Asking;
 use self::server::{Begun, Patience, Server};
-use super::{Constraint, Engine, Event, Generating, Generation, Prompt, Sampling};
+use super::{Constraint, Engine, Event, Generating, Generation, Prompt};
 use crate::error::Error;
 
 /// How long usage may come after the answer's end.
@@ -190,7 +190,7 @@ impl Upstream {
                     server.succeeded();
                     return Err(failure.into_error(&server.url));
                 }
-                Err(Failure::Refused(e @ Error::Invalid { .. })) => {
+                Err(Failure::Refused(e @ Error::Invalid(_))) => {
                     server.succeeded();
                     return Err(e);
                 }

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use retune_wire::TokenLogprob;
 use serde_json::{Value, json};
 
 use super::failure::{self, Failure};
-use crate::engine::{Event, Finish, TokenLogprob};
+use crate::engine::{Event, Finish};
 
 /// An answer on its way.
 #[derive(Debug, Default)]

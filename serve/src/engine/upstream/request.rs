@@ -6,9 +6,10 @@
 use std::path::Path;
 
 use retune_task::{ChatMessage, Grammar};
+use retune_wire::Sampling;
 use serde_json::{Map, Value, json};
 
-use crate::engine::{Constraint, Generation, Prompt, Sampling};
+use crate::engine::{Constraint, Generation, Prompt};
 
 /// Servers want `top_p` above 0; this leaves the likeliest token alone.
 const LEAST_TOP_P: f64 = 1e-6;

@@ -405,7 +405,7 @@ async fn what_upstream_refuses_is_said_in_openais_words() {
     let expected = json!({"error": {"message": "too hot", "type": "invalid_request_error", "param": "temperature", "code": null}});
     assert_eq!(error.body(), expected);
     let error = answer(&engine, None).await.unwrap_err();
-    assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+    assert!(matches!(error, Error::Invalid(_)), "{error:?}");
     let error = answer(&engine, None).await.unwrap_err();
     assert!(
         matches!(&error, Error::UpstreamBusy { retry_after: Some(after) } if after == "17"),
@@ -418,7 +418,7 @@ async fn what_upstream_refuses_is_said_in_openais_words() {
     let error = answer(&engine, None).await.unwrap_err();
     assert!(matches!(error, Error::UpstreamUnavailable), "{error:?}");
     let error = answer(&engine, None).await.unwrap_err();
-    assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+    assert!(matches!(error, Error::Invalid(_)), "{error:?}");
     assert_eq!(server.acts_left(), 0);
 }
 

@@ -6,11 +6,11 @@
 use retune_task::ChatMessage;
 use serde_json::{Map, Value, json};
 
-use super::messages::messages;
-use super::params::{Params, unsupported, wrong_type};
-use super::tools::{ResponseFormat, Tools};
-use crate::engine::Sampling;
-use crate::error::Error;
+use crate::messages::messages;
+use crate::params::{Params, unsupported, wrong_type};
+use crate::refusal::Refusal;
+use crate::sampling::Sampling;
+use crate::tools::{ResponseFormat, Tools};
 
 /// OpenAI's limit for `stop`.
 const MAX_STOPS: usize = 4;
@@ -25,29 +25,29 @@ const COMPLETION_MAX_TOKENS: usize = 16;
 
 /// A checked request.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Request {
-    pub(crate) model: String,
-    pub(crate) ask: Ask,
-    pub(crate) stream: bool,
-    pub(crate) include_usage: bool,
-    pub(crate) sampling: Sampling,
+pub struct Request {
+    pub model: String,
+    pub ask: Ask,
+    pub stream: bool,
+    pub include_usage: bool,
+    pub sampling: Sampling,
     /// `None`: the task's own limit.
-    pub(crate) max_tokens: Option<usize>,
-    pub(crate) stop: Vec<String>,
+    pub max_tokens: Option<usize>,
+    pub stop: Vec<String>,
     /// Answers to each prompt.
-    pub(crate) n: usize,
+    pub n: usize,
     /// How many of the likeliest tokens are told beside each chosen one; `None`: no probabilities.
-    pub(crate) logprobs: Option<usize>,
-    pub(crate) user: Option<String>,
-    pub(crate) safety_identifier: Option<String>,
-    pub(crate) metadata: Option<Value>,
+    pub logprobs: Option<usize>,
+    pub user: Option<String>,
+    pub safety_identifier: Option<String>,
+    pub metadata: Option<Value>,
     /// False: no text is kept.
-    pub(crate) store: bool,
+    pub store: bool,
 }
 
 /// What the model is to answer to.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Ask {
+pub enum Ask {
     Chat(Chat),
     /// Raw prompts, each continued by itself.
     Completion(Vec<String>),
@@ -55,17 +55,17 @@ pub(crate) enum Ask {
 
 /// A conversation.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Chat {
+pub struct Chat {
     /// As the app sent them, text parts joined.
-    pub(crate) messages: Vec<ChatMessage>,
-    pub(crate) tools: Option<Tools>,
+    pub messages: Vec<ChatMessage>,
+    pub tools: Option<Tools>,
     /// The request's own; it takes the place of the task's format.
-    pub(crate) response_format: Option<ResponseFormat>,
+    pub response_format: Option<ResponseFormat>,
 }
 
 impl Request {
     /// `POST /v1/chat/completions`.
-    pub(crate) fn chat(mut params: Params) -> Result<Self, Error> {
+    pub fn chat(mut params: Params) -> Result<Self, Refusal> {
         let p = &mut params;
         let model = p.string("model")?;
         let model = p.required("model", model)?;
@@ -83,7 +83,7 @@ impl Request {
     }
 
     /// `POST /v1/completions`.
-    pub(crate) fn completion(mut params: Params) -> Result<Self, Error> {
+    pub fn completion(mut params: Params) -> Result<Self, Refusal> {
         let p = &mut params;
         let model = p.string("model")?;
         let model = p.required("model", model)?;
@@ -110,14 +110,14 @@ impl Request {
         ask: Ask,
         max_tokens: Option<usize>,
         logprobs: Option<usize>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Refusal> {
         let stream = p.boolean("stream")?.unwrap_or(false);
         Ok(Self {
             model,
             ask,
             stream,
             include_usage: stream_options(p, stream)?,
-            sampling: sampling(p)?,
+            sampling: Sampling::read(p)?,
             max_tokens,
             stop: stop(p)?,
             n: p.integer("n", 1, MAX_CHOICES)?
@@ -132,7 +132,7 @@ impl Request {
     }
 
     /// The conversation; a raw prompt counts as what a user said.
-    pub(crate) fn messages(&self) -> Vec<ChatMessage> {
+    pub fn messages(&self) -> Vec<ChatMessage> {
         match &self.ask {
             Ask::Chat(chat) => chat.messages.clone(),
             Ask::Completion(prompts) => prompts
@@ -143,7 +143,7 @@ impl Request {
     }
 
     /// What a share of the traffic sticks to: the identifier of the person, else the first message.
-    pub(crate) fn sticky_key(&self) -> &str {
+    pub fn sticky_key(&self) -> &str {
         let person = self.safety_identifier.as_deref().or(self.user.as_deref());
         let first = || match &self.ask {
             Ask::Chat(chat) => chat.messages.first().map(|m| m.content.as_str()),
@@ -153,7 +153,7 @@ impl Request {
     }
 
     /// Whether the answer's form is the request's own matter, not the task's.
-    pub(crate) fn has_own_form(&self) -> bool {
+    pub fn has_own_form(&self) -> bool {
         match &self.ask {
             Ask::Chat(chat) => chat.response_format.is_some() || chat.tools.is_some(),
             Ask::Completion(_) => true,
@@ -161,7 +161,7 @@ impl Request {
     }
 
     /// What was asked for, as the ledger keeps it.
-    pub(crate) fn parameters(&self, max_tokens: usize) -> Map<String, Value> {
+    pub fn parameters(&self, max_tokens: usize) -> Map<String, Value> {
         let sampling = &self.sampling;
         let mut kept = Map::new();
         let mut keep = |key: &str, value: Value, default: Value| {
@@ -201,42 +201,13 @@ impl Request {
     }
 }
 
-fn sampling(p: &mut Params) -> Result<Sampling, Error> {
-    Ok(Sampling {
-        temperature: p.decimal("temperature", 0.0, 2.0)?.unwrap_or(1.0),
-        top_p: p.decimal("top_p", 0.0, 1.0)?.unwrap_or(1.0),
-        presence_penalty: p.decimal("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0) as f32,
-        frequency_penalty: p.decimal("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0) as f32,
-        seed: p.integer("seed", i64::MIN, i64::MAX)?,
-        logit_bias: logit_bias(p)?,
-    })
-}
-
-/// Token ids and what is added to their logits, -100 to 100.
-fn logit_bias(p: &mut Params) -> Result<Vec<(u32, f32)>, Error> {
-    let Some(biases) = p.object("logit_bias")? else {
-        return Ok(Vec::new());
-    };
-    let mut found = Vec::with_capacity(biases.len());
-    for (key, value) in biases {
-        let token: u32 = key.parse().map_err(|_| {
-            let message = format!("Invalid 'logit_bias': '{key}' is no token id.");
-            Error::param("logit_bias", "invalid_value", message)
-        })?;
-        let mut one = Params::inner(Map::from_iter([(key.clone(), value)]), "logit_bias");
-        let bias = one.decimal(&key, -100.0, 100.0)?;
-        found.push((token, bias.unwrap_or(0.0) as f32));
-    }
-    Ok(found)
-}
-
 /// `logprobs` of a chat, with `top_logprobs`.
-fn logprobs(p: &mut Params) -> Result<Option<usize>, Error> {
+fn logprobs(p: &mut Params) -> Result<Option<usize>, Refusal> {
     let wanted = p.boolean("logprobs")?.unwrap_or(false);
     let top = p.integer("top_logprobs", 0, MAX_TOP_LOGPROBS)?;
     if !wanted && top.is_some_and(|top| top > 0) {
         let message = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.";
-        return Err(Error::param(
+        return Err(Refusal::param(
             "top_logprobs",
             "invalid_parameter_combination",
             message,
@@ -247,14 +218,14 @@ fn logprobs(p: &mut Params) -> Result<Option<usize>, Error> {
 }
 
 /// One prompt or several.
-fn prompts(p: &mut Params) -> Result<Vec<String>, Error> {
+fn prompts(p: &mut Params) -> Result<Vec<String>, Refusal> {
     let prompt = p.take("prompt");
     let list = match p.required("prompt", prompt)? {
         Value::String(one) => return Ok(vec![one]),
         Value::Array(list) if list.is_empty() => {
             let message =
                 "Invalid 'prompt': empty array. Expected a string or an array of strings.";
-            return Err(Error::param("prompt", "empty_array", message));
+            return Err(Refusal::param("prompt", "empty_array", message));
         }
         Value::Array(list) => list,
         other => {
@@ -268,7 +239,7 @@ fn prompts(p: &mut Params) -> Result<Vec<String>, Error> {
     let one = |(i, prompt): (usize, Value)| match prompt {
         Value::String(text) => Ok(text),
         // Tokens of another model's vocabulary would be noise here, and nobody could tell.
-        Value::Number(_) | Value::Array(_) => Err(Error::param(
+        Value::Number(_) | Value::Array(_) => Err(Refusal::param(
             "prompt",
             "unsupported_value",
             "Unsupported value: 'prompt' is a string or an array of strings here, not tokens.",
@@ -278,12 +249,12 @@ fn prompts(p: &mut Params) -> Result<Vec<String>, Error> {
     list.into_iter().enumerate().map(one).collect()
 }
 
-fn stream_options(p: &mut Params, stream: bool) -> Result<bool, Error> {
+fn stream_options(p: &mut Params, stream: bool) -> Result<bool, Refusal> {
     let Some(options) = p.object("stream_options")? else {
         return Ok(false);
     };
     if !stream {
-        return Err(Error::Invalid {
+        return Err(Refusal {
             message: "The 'stream_options' parameter is only allowed when 'stream' is enabled."
                 .to_owned(),
             param: Some("stream_options".to_owned()),
@@ -298,13 +269,13 @@ fn stream_options(p: &mut Params, stream: bool) -> Result<bool, Error> {
     Ok(include_usage)
 }
 
-fn max_tokens(p: &mut Params) -> Result<Option<usize>, Error> {
+fn max_tokens(p: &mut Params) -> Result<Option<usize>, Refusal> {
     let old = p.integer("max_tokens", 1, i64::from(u32::MAX))?;
     let new = p.integer("max_completion_tokens", 1, i64::from(u32::MAX))?;
     if old.is_some() && new.is_some() {
         let message =
             "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.";
-        return Err(Error::param(
+        return Err(Refusal::param(
             "max_tokens",
             "invalid_parameter_combination",
             message,
@@ -313,7 +284,7 @@ fn max_tokens(p: &mut Params) -> Result<Option<usize>, Error> {
     Ok(new.or(old).and_then(|n| usize::try_from(n).ok()))
 }
 
-fn stop(p: &mut Params) -> Result<Vec<String>, Error> {
+fn stop(p: &mut Params) -> Result<Vec<String>, Refusal> {
     let stops = match p.take("stop") {
         None => return Ok(Vec::new()),
         Some(Value::String(one)) => vec![Value::String(one)],
@@ -331,11 +302,11 @@ fn stop(p: &mut Params) -> Result<Vec<String>, Error> {
             "Invalid 'stop': array too long. Expected an array with maximum length {MAX_STOPS}, but got an array with length {} instead.",
             stops.len()
         );
-        return Err(Error::param("stop", "array_above_max_length", message));
+        return Err(Refusal::param("stop", "array_above_max_length", message));
     }
     let one = |(i, stop): (usize, Value)| match stop {
         Value::String(s) if !s.is_empty() => Ok(s),
-        Value::String(_) => Err(Error::param(
+        Value::String(_) => Err(Refusal::param(
             "stop",
             "empty_string",
             format!("Invalid 'stop[{i}]': an empty string ends nothing."),
@@ -345,12 +316,12 @@ fn stop(p: &mut Params) -> Result<Vec<String>, Error> {
     stops.into_iter().enumerate().map(one).collect()
 }
 
-fn metadata(p: &mut Params) -> Result<Option<Value>, Error> {
+fn metadata(p: &mut Params) -> Result<Option<Value>, Refusal> {
     let Some(metadata) = p.object("metadata")? else {
         return Ok(None);
     };
     let (pairs, key_length, value_length) = MAX_METADATA;
-    let wrong = |message: String| Err(Error::param("metadata", "invalid_metadata", message));
+    let wrong = |message: String| Err(Refusal::param("metadata", "invalid_metadata", message));
     if metadata.len() > pairs {
         return wrong(format!(
             "Invalid 'metadata': at most {pairs} pairs are kept, but got {}.",
@@ -371,7 +342,7 @@ fn metadata(p: &mut Params) -> Result<Option<Value>, Error> {
 }
 
 /// Parameters that OpenAI has and this server cannot honour pass only with a value that asks for nothing.
-fn refuse_the_rest(mut p: Params) -> Result<(), Error> {
+fn refuse_the_rest(mut p: Params) -> Result<(), Refusal> {
     let empty = |v: &Value| {
         v.as_array().is_some_and(Vec::is_empty) || v.as_object().is_some_and(Map::is_empty)
     };

@@ -6,11 +6,11 @@
 use std::collections::VecDeque;
 
 /// More than any server sends at once; less than what hurts.
-pub(crate) const MAX_EVENT: usize = 4 << 20;
+pub const MAX_EVENT: usize = 4 << 20;
 
 /// The reader's state between two pieces of a stream.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub struct Reader {
     /// Bytes that one event may have, its field names and comments included.
     limit: usize,
     /// The line so far.
@@ -27,10 +27,11 @@ pub(crate) struct Reader {
 
 /// An event is larger than the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TooLarge;
+pub struct TooLarge;
 
 impl Reader {
-    pub(crate) fn new(limit: usize) -> Self {
+    /// `limit`: the bytes that one event may have.
+    pub fn new(limit: usize) -> Self {
         Self {
             limit,
             line: Vec::new(),
@@ -43,7 +44,7 @@ impl Reader {
     }
 
     /// Takes in the next bytes; what they complete waits in [`Self::event`]. After an error it takes in nothing any more.
-    pub(crate) fn push(&mut self, mut bytes: &[u8]) -> Result<(), TooLarge> {
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), TooLarge> {
         while !bytes.is_empty() && !self.too_large {
             if std::mem::take(&mut self.after_cr) && bytes.first() == Some(&b'\n') {
                 bytes = &bytes[1..];
@@ -51,8 +52,7 @@ impl Reader {
             }
             let end = bytes.iter().position(|b| matches!(b, b'\n' | b'\r'));
             let line = &bytes[..end.unwrap_or(bytes.len())];
-            let size = self.line.len() + self.data.as_ref().map_or(0, Vec::len) + line.len();
-            if size > self.limit {
+            if self.held() + line.len() > self.limit {
                 self.too_large = true;
                 break;
             }
@@ -70,7 +70,7 @@ impl Reader {
     }
 
     /// The stream has ended: what it left unfinished counts.
-    pub(crate) fn finish(&mut self) {
+    pub fn finish(&mut self) {
         if !self.too_large {
             self.end_of_line();
             self.end_of_event();
@@ -78,8 +78,13 @@ impl Reader {
     }
 
     /// The data of the next complete event.
-    pub(crate) fn event(&mut self) -> Option<String> {
+    pub fn event(&mut self) -> Option<String> {
         self.ready.pop_front()
+    }
+
+    /// Bytes that wait for the end of their event; never more than the limit.
+    pub fn held(&self) -> usize {
+        self.line.len() + self.data.as_ref().map_or(0, Vec::len)
     }
 
     fn end_of_line(&mut self) {
@@ -125,20 +130,6 @@ impl Reader {
     }
 }
 
-/// All events of `pieces`, and whether one was too large.
-pub(crate) fn read_all<'a>(
-    pieces: impl IntoIterator<Item = &'a [u8]>,
-    limit: usize,
-) -> (Vec<String>, bool) {
-    let mut reader = Reader::new(limit);
-    let mut fits = true;
-    for piece in pieces {
-        fits &= reader.push(piece).is_ok();
-    }
-    reader.finish();
-    (std::iter::from_fn(|| reader.event()).collect(), !fits)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -146,6 +137,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// All events of `pieces`, and whether one was too large.
+    fn read_all<'a>(
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+        limit: usize,
+    ) -> (Vec<String>, bool) {
+        let mut reader = Reader::new(limit);
+        let mut fits = true;
+        for piece in pieces {
+            fits &= reader.push(piece).is_ok();
+        }
+        reader.finish();
+        (std::iter::from_fn(|| reader.event()).collect(), !fits)
+    }
 
     fn read(text: &str) -> Vec<String> {
         let (events, too_large) = read_all([text.as_bytes()], MAX_EVENT);

@@ -3,15 +3,18 @@
 use retune_task::ChatMessage;
 use serde_json::{Map, Value, json};
 
-use super::params::{Params, unsupported, wrong_type};
-use crate::error::Error;
+use crate::params::{Params, unsupported, wrong_type};
+use crate::refusal::Refusal;
 
-pub(super) fn messages(p: &mut Params) -> Result<Vec<ChatMessage>, Error> {
+/// How deep a call's arguments may nest and still be parsed. serde_json reads 127 levels, of which a row of the log needs some itself.
+const MAX_DEPTH: usize = 64;
+
+pub(crate) fn messages(p: &mut Params) -> Result<Vec<ChatMessage>, Refusal> {
     let messages = p.array("messages")?;
     let messages = p.required("messages", messages)?;
     if messages.is_empty() {
         let message = "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array instead.";
-        return Err(Error::param("messages", "empty_array", message));
+        return Err(Refusal::param("messages", "empty_array", message));
     }
     messages
         .into_iter()
@@ -20,7 +23,7 @@ pub(super) fn messages(p: &mut Params) -> Result<Vec<ChatMessage>, Error> {
         .collect()
 }
 
-fn message(message: Value, path: &str) -> Result<ChatMessage, Error> {
+fn message(message: Value, path: &str) -> Result<ChatMessage, Refusal> {
     let Value::Object(members) = message else {
         return Err(wrong_type(path, "an object", &message));
     };
@@ -36,7 +39,7 @@ fn message(message: Value, path: &str) -> Result<ChatMessage, Error> {
             let message = format!(
                 "Invalid value: '{other}'. Supported values are: 'system', 'developer', 'user', 'assistant', and 'tool'."
             );
-            return Err(Error::param(&name, "invalid_value", message));
+            return Err(Refusal::param(&name, "invalid_value", message));
         }
     };
     let tool_calls = if role == "assistant" {
@@ -80,8 +83,9 @@ fn message(message: Value, path: &str) -> Result<ChatMessage, Error> {
     })
 }
 
-/// What an assistant called, with `arguments` parsed, which is how chat templates want them; text that is no JSON stays text.
-fn tool_calls(p: &mut Params) -> Result<Option<Value>, Error> {
+/// What an assistant called, with `arguments` parsed, which is how chat templates want them; text that is no JSON, or JSON that could not
+/// be read back from the log, stays text.
+fn tool_calls(p: &mut Params) -> Result<Option<Value>, Refusal> {
     let path = p.name("tool_calls");
     let Some(calls) = p.array("tool_calls")?.filter(|calls| !calls.is_empty()) else {
         return Ok(None);
@@ -105,29 +109,39 @@ fn tool_calls(p: &mut Params) -> Result<Option<Value>, Error> {
         function.finish()?;
         call.unsupported("index", Value::is_number)?;
         call.finish()?;
-        let arguments: Value = serde_json::from_str(&arguments).unwrap_or(Value::String(arguments));
+        let parsed = serde_json::from_str(&arguments).ok();
+        let parsed = parsed.filter(|value| depth(value) <= MAX_DEPTH);
+        let arguments = parsed.unwrap_or(Value::String(arguments));
         Ok(
             json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}),
         )
     };
-    let calls: Result<Vec<Value>, Error> = calls.into_iter().enumerate().map(one).collect();
+    let calls: Result<Vec<Value>, Refusal> = calls.into_iter().enumerate().map(one).collect();
     Ok(Some(Value::Array(calls?)))
 }
 
-pub(super) fn object(value: Value, path: &str) -> Result<Map<String, Value>, Error> {
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+pub(crate) fn object(value: Value, path: &str) -> Result<Map<String, Value>, Refusal> {
     match value {
         Value::Object(members) => Ok(members),
         other => Err(wrong_type(path, "an object", &other)),
     }
 }
 
-fn content(p: &mut Params) -> Result<Option<String>, Error> {
+fn content(p: &mut Params) -> Result<Option<String>, Refusal> {
     match p.take("content") {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
         Some(Value::Array(parts)) => {
             let path = p.name("content");
-            let texts: Result<Vec<String>, Error> = parts
+            let texts: Result<Vec<String>, Refusal> = parts
                 .into_iter()
                 .enumerate()
                 .map(|(i, part)| text_part(part, &format!("{path}[{i}]")))
@@ -142,7 +156,7 @@ fn content(p: &mut Params) -> Result<Option<String>, Error> {
     }
 }
 
-fn text_part(part: Value, path: &str) -> Result<String, Error> {
+fn text_part(part: Value, path: &str) -> Result<String, Refusal> {
     let Value::Object(members) = part else {
         return Err(wrong_type(path, "an object", &part));
     };

@@ -7,14 +7,15 @@
 use rand::Rng;
 use serde_json::{Map, Value};
 
-use super::tools::Tools;
+use crate::tools::Tools;
 
 const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
 
 /// A part of what the app sees.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Delta {
+pub enum Delta {
+    /// Text.
     Content(String),
     /// A call begins.
     Call {
@@ -23,23 +24,20 @@ pub(crate) enum Delta {
         name: String,
     },
     /// More of its arguments' JSON text.
-    Arguments {
-        index: usize,
-        text: String,
-    },
+    Arguments { index: usize, text: String },
 }
 
 /// A whole call.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Call {
-    pub(crate) id: String,
-    pub(crate) name: String,
+pub struct Call {
+    pub id: String,
+    pub name: String,
     /// JSON text.
-    pub(crate) arguments: String,
+    pub arguments: String,
 }
 
 /// Reads one answer.
-pub(crate) struct Reader {
+pub struct Reader {
     mode: Mode,
     calls: usize,
 }
@@ -61,7 +59,8 @@ enum Mode {
 }
 
 impl Reader {
-    pub(crate) fn new(tools: Option<&Tools>) -> Self {
+    /// Of an answer to a request with these tools.
+    pub fn new(tools: Option<&Tools>) -> Self {
         let mode = match tools {
             None => Mode::Content,
             Some(tools) => match (tools.only(), tools.grammar()) {
@@ -81,7 +80,7 @@ impl Reader {
     }
 
     /// What the next piece of the answer adds.
-    pub(crate) fn push(&mut self, text: &str) -> Vec<Delta> {
+    pub fn push(&mut self, text: &str) -> Vec<Delta> {
         match &mut self.mode {
             Mode::Content => content(text),
             Mode::Only { name, begun } => {
@@ -115,7 +114,7 @@ impl Reader {
     }
 
     /// What was held back. What turned out to be no call is content.
-    pub(crate) fn finish(&mut self) -> Vec<Delta> {
+    pub fn finish(&mut self) -> Vec<Delta> {
         let held = match &mut self.mode {
             Mode::Content | Mode::Only { .. } => return Vec::new(),
             Mode::Object(held) | Mode::Free { held, .. } => std::mem::take(held),
@@ -139,20 +138,21 @@ impl Reader {
     }
 
     /// Whether the answer called something of its own choice: OpenAI says `tool_calls` then, and `stop` where a function was named.
-    pub(crate) fn chose_a_call(&self) -> bool {
+    pub fn chose_a_call(&self) -> bool {
         self.calls > 0 && !matches!(self.mode, Mode::Only { .. })
     }
 }
 
 /// The whole answer that the deltas make: its content, if any, and its calls.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Message {
-    pub(crate) content: Option<String>,
-    pub(crate) calls: Vec<Call>,
+pub struct Message {
+    pub content: Option<String>,
+    pub calls: Vec<Call>,
 }
 
 impl Message {
-    pub(crate) fn add(&mut self, delta: &Delta) {
+    /// Adds the next of them.
+    pub fn add(&mut self, delta: &Delta) {
         match delta {
             Delta::Content(text) => self.content.get_or_insert_default().push_str(text),
             Delta::Call { id, name, .. } => self.calls.push(Call {

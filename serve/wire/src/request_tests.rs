@@ -1,17 +1,16 @@
 //! Requests as apps send them: what is read, and what is refused by name.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+use retune_task::ChatMessage;
 use serde_json::{Value, json};
 
-use super::params::Params;
-use super::request::{Ask, Request};
-use crate::error::Error;
+use crate::{Ask, Params, Refusal, Request};
 
-fn read(body: &Value) -> Result<Request, Error> {
+fn read(body: &Value) -> Result<Request, Refusal> {
     Request::chat(Params::parse(body.to_string().as_bytes())?)
 }
 
-fn with(key: &str, value: Value) -> Result<Request, Error> {
+fn with(key: &str, value: Value) -> Result<Request, Refusal> {
     let mut body = json!({"model": "triage", "messages": [{"role": "user", "content": "hello"}]});
     body[key] = value;
     read(&body)
@@ -92,6 +91,7 @@ fn what_is_wrong_is_named() {
         ("metadata", json!({"a": 1}), "metadata.a", "invalid_type"),
         ("stream", json!("yes"), "stream", "invalid_type"),
         ("n", json!(0), "n", "integer_below_min_value"),
+        ("seed", json!(u64::MAX), "seed", "integer_above_max_value"),
         ("logprobs", json!(1), "logprobs", "invalid_type"),
         (
             "top_logprobs",
@@ -133,7 +133,7 @@ fn what_is_wrong_is_named() {
         ("colour", json!("red"), "colour", "unknown_parameter"),
     ] {
         match with(key, value.clone()) {
-            Err(Error::Invalid {
+            Err(Refusal {
                 param: found,
                 code: found_code,
                 ..
@@ -211,4 +211,22 @@ fn calls_come_back_with_their_arguments_parsed() {
     let calls = messages[1].tool_calls.as_ref().unwrap();
     assert_eq!(calls[0]["function"]["arguments"]["city"], "Rome");
     assert_eq!(messages[2].tool_call_id.as_deref(), Some("c1"));
+}
+
+#[test]
+fn arguments_that_the_log_could_not_be_read_with_stay_text() {
+    for (levels, parsed) in [(64, true), (65, false), (125, false), (200, false)] {
+        let arguments = "[".repeat(levels) + &"]".repeat(levels);
+        let call = json!({"id": "c1", "function": {"name": "get", "arguments": arguments}});
+        let request = with(
+            "messages",
+            json!([{"role": "assistant", "tool_calls": [call]}]),
+        );
+        let messages = request.unwrap().messages();
+        let call = &messages[0].tool_calls.as_ref().unwrap()[0];
+        assert_eq!(call["function"]["arguments"].is_array(), parsed, "{levels}");
+        let kept = serde_json::to_string(&messages).unwrap();
+        let read: Vec<ChatMessage> = serde_json::from_str(&kept).unwrap();
+        assert_eq!(read, messages);
+    }
 }

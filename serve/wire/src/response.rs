@@ -1,30 +1,39 @@
 //! Answers as OpenAI's clients expect them, whole and in chunks.
 
-use retune_ledger::Exchange;
 use serde_json::{Map, Value, json};
 
-use super::calls::{Call, Delta, Message};
-use crate::engine::TokenLogprob;
+use crate::calls::{Call, Delta, Message};
 
 /// One of an answer's choices, complete.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Choice {
-    pub(crate) message: Message,
+pub struct Choice {
+    pub message: Message,
     /// OpenAI's word.
-    pub(crate) finish: &'static str,
+    pub finish: &'static str,
     /// Empty where none were asked for.
-    pub(crate) logprobs: Vec<TokenLogprob>,
+    pub logprobs: Vec<TokenLogprob>,
+}
+
+/// A token of an answer with its log-probability, of the model's own distribution: before temperature, penalties and constraints.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    pub bytes: Vec<u8>,
+    /// Natural logarithm.
+    pub logprob: f32,
+    /// The likeliest tokens in this place, best first.
+    pub top: Vec<(Vec<u8>, f32)>,
 }
 
 /// Token counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
-    pub(crate) prompt: usize,
-    pub(crate) completion: usize,
+pub struct Usage {
+    pub prompt: usize,
+    pub completion: usize,
 }
 
 impl Usage {
-    fn object(self) -> Value {
+    /// As OpenAI's API has them.
+    pub fn object(self) -> Value {
         json!({
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
@@ -34,21 +43,21 @@ impl Usage {
 }
 
 /// Wraps one answer's parts, which share these.
-pub(crate) struct Envelope {
-    pub(crate) id: String,
+pub struct Envelope {
+    pub id: String,
     /// Seconds since 1970.
-    pub(crate) created: i64,
-    pub(crate) model: String,
+    pub created: i64,
+    pub model: String,
     /// A chat's answer, or a raw prompt's.
-    pub(crate) chat: bool,
-    pub(crate) include_usage: bool,
+    pub chat: bool,
+    pub include_usage: bool,
     /// Whether probabilities were asked for.
-    pub(crate) logprobs: bool,
+    pub logprobs: bool,
 }
 
 impl Envelope {
     /// The whole answer.
-    pub(crate) fn whole(&self, choices: &[Choice], usage: Usage) -> Value {
+    pub fn whole(&self, choices: &[Choice], usage: Usage) -> Value {
         let choices = choices.iter().enumerate();
         let choices: Vec<Value> = if self.chat {
             choices.map(|(i, c)| self.chat_choice(i, c)).collect()
@@ -91,7 +100,7 @@ impl Envelope {
     }
 
     /// The role of a choice, once, before any content; raw prompts have none.
-    pub(crate) fn role(&self, index: usize) -> String {
+    pub fn role(&self, index: usize) -> String {
         if !self.chat {
             return String::new();
         }
@@ -100,7 +109,7 @@ impl Envelope {
     }
 
     /// A part of a choice.
-    pub(crate) fn part(
+    pub fn part(
         &self,
         index: usize,
         delta: &Delta,
@@ -130,13 +139,13 @@ impl Envelope {
     }
 
     /// A choice's last chunk, without content.
-    pub(crate) fn finish(&self, index: usize, finish: &str) -> String {
+    pub fn finish(&self, index: usize, finish: &str) -> String {
         let nothing = if self.chat { json!({}) } else { json!("") };
         self.choice(index, nothing, Value::Null, Some(finish))
     }
 
     /// The counts, if they were asked for.
-    pub(crate) fn usage(&self, usage: Usage) -> Option<String> {
+    pub fn usage(&self, usage: Usage) -> Option<String> {
         let mut chunk = self.chunk(json!([]));
         chunk["usage"] = usage.object();
         self.include_usage.then(|| event(&chunk))
@@ -211,66 +220,31 @@ impl Envelope {
     }
 }
 
-/// A logged exchange as the stored completion that it is.
-pub(crate) fn stored(row: &Exchange) -> Value {
-    let usage = Usage {
-        prompt: usize::try_from(row.prompt_tokens).unwrap_or(usize::MAX),
-        completion: usize::try_from(row.completion_tokens).unwrap_or(usize::MAX),
-    };
-    let mut message = message(&Message {
-        content: row.answer.clone(),
-        calls: Vec::new(),
-    });
-    if let Some(calls) = &row.tool_calls {
-        message["tool_calls"] = calls.clone();
-    }
-    let choice = json!({ "index": 0, "message": message, "logprobs": null, "finish_reason": row.finish_reason });
-    json!({
-        "id": row.request_id,
-        "object": "chat.completion",
-        "created": row.ts.timestamp(),
-        "model": row.adapter,
-        "choices": [choice],
-        "usage": usage.object(),
-        "metadata": row.metadata.clone().unwrap_or_else(|| json!({})),
-        "temperature": row.parameters["temperature"],
-        "top_p": row.parameters["top_p"],
-        "presence_penalty": row.parameters.get("presence_penalty").cloned().unwrap_or_else(|| json!(0)),
-        "frequency_penalty": row.parameters.get("frequency_penalty").cloned().unwrap_or_else(|| json!(0)),
-        "seed": row.parameters.get("seed"),
-        "tools": null,
-        "response_format": null,
-        "system_fingerprint": null,
-        "service_tier": "default",
-        "input_user": row.user,
-    })
-}
-
 /// A message as it stands in an answer.
-fn message(message: &Message) -> Value {
+pub fn message(message: &Message) -> Value {
     let mut object = json!({ "role": "assistant", "content": message.content, "refusal": null, "annotations": [] });
     if message.calls.is_empty() {
         // An answer of no text is text all the same.
         object["content"] = json!(message.content.as_deref().unwrap_or_default());
     } else {
-        object["tool_calls"] = calls(&message.calls);
+        object["tool_calls"] = tool_calls(&message.calls);
     }
     object
 }
 
 /// Calls as OpenAI's API has them.
-pub(crate) fn calls(calls: &[Call]) -> Value {
+pub fn tool_calls(calls: &[Call]) -> Value {
     let one = |call: &Call| json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } });
     calls.iter().map(one).collect()
 }
 
 /// A JSON value as one server-sent event.
-pub(crate) fn event(value: &Value) -> String {
+pub fn event(value: &Value) -> String {
     format!("data: {value}\n\n")
 }
 
 /// What `GET /v1/models` says of a model; `more` are Retune's own members.
-pub(crate) fn model_object(id: &str, created: i64, more: &Value) -> Value {
+pub fn model_object(id: &str, created: i64, more: &Value) -> Value {
     let mut model =
         json!({ "id": id, "object": "model", "created": created, "owned_by": "retune" });
     if let (Some(model), Some(more)) = (model.as_object_mut(), more.as_object()) {

@@ -4,10 +4,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::error::Error;
+use crate::refusal::Refusal;
 
 /// What is left of a request's JSON object.
-pub(crate) struct Params {
+pub struct Params {
     members: Map<String, Value>,
     /// Goes before each parameter's name in errors: `rubric.` inside of `rubric`.
     path: String,
@@ -15,8 +15,8 @@ pub(crate) struct Params {
 
 impl Params {
     /// Reads a body.
-    pub(crate) fn parse(body: &[u8]) -> Result<Self, Error> {
-        let malformed = |what: String| Error::Invalid {
+    pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
+        let malformed = |what: String| Refusal {
             message: format!(
                 "We could not parse the JSON body of your request. ({what}) The API expects a JSON object."
             ),
@@ -34,7 +34,7 @@ impl Params {
     }
 
     /// The members of an object inside a request.
-    pub(crate) fn inner(members: Map<String, Value>, path: &str) -> Self {
+    pub fn inner(members: Map<String, Value>, path: &str) -> Self {
         Self {
             members,
             path: format!("{path}."),
@@ -42,19 +42,20 @@ impl Params {
     }
 
     /// A parameter's full name.
-    pub(crate) fn name(&self, key: &str) -> String {
+    pub fn name(&self, key: &str) -> String {
         format!("{}{key}", self.path)
     }
 
     /// The parameter's value; a null is an absent one.
-    pub(crate) fn take(&mut self, key: &str) -> Option<Value> {
+    pub fn take(&mut self, key: &str) -> Option<Value> {
         self.members.remove(key).filter(|v| !v.is_null())
     }
 
-    pub(crate) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
+    /// The value, or the refusal of a request that lacks it.
+    pub fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Refusal> {
         let name = self.name(key);
         value.ok_or_else(|| {
-            Error::param(
+            Refusal::param(
                 &name,
                 "missing_required_parameter",
                 format!("Missing required parameter: '{name}'."),
@@ -62,7 +63,8 @@ impl Params {
         })
     }
 
-    pub(crate) fn string(&mut self, key: &str) -> Result<Option<String>, Error> {
+    /// A text.
+    pub fn string(&mut self, key: &str) -> Result<Option<String>, Refusal> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::String(s)) => Ok(Some(s)),
@@ -70,7 +72,8 @@ impl Params {
         }
     }
 
-    pub(crate) fn boolean(&mut self, key: &str) -> Result<Option<bool>, Error> {
+    /// A truth value.
+    pub fn boolean(&mut self, key: &str) -> Result<Option<bool>, Refusal> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Bool(b)) => Ok(Some(b)),
@@ -78,7 +81,8 @@ impl Params {
         }
     }
 
-    pub(crate) fn object(&mut self, key: &str) -> Result<Option<Map<String, Value>>, Error> {
+    /// An object's members; [`Self::inner`] reads them.
+    pub fn object(&mut self, key: &str) -> Result<Option<Map<String, Value>>, Refusal> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Object(o)) => Ok(Some(o)),
@@ -86,7 +90,8 @@ impl Params {
         }
     }
 
-    pub(crate) fn array(&mut self, key: &str) -> Result<Option<Vec<Value>>, Error> {
+    /// A list.
+    pub fn array(&mut self, key: &str) -> Result<Option<Vec<Value>>, Refusal> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Array(a)) => Ok(Some(a)),
@@ -95,7 +100,7 @@ impl Params {
     }
 
     /// A number within `from..=to`.
-    pub(crate) fn decimal(&mut self, key: &str, from: f64, to: f64) -> Result<Option<f64>, Error> {
+    pub fn decimal(&mut self, key: &str, from: f64, to: f64) -> Result<Option<f64>, Refusal> {
         let name = self.name(key);
         let Some(value) = self.take(key) else {
             return Ok(None);
@@ -127,13 +132,16 @@ impl Params {
     }
 
     /// A whole number within `from..=to`.
-    pub(crate) fn integer(&mut self, key: &str, from: i64, to: i64) -> Result<Option<i64>, Error> {
+    pub fn integer(&mut self, key: &str, from: i64, to: i64) -> Result<Option<i64>, Refusal> {
         let name = self.name(key);
         let Some(value) = self.take(key) else {
             return Ok(None);
         };
         let Some(number) = value.as_i64() else {
-            return Err(wrong_type(&name, "an integer", &value));
+            return Err(match value.as_u64() {
+                Some(beyond) => out_of_range(&name, "integer", "above maximum", "<=", to, beyond),
+                None => wrong_type(&name, "an integer", &value),
+            });
         };
         if number < from {
             return Err(out_of_range(
@@ -159,11 +167,11 @@ impl Params {
     }
 
     /// Refuses a known parameter that asks for what is not done here; a value that asks for nothing passes.
-    pub(crate) fn unsupported(
+    pub fn unsupported(
         &mut self,
         key: &str,
         asks_for_nothing: impl Fn(&Value) -> bool,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Refusal> {
         let name = self.name(key);
         match self.take(key) {
             Some(value) if !asks_for_nothing(&value) => Err(unsupported(&name)),
@@ -172,12 +180,12 @@ impl Params {
     }
 
     /// Refuses what nobody took.
-    pub(crate) fn finish(self) -> Result<(), Error> {
+    pub fn finish(self) -> Result<(), Refusal> {
         match self.members.keys().next() {
             None => Ok(()),
             Some(key) => {
                 let name = self.name(key);
-                Err(Error::param(
+                Err(Refusal::param(
                     &name,
                     "unknown_parameter",
                     format!("Unrecognized request argument supplied: {name}"),
@@ -188,15 +196,15 @@ impl Params {
 }
 
 /// A parameter that OpenAI has and this server does not (yet).
-pub(crate) fn unsupported(name: &str) -> Error {
-    Error::param(
+pub(crate) fn unsupported(name: &str) -> Refusal {
+    Refusal::param(
         name,
         "unsupported_parameter",
         format!("Unsupported parameter: '{name}' is not supported by this server."),
     )
 }
 
-pub(crate) fn wrong_type(name: &str, expected: &str, found: &Value) -> Error {
+pub(crate) fn wrong_type(name: &str, expected: &str, found: &Value) -> Refusal {
     let found = match found {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -208,7 +216,7 @@ pub(crate) fn wrong_type(name: &str, expected: &str, found: &Value) -> Error {
     };
     let message =
         format!("Invalid type for '{name}': expected {expected}, but got {found} instead.");
-    Error::param(name, "invalid_type", message)
+    Refusal::param(name, "invalid_type", message)
 }
 
 fn out_of_range(
@@ -218,7 +226,7 @@ fn out_of_range(
     sign: &str,
     limit: impl std::fmt::Display,
     found: impl std::fmt::Display,
-) -> Error {
+) -> Refusal {
     let code = match (kind, side) {
         ("decimal", "below minimum") => "decimal_below_min_value",
         ("decimal", _) => "decimal_above_max_value",
@@ -228,5 +236,5 @@ fn out_of_range(
     let message = format!(
         "Invalid '{name}': {kind} {side} value. Expected a value {sign} {limit}, but got {found} instead."
     );
-    Error::param(name, code, message)
+    Refusal::param(name, code, message)
 }

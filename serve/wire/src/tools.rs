@@ -5,20 +5,20 @@ use std::sync::Arc;
 use retune_task::Grammar;
 use serde_json::{Value, json};
 
-use super::messages::object;
-use super::params::{Params, unsupported, wrong_type};
-use crate::error::Error;
+use crate::messages::object;
+use crate::params::{Params, unsupported, wrong_type};
+use crate::refusal::Refusal;
 
 /// OpenAI's limit.
 const MAX_TOOLS: usize = 128;
 
 /// Functions that the model may call.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Tools {
+pub struct Tools {
     /// As the app sent them: what a chat template shows the model.
-    pub(crate) list: Arc<Value>,
+    pub list: Arc<Value>,
     functions: Vec<Function>,
-    pub(crate) choice: ToolChoice,
+    pub choice: ToolChoice,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +30,7 @@ struct Function {
 
 /// Whether the model calls something, and what.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum ToolChoice {
+pub enum ToolChoice {
     /// As it likes.
     Auto,
     /// Something.
@@ -41,14 +41,14 @@ pub(crate) enum ToolChoice {
 
 impl Tools {
     /// None where there are none, or none may be called.
-    pub(super) fn read(p: &mut Params) -> Result<Option<Self>, Error> {
+    pub(crate) fn read(p: &mut Params) -> Result<Option<Self>, Refusal> {
         let list = p.array("tools")?.unwrap_or_default();
         let choice = p.take("tool_choice");
         // One call at a time is made, which both values allow.
         p.boolean("parallel_tool_calls")?;
         if list.is_empty() {
             return match choice {
-                Some(choice) if choice != "none" && choice != "auto" => Err(Error::param(
+                Some(choice) if choice != "none" && choice != "auto" => Err(Refusal::param(
                     "tool_choice",
                     "invalid_parameter_combination",
                     "'tool_choice' is only allowed when 'tools' are specified.",
@@ -61,9 +61,9 @@ impl Tools {
                 "Invalid 'tools': array too long. Expected an array with maximum length {MAX_TOOLS}, but got an array with length {} instead.",
                 list.len()
             );
-            return Err(Error::param("tools", "array_above_max_length", message));
+            return Err(Refusal::param("tools", "array_above_max_length", message));
         }
-        let functions: Result<Vec<Function>, Error> = list
+        let functions: Result<Vec<Function>, Refusal> = list
             .iter()
             .enumerate()
             .map(|(i, tool)| function(tool.clone(), &format!("tools[{i}]")))
@@ -79,7 +79,7 @@ impl Tools {
                     let message = format!(
                         "Invalid value: '{other}'. Supported values are: 'none', 'auto', 'required', and a function."
                     );
-                    return Err(Error::param("tool_choice", "invalid_value", message));
+                    return Err(Refusal::param("tool_choice", "invalid_value", message));
                 }
             },
             Some(Value::Object(members)) => {
@@ -94,13 +94,14 @@ impl Tools {
         }))
     }
 
-    pub(crate) fn names(&self) -> Vec<&str> {
+    /// The functions' names, in the app's order.
+    pub fn names(&self) -> Vec<&str> {
         self.functions.iter().map(|f| f.name.as_str()).collect()
     }
 
     /// What the answer is decoded under where something must be called: the arguments of the one function, or an object with
     /// `name` and `arguments`.
-    pub(crate) fn grammar(&self) -> Option<Grammar> {
+    pub fn grammar(&self) -> Option<Grammar> {
         let schema = match (&self.choice, self.functions.as_slice()) {
             (ToolChoice::Auto, _) => return None,
             (ToolChoice::Named(name), functions) => {
@@ -124,7 +125,7 @@ impl Tools {
     }
 
     /// The one function that can be called, if there is only one and something must be.
-    pub(crate) fn only(&self) -> Option<&str> {
+    pub fn only(&self) -> Option<&str> {
         match (&self.choice, self.functions.as_slice()) {
             (ToolChoice::Named(name), _) => Some(name),
             (ToolChoice::Required, [only]) => Some(&only.name),
@@ -133,7 +134,7 @@ impl Tools {
     }
 }
 
-fn function(tool: Value, path: &str) -> Result<Function, Error> {
+fn function(tool: Value, path: &str) -> Result<Function, Refusal> {
     let mut tool = Params::inner(object(tool, path)?, path);
     let kind = tool.string("type")?;
     if tool.required("type", kind)? != "function" {
@@ -150,7 +151,7 @@ fn function(tool: Value, path: &str) -> Result<Function, Error> {
         let at = function.name("name");
         let message =
             format!("Invalid '{at}': expected 1 to 64 letters, digits, underscores and dashes.");
-        return Err(Error::param(&at, "invalid_value", message));
+        return Err(Refusal::param(&at, "invalid_value", message));
     }
     function.string("description")?;
     function.boolean("strict")?;
@@ -164,7 +165,7 @@ fn function(tool: Value, path: &str) -> Result<Function, Error> {
     })
 }
 
-fn named(mut choice: Params, functions: &[Function]) -> Result<ToolChoice, Error> {
+fn named(mut choice: Params, functions: &[Function]) -> Result<ToolChoice, Refusal> {
     let kind = choice.string("type")?;
     if choice.required("type", kind)? != "function" {
         return Err(unsupported("tool_choice.type"));
@@ -178,21 +179,24 @@ fn named(mut choice: Params, functions: &[Function]) -> Result<ToolChoice, Error
     function.finish()?;
     if functions.iter().all(|f| f.name != name) {
         let message = format!("Tool choice '{name}' is none of the functions in 'tools'.");
-        return Err(Error::param("tool_choice", "invalid_value", message));
+        return Err(Refusal::param("tool_choice", "invalid_value", message));
     }
     Ok(ToolChoice::Named(name))
 }
 
 /// A request's own form for the answer.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum ResponseFormat {
+pub enum ResponseFormat {
+    /// Any.
     Text,
+    /// Any JSON object.
     JsonObject,
+    /// JSON under this schema.
     JsonSchema(Value),
 }
 
 impl ResponseFormat {
-    pub(super) fn read(p: &mut Params) -> Result<Option<Self>, Error> {
+    pub(crate) fn read(p: &mut Params) -> Result<Option<Self>, Refusal> {
         let Some(members) = p.object("response_format")? else {
             return Ok(None);
         };
@@ -219,7 +223,7 @@ impl ResponseFormat {
                 let message = format!(
                     "Invalid value: '{other}'. Supported values are: 'text', 'json_object', and 'json_schema'."
                 );
-                return Err(Error::param(
+                return Err(Refusal::param(
                     "response_format.type",
                     "invalid_value",
                     message,
@@ -230,7 +234,8 @@ impl ResponseFormat {
         Ok(Some(found))
     }
 
-    pub(crate) fn kind(&self) -> &'static str {
+    /// OpenAI's word.
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::Text => "text",
             Self::JsonObject => "json_object",
@@ -238,7 +243,8 @@ impl ResponseFormat {
         }
     }
 
-    pub(crate) fn grammar(&self) -> Option<Grammar> {
+    /// What the answer is decoded under.
+    pub fn grammar(&self) -> Option<Grammar> {
         match self {
             Self::Text => None,
             Self::JsonObject => Some(Grammar::JsonObject),
@@ -253,7 +259,7 @@ mod tests {
 
     use super::*;
 
-    fn read(body: Value) -> Result<Option<Tools>, Error> {
+    fn read(body: Value) -> Result<Option<Tools>, Refusal> {
         Tools::read(&mut Params::parse(body.to_string().as_bytes())?)
     }
 
