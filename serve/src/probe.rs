@@ -20,6 +20,7 @@ use retune_task::{ChatMessage, Config, PROBE_TOKENS};
 use crate::adapters::name_of;
 use crate::engine::{Engine, Event, Generation, Prompt, Sampling};
 use crate::error::Error;
+use crate::trace::Trail;
 
 /// Asks adapters and the base for proof.
 pub(crate) struct Prober {
@@ -210,6 +211,7 @@ impl Prober {
             stop: Vec::new(),
             logprobs: None,
             constraint: None,
+            trail: Trail::default(),
         };
         let mut generating = self.engine.generate(generation).await?;
         let mut answer = String::new();
