@@ -216,7 +216,7 @@ impl Sight {
 
     pub(crate) fn status(&self, status: StatusCode) {
         let span = &self.server;
-        span.record("http.response.status_code", status.as_u16());
+        span.record("http.response.status_code", i64::from(status.as_u16()));
         if status.is_server_error() {
             span.record("otel.status_code", "ERROR");
         }
@@ -288,6 +288,11 @@ fn operation(ask: &Ask) -> &'static str {
     }
 }
 
+/// OpenTelemetry has no other whole numbers: what is recorded as another one arrives as a text.
+pub(crate) fn number(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 /// How an exchange ended, for its span.
 pub(crate) struct End<'a> {
     pub(crate) code: u16,
@@ -303,10 +308,10 @@ pub(crate) fn ended(end: &End<'_>) {
     if span.metadata().is_none_or(|span| span.target() != TARGET) {
         return;
     }
-    span.record("retune.code", end.code);
+    span.record("retune.code", i64::from(end.code));
     span.record("retune.format", end.format);
-    span.record("gen_ai.usage.input_tokens", end.prompt_tokens);
-    span.record("gen_ai.usage.output_tokens", end.completion_tokens);
+    span.record("gen_ai.usage.input_tokens", number(end.prompt_tokens));
+    span.record("gen_ai.usage.output_tokens", number(end.completion_tokens));
     if let Some(finish) = end.finish {
         span.record("gen_ai.response.finish_reasons", finish);
     }

@@ -314,7 +314,7 @@ impl Running {
         let span = debug_span!(
             target: trace::TARGET,
             "generate",
-            retune.choice = self.choices.len(),
+            retune.choice = trace::number(self.choices.len()),
             retune.time_to_first_token_seconds = Empty,
         );
         let generating = self.generating(generation, counts);
