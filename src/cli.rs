@@ -1,4 +1,5 @@
-//! What can be typed, and how a command's end becomes an exit code: 0 done, 1 failed, 2 misused, 3 an alarm stands.
+//! What can be typed, and how a command's end becomes an exit code: 0 done, 1 failed, 2 misused, 3 an alarm stands, 130 told twice to
+//! stop.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{adapter, check, demo, keys, ledger, monitor, retrain, serve, up};
-use crate::{output, setup};
+use crate::{log, output};
 
 /// An open inference server that keeps its fine-tuned models tuned.
 ///
@@ -31,8 +32,8 @@ struct Cli {
 pub(crate) struct Common {
     /// The configuration [default: ./retune.toml where there is one, else the built-in one].
     ///
-    /// Each value can also be set by environment, as RETUNE_<SECTION>__<KEY>; RETUNE_LOG=debug says more on stderr; RETUNE_API_KEY is
-    /// the key with which commands ask a server.
+    /// Each value can also be set by environment, as RETUNE_<SECTION>__<KEY>; RETUNE_LOG=debug says more on stderr, and
+    /// RETUNE_LOG_FORMAT=json says it as JSON; RETUNE_API_KEY is the key with which commands ask a server.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print for scripts: JSON, one value a line.
@@ -67,7 +68,6 @@ enum Command {
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    setup::start_log();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -78,7 +78,12 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Err(error) = log::start(runtime.handle()) {
+        output::problem(format_args!("{error:#}"));
+        return ExitCode::FAILURE;
+    }
     let result = runtime.block_on(run(cli));
+    log::finish();
     // What still blocks (a read of stdin) must not keep the process.
     runtime.shutdown_background();
     match result {

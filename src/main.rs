@@ -3,7 +3,10 @@
 mod cli;
 mod client;
 mod commands;
+mod log;
 mod memory;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod output;
 mod setup;
 mod stop;

@@ -1,37 +1,16 @@
-//! What commands have in common: the configuration, the base's folder, the log.
+//! What commands have in common: the configuration, the base's folder, where its server is.
 
-use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use retune_task::{Config, EngineKind};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::Common;
 
 /// The base that the binary carries.
 const POCKET: &str = "models/pocket";
-
-/// Retune's own events, and what others warn of; left out is what two of them say of a table that is about to be created, and of
-/// a chat template that Retune renders itself.
-const LOG: &str =
-    "warn,retune=info,buoyant_kernel::snapshot=off,mistralrs_core::pipeline::paths=error";
-
-/// To stderr; RETUNE_LOG (as tracing's EnvFilter reads it) says more or less.
-pub(crate) fn start_log() {
-    let filter = std::env::var("RETUNE_LOG")
-        .ok()
-        .and_then(|filter| EnvFilter::try_new(filter).ok());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(LOG)))
-        .with_writer(std::io::stderr)
-        // What cannot be written is left out: told on a stderr that nobody reads any more, it would be a panic where the event was.
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-}
 
 /// Reads the configuration; the error names everything that is wrong with it.
 pub(crate) fn config(common: &Common) -> Result<Arc<Config>> {

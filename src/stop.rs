@@ -1,38 +1,89 @@
-//! When to stop: SIGTERM, SIGINT, or the parent's end of our stdin. Asked a second time, the process leaves at once.
+//! When to stop: SIGTERM, SIGINT, or the parent's end of our stdin. Told once, what runs is finished; told twice, it is abandoned, and
+//! what is finished still reaches the ledger; told three times, the process leaves as it stands.
 
 use std::io::Read;
+use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
+use retune_ledger::Ledger;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+
+pub(crate) use retune_serve::Stop;
+
+use crate::output;
 
 /// Exit code of a process that was told twice, as shells have it for SIGINT.
-const TOLD_TWICE: i32 = 130;
+const TOLD_TWICE: u8 = 130;
+/// And of one that was told three times: like any failure, since rows may be lost.
+const TOLD_THRICE: i32 = 1;
 
-/// Cancelled by the first signal. `with_stdin`: by the end of stdin as well, so that no child outlives its parent.
-pub(crate) fn on_signal(with_stdin: bool) -> Result<CancellationToken> {
-    let stop = CancellationToken::new();
+/// What the last signal may lose rows of.
+static LEDGER: OnceLock<Ledger> = OnceLock::new();
+
+/// Told by signals. `with_stdin`: the end of stdin counts as the first as well, so that no child outlives its parent.
+pub(crate) fn on_signal(with_stdin: bool) -> Result<Stop> {
+    let stop = Stop::default();
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let cancel = stop.clone();
+    let told = stop.clone();
     tokio::spawn(async move {
         either(&mut terminate, &mut interrupt).await;
         // First of all: what follows may fail where nobody reads stderr any more.
-        cancel.cancel();
-        tracing::info!("stopping; a second signal leaves at once");
+        told.asked.cancel();
+        tracing::info!("stopping; a second signal abandons what still runs");
         either(&mut terminate, &mut interrupt).await;
-        std::process::exit(TOLD_TWICE);
+        told.at_once.cancel();
+        tracing::warn!(
+            "stopping at once, when the last rows are in the tables; a third signal does not wait for them"
+        );
+        either(&mut terminate, &mut interrupt).await;
+        output::problem(format_args!(
+            "told three times: leaving at once; {}",
+            lost()
+        ));
+        std::process::exit(TOLD_THRICE);
     });
     if with_stdin {
-        let cancel = stop.clone();
+        let asked = stop.asked.clone();
         // A thread of its own: a blocking read would hold up the runtime's end.
         std::thread::spawn(move || {
             let mut bytes = [0; 256];
             while matches!(std::io::stdin().read(&mut bytes), Ok(1..)) {}
-            cancel.cancel();
+            asked.cancel();
         });
     }
     Ok(stop)
+}
+
+/// The ledger whose rows a third signal would lose.
+pub(crate) fn says_what_is_lost(ledger: &Ledger) {
+    // A process has one.
+    let _ = LEDGER.set(ledger.clone());
+}
+
+fn lost() -> String {
+    let tables = LEDGER.get().map(Ledger::stats).unwrap_or_default();
+    let waiting: Vec<String> = tables
+        .iter()
+        .filter(|stats| stats.waiting > 0)
+        .map(|stats| format!("{} rows of {}", stats.waiting, stats.table))
+        .collect();
+    match waiting.is_empty() {
+        true => "requests that still ran have no row".to_owned(),
+        false => format!(
+            "lost are {}, which were not in their table yet, and requests that still ran",
+            waiting.join(" and ")
+        ),
+    }
+}
+
+/// The exit code of a command that ends with `code` unless it was told twice. To be asked last of all.
+pub(crate) fn code(stop: &Stop, code: ExitCode) -> ExitCode {
+    match stop.at_once.is_cancelled() {
+        true => ExitCode::from(TOLD_TWICE),
+        false => code,
+    }
 }
 
 async fn either(one: &mut Signal, other: &mut Signal) {

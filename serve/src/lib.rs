@@ -11,6 +11,7 @@ mod error;
 mod exchange;
 mod import;
 mod keys;
+mod life;
 mod metrics;
 mod probe;
 mod rates;
@@ -20,14 +21,14 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trace;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App as Service, HttpServer, web};
 use arc_swap::ArcSwap;
@@ -40,11 +41,14 @@ use tokio_util::task::TaskTracker;
 
 pub use error::Error;
 pub use import::{Imported, check_adapter, import};
+pub use life::Stop;
+pub use trace::{TARGET as TRACES, TraceContext, Traces};
 
 use adapters::{Adapters, Budget, Room};
 use admission::Admission;
 use engine::{BaseFolder, Constraint, Embedded, Engine, Upstream};
 use keys::Keys;
+use life::Listening;
 use metrics::{LedgerMetrics, Metrics};
 use probe::Prober;
 use rates::Rates;
@@ -53,8 +57,6 @@ use state::App;
 
 /// Threads of the HTTP server; answers are made elsewhere.
 const WORKERS: usize = 2;
-/// How long running requests may go on once the server stops.
-const GRACE: Duration = Duration::from_secs(30);
 
 /// What the server is started with.
 pub struct Options {
@@ -66,6 +68,8 @@ pub struct Options {
     pub ledger: Ledger,
     /// What `/metrics` shows; the server's own metrics are registered in it.
     pub registry: Registry,
+    /// Where traces go, if anywhere.
+    pub traces: Option<Arc<dyn Traces>>,
 }
 
 /// A server that answers.
@@ -80,8 +84,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits for the end: after the token's cancellation running requests finish, for half a minute at most. Flushing the ledger is
-    /// the caller's.
+    /// Waits for the end, which [`Stop`] asks for; every exchange has been given to the ledger by then. Flushing that is the caller's.
     pub async fn stopped(self) {
         if let Err(e) = self.life.await {
             tracing::error!(error = %e, "the server's end failed");
@@ -89,11 +92,11 @@ impl Running {
     }
 }
 
-/// Loads the base and the champions, then listens until `stop` is cancelled. Upstreams may be away: then there is no model that answers yet.
+/// Loads the base and the champions, then listens until it is told to stop. Upstreams may be away: then there is no model that answers yet.
 ///
 /// # Errors
 /// What keeps it from answering: a missing or broken model file, an address in use, a ledger that cannot be read.
-pub async fn start(o: Options, stop: CancellationToken) -> Result<Running, Error> {
+pub async fn start(o: Options, stop: Stop) -> Result<Running, Error> {
     // First, so that what is wrong with an address or a key is known before a model is loaded.
     let entry = Entry::prepare(&o.config, &o.ledger).await?;
     let engine: Arc<dyn Engine> = match &o.config.engine.kind {
@@ -189,7 +192,7 @@ async fn serve(
     o: Options,
     engine: Arc<dyn Engine>,
     entry: Entry,
-    stop: CancellationToken,
+    stop: Stop,
 ) -> Result<Running, Error> {
     let local = |listener: &TcpListener| {
         listener
@@ -204,26 +207,13 @@ async fn serve(
     let internal_key = KeyText::internal()?;
     let (addr, ops_addr) = (local(&api)?, ops.as_ref().map(local).transpose()?);
     let keys = (Keys::new(&internal_key, &keys), keys);
-    let app = state(o, engine, keys, &stop).await?;
-    let (api, api_handle) = api_server(&app, api, tls, ops.is_none())?;
-    let (ops, ops_handle) = match ops {
-        Some(listener) => {
-            let (server, handle) = ops_server(&app, listener)?;
-            (Some(server), Some(handle))
-        }
-        None => (None, None),
-    };
+    let app = state(o, engine, keys, &stop.asked).await?;
+    let api = api_server(&app, api, tls, ops.is_none())?;
+    let ops = ops.map(|listener| ops_server(&app, listener)).transpose()?;
     let fresh = tokio::spawn(Arc::clone(&app).keep_fresh());
     let fresh_keys = tokio::spawn(Arc::clone(&app).keep_keys_fresh());
     let life = tokio::spawn(async move {
-        let serving = async {
-            tokio::join!(served(Some(api)), served(ops));
-        };
-        let ending = async {
-            stop.cancelled().await;
-            end(&app, &api_handle, ops_handle.as_ref()).await;
-        };
-        tokio::join!(serving, ending);
+        life::live(&app, api, ops, &stop).await;
         fresh.abort();
         fresh_keys.abort();
     });
@@ -233,35 +223,6 @@ async fn serve(
         internal_key,
         life,
     })
-}
-
-async fn served(server: Option<Server>) {
-    if let Some(server) = server
-        && let Err(e) = server.await
-    {
-        tracing::error!(error = %e, "the HTTP server failed");
-    }
-}
-
-async fn end(app: &App, api: &ServerHandle, ops: Option<&ServerHandle>) {
-    app.exchanges.close();
-    let finished = async {
-        // Stops accepting at once, and waits for open connections.
-        tokio::join!(api.stop(true), app.exchanges.wait());
-    };
-    if tokio::time::timeout(GRACE, finished).await.is_err() {
-        tracing::warn!(
-            seconds = GRACE.as_secs(),
-            "requests were still running after the grace period and are abandoned"
-        );
-        app.abandoned.cancel();
-        app.exchanges.wait().await;
-        api.stop(false).await;
-    }
-    app.adapters.settled().await;
-    if let Some(ops) = ops {
-        ops.stop(false).await;
-    }
 }
 
 /// A format that answers cannot be held to is better known now than with the first request.
@@ -338,6 +299,7 @@ async fn state(
         config: o.config,
         ledger: o.ledger,
         registry: o.registry,
+        traces: o.traces,
         metrics,
         engine,
         base: o.base,
@@ -367,7 +329,7 @@ fn api_server(
     listener: TcpListener,
     tls: Option<rustls::ServerConfig>,
     with_ops: bool,
-) -> Result<(Server, ServerHandle), Error> {
+) -> Result<Listening, Error> {
     let data = web::Data::from(Arc::clone(app));
     let service = move || {
         let service = Service::new()
@@ -385,7 +347,8 @@ fn api_server(
         .disable_signals()
         // A client that closes its side has left.
         .h1_allow_half_closed(false)
-        .shutdown_timeout(GRACE.as_secs())
+        // Longer than the grace period, so that what is abandoned is told so before its connection closes.
+        .shutdown_timeout(app.config.server.grace.as_secs() + 5)
         .client_request_timeout(app.config.server.client_timeout)
         .client_disconnect_timeout(app.config.server.client_timeout)
         .tls_handshake_timeout(app.config.server.client_timeout);
@@ -400,7 +363,7 @@ fn api_server(
     Ok((server, handle))
 }
 
-fn ops_server(app: &Arc<App>, listener: TcpListener) -> Result<(Server, ServerHandle), Error> {
+fn ops_server(app: &Arc<App>, listener: TcpListener) -> Result<Listening, Error> {
     let data = web::Data::from(Arc::clone(app));
     let service = move || {
         Service::new()

@@ -21,6 +21,7 @@ use retune_wire::Sampling;
 use crate::adapters::name_of;
 use crate::engine::{Engine, Event, Generation, Prompt};
 use crate::error::Error;
+use crate::trace::Trail;
 
 /// Asks adapters and the base for proof.
 pub(crate) struct Prober {
@@ -211,6 +212,7 @@ impl Prober {
             stop: Vec::new(),
             logprobs: None,
             constraint: None,
+            trail: Trail::default(),
         };
         let mut generating = self.engine.generate(generation).await?;
         let mut answer = String::new();

@@ -21,6 +21,7 @@ use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::rates::Rates;
 use crate::routing::{Route, Table, TaskRoutes, adapter_name};
+use crate::trace::Traces;
 
 /// How often stages and keys are looked at: another process may have changed them.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -32,6 +33,8 @@ pub(crate) struct App {
     pub(crate) config: Arc<Config>,
     pub(crate) ledger: Ledger,
     pub(crate) registry: Registry,
+    /// Where traces go, if anywhere.
+    pub(crate) traces: Option<Arc<dyn Traces>>,
     pub(crate) metrics: Metrics,
     pub(crate) engine: Arc<dyn Engine>,
     /// The base's folder.

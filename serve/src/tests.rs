@@ -68,13 +68,14 @@ async fn an_engine_that_breaks_off_is_told_and_logged() {
     let environment = environment.map(|(key, value)| (key.to_owned(), value));
     let config = Arc::new(Config::load(None, environment).unwrap());
     let ledger = Ledger::open(&config.store).await.unwrap();
-    let stop = CancellationToken::new();
+    let stop = Stop::default();
     let entry = Entry::prepare(&config, &ledger).await.unwrap();
     let options = Options {
         config,
         base: folder.path().join("base"),
         ledger: ledger.clone(),
         registry: Registry::new(),
+        traces: None,
     };
     let running = serve(options, Arc::new(Breaking), entry, stop.clone())
         .await
@@ -112,7 +113,7 @@ async fn an_engine_that_breaks_off_is_told_and_logged() {
         .map(|r| (r.code, r.answer.as_deref(), r.finish_reason.as_deref()))
         .collect();
     assert_eq!(kept, [(500, Some("Well"), None); 2]);
-    stop.cancel();
+    stop.asked.cancel();
     running.stopped().await;
 }
 

@@ -12,10 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use retune_demo::{Client, Played, Story, Summary};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::cli::Common;
-use crate::{memory, output, stop};
+use crate::stop::{self, Stop};
+use crate::{memory, output};
 use child::Server;
 
 /// The built-in configuration's task.
@@ -69,25 +69,32 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     };
     let mut server = Server::start(&folder).context("cannot start the server")?;
     let result = tokio::select! {
-        result = with_server(common, args, seed, &story, &mut server) => result,
-        () = stop.cancelled() => Err(anyhow::anyhow!("stopped before the loop's end")),
+        result = with_server(common, args, seed, &story, &mut server, &stop) => result,
+        () = stop.asked.cancelled() => Err(anyhow::anyhow!("stopped before the loop's end")),
     };
     let code = match result {
         Ok(code) => code,
         Err(error) => {
-            // Told twice is told enough; and the log is only of use where the machinery failed.
-            if !stop.is_cancelled() {
+            // The log is only of use where the machinery failed.
+            if !stop.asked.is_cancelled() {
                 output::problem(format_args!(
                     "the server's last words:\n{}",
                     server.last_words()
                 ));
             }
-            server.stop().await.ok();
-            return Err(error);
+            server.stop(&stop.at_once).await.ok();
+            return match stop.at_once.is_cancelled() {
+                true => Ok(stop::code(&stop, ExitCode::FAILURE)),
+                false => Err(error),
+            };
         }
     };
     if !args.once {
-        go_on_serving(&story, &mut server, &stop).await?;
+        let stopped = go_on_serving(&story, &mut server, &stop).await;
+        if stop.at_once.is_cancelled() {
+            return Ok(stop::code(&stop, code));
+        }
+        stopped?;
     }
     Ok(code)
 }
@@ -98,6 +105,7 @@ async fn with_server(
     seed: u64,
     story: &Story,
     server: &mut Server,
+    stop: &Stop,
 ) -> Result<ExitCode> {
     let url = server.listening().await?;
     story.tell(format_args!(
@@ -115,7 +123,7 @@ async fn with_server(
     };
     server.keep_metrics().await?;
     let logged = if args.once {
-        server.stop().await?;
+        server.stop(&stop.at_once).await?;
         server.logged().await?
     } else {
         appended(server, played.asked.len()).await?
@@ -174,7 +182,7 @@ fn tell_end(story: &Story, summary: &Summary, peak: u64) {
     ));
 }
 
-async fn go_on_serving(story: &Story, server: &mut Server, stop: &CancellationToken) -> Result<()> {
+async fn go_on_serving(story: &Story, server: &mut Server, stop: &Stop) -> Result<()> {
     let url = server.listening().await?;
     story.tell("It goes on serving until Ctrl-C. Ask it yourself:");
     story.tell(format_args!(
@@ -188,11 +196,11 @@ async fn go_on_serving(story: &Story, server: &mut Server, stop: &CancellationTo
         server.folder().display()
     ));
     tokio::select! {
-        () = stop.cancelled() => {}
+        () = stop.asked.cancelled() => {}
         ended = server.ended() => bail!("the server ended by itself: {ended}"),
     }
     story.tell("Stopping.");
-    server.stop().await
+    server.stop(&stop.at_once).await
 }
 
 /// Makes the folder where it is missing; one with something in it may be somebody's.

@@ -41,8 +41,13 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
             false => ExitCode::SUCCESS,
         }
     } else {
-        monitor.run(stop::on_signal(args.stop_with_stdin)?).await;
-        ExitCode::SUCCESS
+        let stop = stop::on_signal(args.stop_with_stdin)?;
+        tokio::select! {
+            () = monitor.run(stop.asked.clone()) => {}
+            // In the middle of a pass: what it had not written yet, the next one finds again.
+            () = stop.at_once.cancelled() => {}
+        }
+        stop::code(&stop, ExitCode::SUCCESS)
     };
     ledger.close().await.context("rows could not be appended")?;
     Ok(code)

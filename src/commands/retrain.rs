@@ -52,8 +52,12 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     let options = Options::new(config.clone(), base, ledger.clone(), server, http);
     let result = match &args.task {
         None => {
-            let launch = up::launcher(common, &options.server, None, &stop)?;
-            retune_retrain::watch(&options, launch, stop).await;
+            let launch = up::launcher(common, &options.server, None, &stop.asked)?;
+            tokio::select! {
+                () = retune_retrain::watch(&options, launch, stop.asked.clone()) => {}
+                // The process of a run is killed with it.
+                () = stop.at_once.cancelled() => {}
+            }
             Ok(ExitCode::SUCCESS)
         }
         Some(task) => {
@@ -74,7 +78,7 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
             };
             tokio::select! {
                 report = once(common, &options, &start) => report,
-                () = stop.cancelled() => {
+                () = stop.asked.cancelled() => {
                     output::problem("stopped before the run's end; the same run takes up again when asked again");
                     Ok(ExitCode::FAILURE)
                 }
@@ -82,7 +86,7 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
         }
     };
     ledger.close().await.context("rows could not be appended")?;
-    result
+    result.map(|code| stop::code(&stop, code))
 }
 
 async fn once(common: &Common, options: &Options, start: &Start) -> Result<ExitCode> {

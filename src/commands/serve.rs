@@ -11,10 +11,10 @@ use retune_ledger::Ledger;
 use retune_serve::{Options, Running};
 use retune_task::Config;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use crate::cli::Common;
-use crate::{client, output, setup, stop};
+use crate::stop::{self, Stop};
+use crate::{client, log, output, setup};
 
 /// How often /readyz is asked while the model loads, and for how long.
 const ASK: Duration = Duration::from_millis(50);
@@ -25,7 +25,8 @@ const READY_WITHIN: Duration = Duration::from_secs(300);
     long_about = "Serve the OpenAI API, and nothing else. What is monitored and retrained elsewhere comes in through the ledger.",
     after_help = "Examples:\n  retune serve\n  RETUNE_SERVER__LISTEN=127.0.0.1:9000 retune serve --config retune.toml\n\n\
                   The first line of stdout says where it listens, once a model answers.\n\
-                  SIGTERM or Ctrl-C: it finishes what runs, appends every row to the ledger's tables, and exits 0."
+                  SIGTERM or Ctrl-C: it finishes what runs, appends every row to the ledger's tables, and exits 0.\n\
+                  A second signal abandons what runs, appends every row all the same, and exits 130."
 )]
 pub(crate) struct Args {
     /// Stop when stdin ends, so that the server never outlives whoever started it.
@@ -38,9 +39,10 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     let config = setup::config(common)?;
     let base = setup::base(&config)?;
     let ledger = Ledger::open(&config.store).await?;
+    stop::says_what_is_lost(&ledger);
     let served = serve(common, &config, base, &ledger, &stop).await;
     ledger.close().await.context("rows could not be appended")?;
-    served.map(|()| ExitCode::SUCCESS)
+    served.map(|()| stop::code(&stop, ExitCode::SUCCESS))
 }
 
 async fn serve(
@@ -48,9 +50,11 @@ async fn serve(
     config: &Arc<Config>,
     base: PathBuf,
     ledger: &Ledger,
-    stop: &CancellationToken,
+    stop: &Stop,
 ) -> Result<()> {
-    let running = start(config, base, ledger, &Registry::new(), stop).await?;
+    let Some(running) = start(config, base, ledger, &Registry::new(), stop).await? else {
+        return Ok(());
+    };
     if ready(config, &running, stop).await? {
         announce(common, config, &running)?;
     }
@@ -58,29 +62,29 @@ async fn serve(
     Ok(())
 }
 
-/// Starts the server; it may still be loading its model.
+/// Starts the server, whose model is there then unless it is on other servers; none where `stop` came first.
 pub(crate) async fn start(
     config: &Arc<Config>,
     base: PathBuf,
     ledger: &Ledger,
     registry: &Registry,
-    stop: &CancellationToken,
-) -> Result<Running> {
+    stop: &Stop,
+) -> Result<Option<Running>> {
     let options = Options {
         config: config.clone(),
         base,
         ledger: ledger.clone(),
         registry: registry.clone(),
+        traces: log::traces(),
     };
-    Ok(retune_serve::start(options, stop.clone()).await?)
+    tokio::select! {
+        running = Box::pin(retune_serve::start(options, stop.clone())) => Ok(Some(running?)),
+        () = stop.asked.cancelled() => Ok(None),
+    }
 }
 
 /// Waits until a model answers; false where `stop` came first.
-pub(crate) async fn ready(
-    config: &Config,
-    running: &Running,
-    stop: &CancellationToken,
-) -> Result<bool> {
+pub(crate) async fn ready(config: &Config, running: &Running, stop: &Stop) -> Result<bool> {
     let probes = match running.ops_addr {
         Some(ops) => setup::ops_url(ops),
         None => setup::url(config, running.addr),
@@ -104,7 +108,7 @@ pub(crate) async fn ready(
             Ok(()) => Ok(true),
             Err(_) => bail!("no model answered within {} s; see the log above", READY_WITHIN.as_secs()),
         },
-        () = stop.cancelled() => Ok(false),
+        () = stop.asked.cancelled() => Ok(false),
     }
 }
 

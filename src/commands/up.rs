@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::Common;
 use crate::commands::serve;
-use crate::{client, setup, stop};
+use crate::stop::{self, Stop};
+use crate::{client, setup};
 
 /// How long a run may take to leave when everything stops.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
@@ -29,7 +30,8 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(10);
     long_about = "Serve the OpenAI API, watch what is asked and answered, and retrain when an alarm or a schedule says so: all in one.",
     after_help = "Examples:\n  retune up\n  retune up --config retune.toml\n  RETUNE_SERVER__LISTEN=127.0.0.1:9000 retune up\n\n\
                   The first line of stdout says where it listens, once a model answers.\n\
-                  SIGTERM or Ctrl-C: it finishes what runs, appends every row to the ledger's tables, and exits 0."
+                  SIGTERM or Ctrl-C: it finishes what runs, appends every row to the ledger's tables, and exits 0.\n\
+                  A second signal abandons what runs, appends every row all the same, and exits 130."
 )]
 pub(crate) struct Args {
     /// Stop when stdin ends, so that the server never outlives whoever started it.
@@ -42,9 +44,10 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     let config = setup::config(common)?;
     let base = setup::base(&config)?;
     let ledger = Ledger::open(&config.store).await?;
+    stop::says_what_is_lost(&ledger);
     let everything = everything(common, &config, base, &ledger, &stop).await;
     ledger.close().await.context("rows could not be appended")?;
-    everything.map(|()| ExitCode::SUCCESS)
+    everything.map(|()| stop::code(&stop, ExitCode::SUCCESS))
 }
 
 async fn everything(
@@ -52,13 +55,15 @@ async fn everything(
     config: &Arc<Config>,
     base: PathBuf,
     ledger: &Ledger,
-    stop: &CancellationToken,
+    stop: &Stop,
 ) -> Result<()> {
     // Whatever ends this function ends all of it.
-    let _all = stop.clone().drop_guard();
+    let _all = stop.asked.clone().drop_guard();
     let registry = Registry::new();
     let monitor = Monitor::new(config, ledger.clone(), &registry)?;
-    let running = serve::start(config, base.clone(), ledger, &registry, stop).await?;
+    let Some(running) = serve::start(config, base.clone(), ledger, &registry, stop).await? else {
+        return Ok(());
+    };
     if !serve::ready(config, &running, stop).await? {
         running.stopped().await;
         return Ok(());
@@ -68,12 +73,22 @@ async fn everything(
     let key = running.internal_key.reveal();
     let http = client::new(config, &url, Some(key.clone()))?;
     let mut beside = JoinSet::new();
-    beside.spawn(monitor.run(stop.clone()));
+    beside.spawn(monitor.run(stop.asked.clone()));
     let options = Options::new(config.clone(), base, ledger.clone(), url.clone(), http);
-    let launch = launcher(common, &url, Some(key), stop)?;
-    let watch_stop = stop.clone();
+    let launch = launcher(common, &url, Some(key), &stop.asked)?;
+    let watch_stop = stop.asked.clone();
     beside.spawn(async move { retune_retrain::watch(&options, launch, watch_stop).await });
     running.stopped().await;
+    tokio::select! {
+        ended = all(&mut beside) => return ended,
+        () = stop.at_once.cancelled() => {}
+    }
+    // A run's process is killed with the watch: its rows were written as it went, and it is taken up again.
+    beside.shutdown().await;
+    Ok(())
+}
+
+async fn all(beside: &mut JoinSet<()>) -> Result<()> {
     while let Some(ended) = beside.join_next().await {
         ended.context("the monitor or the watch broke down")?;
     }

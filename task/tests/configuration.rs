@@ -136,9 +136,10 @@ fn the_server_s_limits_and_files() {
         (
             config.max_messages,
             config.client_timeout.as_secs(),
+            config.grace.as_secs(),
             config.tls
         ),
-        (2048, 10, None)
+        (2048, 10, 30, None)
     );
     // Whether others may reach it depends on the keys, which are in the store.
     let text = format!(

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -21,7 +22,9 @@ pub(crate) fn retune(folder: &Path) -> Command {
         .current_dir(folder)
         .env("RETUNE_SERVER__LISTEN", "127.0.0.1:0")
         .env("RETUNE_STORE__URL", "file:./store")
-        .env_remove("RETUNE_API_KEY");
+        .env_remove("RETUNE_API_KEY")
+        .env_remove("RETUNE_LOG")
+        .env_remove("RETUNE_LOG_FORMAT");
     command.stdin(Stdio::null());
     command
 }
@@ -51,6 +54,7 @@ pub(crate) struct Server {
     pub(crate) url: String,
     /// Where metrics and probes are, if not on `url`.
     pub(crate) ops: Option<String>,
+    log: Arc<Mutex<String>>,
     pub(crate) http: reqwest::Client,
 }
 
@@ -80,13 +84,18 @@ impl Server {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         let mut child = command.spawn().unwrap();
-        let log = child.stderr.take().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
         if heard {
             // Read to the end, so that a full pipe never holds the server up.
-            let mut log = BufReader::new(log).lines();
+            let mut stderr = BufReader::new(stderr).lines();
+            let log = Arc::clone(&log);
             tokio::spawn(async move {
-                while let Ok(Some(line)) = log.next_line().await {
-                    eprintln!("{line}")
+                while let Ok(Some(line)) = stderr.next_line().await {
+                    eprintln!("{line}");
+                    let mut log = log.lock().unwrap();
+                    log.push_str(&line);
+                    log.push('\n');
                 }
             });
         }
@@ -103,6 +112,7 @@ impl Server {
             child,
             url,
             ops,
+            log,
             http: reqwest::Client::new(),
         }
     }
@@ -118,6 +128,19 @@ impl Server {
             .status()
             .unwrap();
         assert!(status.success());
+    }
+
+    /// What it wrote to stderr up to now, once `part` is in it.
+    pub(crate) async fn log_with(&self, part: &str) -> String {
+        let give_up = Instant::now() + Duration::from_secs(20);
+        loop {
+            let log = self.log.lock().unwrap().clone();
+            if log.contains(part) {
+                return log;
+            }
+            assert!(Instant::now() < give_up, "no {part:?} in the log:\n{log}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Its exit code, within half a minute; None where a signal ended it.
@@ -153,6 +176,16 @@ impl Server {
 
 pub(crate) fn question(content: &str) -> Value {
     json!({"model": "triage", "messages": [{"role": "user", "content": content}], "temperature": 0})
+}
+
+/// A question whose answer does not end before it has `choices` times as many tokens as fit: the model may not say that it is done.
+pub(crate) fn endless(choices: usize) -> Value {
+    let mut question = question("Tell me all about parcels.");
+    question["stream"] = json!(true);
+    question["max_tokens"] = json!(1000);
+    question["n"] = json!(choices);
+    question["logit_bias"] = json!({"0": -100, "2": -100});
+    question
 }
 
 pub(crate) fn folder() -> TempDir {

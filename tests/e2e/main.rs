@@ -15,9 +15,12 @@ mod enforce;
 mod harness;
 mod keys;
 mod ledger;
+mod log;
 mod r#loop;
 #[path = "../../serve/tests/http/model.rs"]
 mod model;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod shutdown;
 mod swap;
 mod tidy;

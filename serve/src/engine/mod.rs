@@ -27,6 +27,7 @@ pub(crate) use peft::check as check_adapter;
 pub(crate) use upstream::Upstream;
 
 use crate::error::Error;
+use crate::trace::Trail;
 
 /// One answer that is wanted.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub(crate) struct Generation {
     pub(crate) logprobs: Option<usize>,
     /// What the answer is held to while it is made.
     pub(crate) constraint: Option<Constraint>,
+    /// What goes on to a server that is asked for it.
+    pub(crate) trail: Trail,
 }
 
 /// What the model reads.

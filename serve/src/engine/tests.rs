@@ -53,6 +53,7 @@ fn generation(adapter: Option<&str>, text: &str) -> Generation {
         stop: Vec::new(),
         logprobs: None,
         constraint: None,
+        trail: Trail::default(),
     }
 }
 

@@ -7,6 +7,7 @@
 //! What a task enforces is done here too. The format stream must see what the model does by itself, so a row says whether its answer
 //! holds the format only where nothing helped it to: a constrained answer and a second try say nothing, and a probe says it instead.
 
+mod beside;
 mod record;
 
 use std::sync::Arc;
@@ -16,14 +17,16 @@ use retune_ledger::Purpose;
 use retune_task::{ChatMessage, Check, Enforce};
 use retune_wire::calls::{Delta, Reader};
 use retune_wire::{Ask, Chat, Choice, Request, TokenLogprob, ToolChoice, Usage};
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, debug_span};
 
 use crate::admission::Ticket;
 use crate::engine::{Constraint, Event, Finish, Generating, Generation, Prompt};
 use crate::error::Error;
 use crate::routing::Route;
 use crate::state::App;
+use crate::trace::{self, Trail};
 
 /// The code of a request whose client left (nginx's, there is no standard one).
 pub(crate) const CLIENT_LEFT: u16 = 499;
@@ -44,6 +47,7 @@ pub(crate) struct Asked {
     pub(crate) run_id: Option<String>,
     pub(crate) api_key_id: Option<String>,
     pub(crate) arrived: Instant,
+    pub(crate) trail: Trail,
 }
 
 /// What the HTTP side hears.
@@ -76,8 +80,10 @@ pub(crate) fn begin(
     ticket: Ticket,
 ) -> mpsc::UnboundedReceiver<Piece> {
     let (pieces, receiver) = mpsc::unbounded_channel();
-    let running = Running::new(app, asked, pieces);
-    app.exchanges.spawn_on(running.run(ticket), &app.runtime);
+    let (span, log) = (trace::exchange(&asked), asked.trail.log.clone());
+    let run = Running::new(app, asked, pieces).run(ticket);
+    let run = run.instrument(span).instrument(log);
+    app.exchanges.spawn_on(run, &app.runtime);
     receiver
 }
 
@@ -143,7 +149,7 @@ impl Running {
             Err(Ended::Failed(e)) => e.seen().status.as_u16(),
         };
         let check = match &ended {
-            Ok(()) => self.check(),
+            Ok(()) => debug_span!(target: trace::TARGET, "format check").in_scope(|| self.check()),
             Err(_) => None,
         };
         let by_itself = self.enforce != Enforce::Constrain && !self.retried;
@@ -156,7 +162,8 @@ impl Running {
         if !(400..CLIENT_LEFT).contains(&code) {
             self.log(code, own);
         }
-        if code == 200 && self.asked.purpose == Purpose::User {
+        self.trace(code, check.as_ref());
+        if code == 200 && self.asked.purpose == Purpose::User && !app.stopping.is_cancelled() {
             self.ask_beside();
         }
         let last = match ended {
@@ -187,7 +194,8 @@ impl Running {
     }
 
     async fn answer(&mut self, ticket: Ticket) -> Result<(), Ended> {
-        let _admitted = ticket.admitted().await?;
+        let waiting = debug_span!(target: trace::TARGET, "admission");
+        let _admitted = ticket.admitted().instrument(waiting).await?;
         let prompts = self.prompts()?;
         for (at, prompt) in prompts.into_iter().enumerate() {
             for n in 0..self.asked.request.n {
@@ -274,6 +282,7 @@ impl Running {
             stop: request.stop.clone(),
             logprobs: request.logprobs,
             constraint: self.constraint(),
+            trail: self.asked.trail.clone(),
         }
     }
 
@@ -303,6 +312,30 @@ impl Running {
 
     /// Generates the next choice and returns its text.
     async fn generated(&mut self, generation: Generation, counts: bool) -> Result<String, Ended> {
+        let span = debug_span!(
+            target: trace::TARGET,
+            "generate",
+            retune.choice = trace::number(self.choices.len()),
+            retune.time_to_first_token_seconds = Empty,
+        );
+        let generating = self.generating(generation, counts);
+        generating.instrument(span).await
+    }
+
+    async fn generating(
+        &mut self,
+        mut generation: Generation,
+        counts: bool,
+    ) -> Result<String, Ended> {
+        let begun = Instant::now();
+        let mut first = true;
+        if let Some(traces) = &self.app.traces {
+            generation.trail = self
+                .asked
+                .trail
+                .clone()
+                .at(traces.context(&Span::current()));
+        }
         let mut generating = self.generate(generation).await?;
         if counts {
             self.usage.prompt += generating.prompt_tokens;
@@ -326,6 +359,10 @@ impl Running {
                     logprobs,
                 } => {
                     self.first_text.get_or_insert_with(Instant::now);
+                    if std::mem::take(&mut first) {
+                        let seconds = begun.elapsed().as_secs_f64();
+                        Span::current().record("retune.time_to_first_token_seconds", seconds);
+                    }
                     self.usage.completion = before + tokens;
                     untold.extend(logprobs);
                     self.tell(reader.push(&text), &mut untold);
@@ -395,50 +432,6 @@ impl Running {
         self.app.engine.generate(generation).await
     }
 
-    /// What is asked besides, for its share of the requests: the model without its constraint, and a shadow.
-    fn ask_beside(&self) {
-        let Asked { request, route, .. } = &self.asked;
-        let Some(task) = &route.task else { return };
-        if self.enforce == Enforce::Constrain && fraction(&self.asked.request_id) < task.probe_share
-        {
-            self.beside(Purpose::Probe, route.clone());
-        }
-        if request.model == task.name
-            && let Some(shadow) = self
-                .app
-                .table
-                .load()
-                .shadow_of(&task.name, request.sticky_key())
-        {
-            self.beside(Purpose::Shadow, shadow);
-        }
-    }
-
-    /// Asks the same of `route`, behind everybody who waits for an answer. It is logged, and nobody sees it.
-    fn beside(&self, purpose: Purpose, route: Route) {
-        // A full queue drops it: the next one will do.
-        let Ok(ticket) = self.app.admission.enter(true) else {
-            return;
-        };
-        let asked = Asked {
-            request_id: self.app.ledger.new_request_id(),
-            request: self.asked.request.clone(),
-            route,
-            purpose,
-            run_id: None,
-            api_key_id: None,
-            arrived: Instant::now(),
-        };
-        let app = Arc::clone(&self.app);
-        let unseen = async move {
-            let (pieces, mut receiver) = mpsc::unbounded_channel();
-            let run = Running::new(&app, asked, pieces).run(ticket);
-            let listen = async { while receiver.recv().await.is_some() {} };
-            tokio::join!(run, listen);
-        };
-        self.app.exchanges.spawn_on(unseen, &self.app.runtime);
-    }
-
     /// A listener that is gone is noticed in [`Self::run`].
     fn say(&self, piece: Piece) {
         let _ = self.pieces.send(piece);
@@ -479,12 +472,4 @@ fn shown(check: Option<&Check>) -> &'static str {
         Some(Check::Valid) => "valid",
         Some(Check::Invalid { .. }) => "invalid",
     }
-}
-
-/// A request's fixed place in 0..1.
-fn fraction(id: &str) -> f64 {
-    let digest = Sha256::digest(id);
-    let mut bytes = [0u8; 4];
-    bytes.copy_from_slice(&digest[..4]);
-    f64::from(u32::from_be_bytes(bytes)) / 4_294_967_296.0
 }

@@ -8,7 +8,8 @@ use retune_task::{Check, conversation};
 use retune_wire::{Ask, Choice, tool_calls};
 use serde_json::{Value, json};
 
-use super::{Asked, Running, max_tokens};
+use super::{Asked, Running, max_tokens, shown};
+use crate::trace;
 
 impl Running {
     /// `check`: of an answer that the model gave by itself.
@@ -92,7 +93,20 @@ impl Running {
         self.keep(row);
     }
 
+    /// Tells the exchange's span how it ended.
+    pub(super) fn trace(&self, code: u16, check: Option<&Check>) {
+        let finish = self.choices.first().map(|choice| choice.finish);
+        trace::ended(&trace::End {
+            code,
+            finish: finish.filter(|finish| !finish.is_empty()),
+            prompt_tokens: self.usage.prompt,
+            completion_tokens: self.usage.completion,
+            format: shown(check),
+        });
+    }
+
     fn keep(&self, row: Exchange) {
+        let _in = tracing::debug_span!(target: trace::TARGET, "ledger").entered();
         let request_id = row.request_id.clone();
         if let Err(e) = self.app.ledger.append_exchange(row) {
             tracing::error!(request_id, error = %e, "an exchange could not be kept");
@@ -108,6 +122,7 @@ impl Running {
             run_id,
             api_key_id,
             arrived,
+            ..
         } = &self.asked;
         let milliseconds = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1000.0;
         let kept = request.store;

@@ -17,6 +17,7 @@ use crate::exchange::{self, Answered, Asked, Piece};
 use crate::keys::Caller;
 use crate::routing::Route;
 use crate::state::App;
+use crate::trace::Sight;
 
 /// An exchange that has begun.
 struct Begun {
@@ -105,11 +106,17 @@ async fn admit(
     app.rates.admit(caller.key_id.as_deref(), arrived)?;
     let request = read(body::params(payload, app.config.server.max_body_bytes).await?)?;
     limit_messages(&request, app.config.server.max_messages)?;
+    // The body came when nothing is waited for any more.
+    if app.abandoned.is_cancelled() {
+        return Err(Error::Stopping);
+    }
     let (purpose, run_id) = purpose(http)?;
     let route = app.resolve(&request.model, request.sticky_key()).await?;
     *found = Some(route.clone());
     let ticket = app.admission.enter(purpose != Purpose::User)?;
     let id = app.ledger.new_request_id();
+    let sight = Sight::of(http);
+    sight.exchange(&id, &request.model, &route);
     let envelope = Envelope {
         id: id.clone(),
         created: Utc::now().timestamp(),
@@ -139,6 +146,7 @@ async fn admit(
         run_id,
         api_key_id: caller.key_id,
         arrived,
+        trail: sight.trail,
     };
     let pieces = exchange::begin(&app.clone().into_inner(), asked, ticket);
     Ok(begun(pieces))

@@ -1,4 +1,4 @@
-//! What goes around every route: the request's id, who may come at all, and for how long a body may keep still.
+//! What goes around every route: the request's id and spans, who may come at all, and for how long a body may keep still.
 //!
 //! With keys a request has to bring one, and its role has to be good for what it asks. A route that is not named below is for admins:
 //! a new one is closed until somebody opens it. Probes and metrics are for whoever watches, and hold no texts.
@@ -17,9 +17,11 @@ use rand::Rng;
 use retune_ledger::Role;
 
 use super::body;
+use super::seen::{Access, Seen};
 use crate::error::Error;
 use crate::keys::{Caller, Keys};
 use crate::state::App;
+use crate::trace::Sight;
 
 /// Headers by which a request says that it is no user's.
 const FOR_ADMINS: [&str; 2] = ["retune-purpose", "retune-run"];
@@ -31,18 +33,62 @@ const MAX_REQUEST_ID: usize = 256;
 
 /// The middleware.
 pub(crate) async fn guard(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<Seen>, actix_web::Error> {
+    let id = request_id(&request);
+    // Probes and scrapes come often, and are nobody's request.
+    let (sight, mut access) = match is_operations(request.path()) {
+        true => (None, None),
+        false => seen(&request, &id),
+    };
+    let response = admitted(request, next, sight.clone(), &mut access);
+    let mut response = match &sight {
+        None => response.await?,
+        Some(sight) => sight.around(response).await?,
+    };
+    if let Some(sight) = &sight {
+        sight.status(response.status());
+    }
+    response.headers_mut().insert(REQUEST_ID, id);
+    Ok(Seen::of(response, sight, access))
+}
+
+async fn admitted(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let id = request_id(&request);
-    let mut response = match enter(&mut request) {
-        Err(error) => request
-            .into_response(error.error_response())
-            .map_into_right_body(),
-        Ok(()) => next.call(request).await?.map_into_left_body(),
-    };
-    response.headers_mut().insert(REQUEST_ID, id);
-    Ok(response)
+    sight: Option<Sight>,
+    access: &mut Option<Access>,
+) -> Result<ServiceResponse, actix_web::Error> {
+    let entered = enter(&mut request);
+    if let Some(sight) = sight {
+        let key = request
+            .extensions()
+            .get::<Caller>()
+            .and_then(|caller| caller.key_id.clone());
+        if let Some(key) = key {
+            sight.key(&key);
+            if let Some(access) = access {
+                access.key(key);
+            }
+        }
+        request.extensions_mut().insert(sight);
+    }
+    match entered {
+        Err(error) => Ok(request.into_response(error.error_response())),
+        Ok(()) => Ok(next.call(request).await?.map_into_boxed_body()),
+    }
+}
+
+fn seen(request: &ServiceRequest, id: &HeaderValue) -> (Option<Sight>, Option<Access>) {
+    let id = id.to_str().unwrap_or_default();
+    let traces = request
+        .app_data::<web::Data<App>>()
+        .and_then(|app| app.traces.as_deref());
+    (
+        Some(Sight::begin(request, id, traces)),
+        Access::begin(request, id),
+    )
 }
 
 /// The client's own id if it sent a usable one.

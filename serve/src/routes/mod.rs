@@ -9,6 +9,7 @@ mod guard;
 mod models;
 mod openapi;
 mod ops;
+mod seen;
 mod stored;
 
 use actix_web::{HttpRequest, HttpResponse, web};

@@ -48,6 +48,8 @@ pub(crate) struct Asked {
     pub(crate) route: String,
     pub(crate) body: Value,
     pub(crate) authorization: Option<String>,
+    pub(crate) request_id: Option<String>,
+    pub(crate) traceparent: Option<String>,
 }
 
 #[derive(Default)]
@@ -250,11 +252,13 @@ async fn answer(
     body: web::Json<Value>,
 ) -> HttpResponse {
     let body = body.into_inner();
-    let authorization = request.headers().get("authorization");
+    let header = |name| Some(request.headers().get(name)?.to_str().unwrap().to_owned());
     shared.asked.lock().unwrap().push(Asked {
         route: request.path().to_owned(),
         body: body.clone(),
-        authorization: authorization.map(|v| v.to_str().unwrap().to_owned()),
+        authorization: header("authorization"),
+        request_id: header("x-request-id"),
+        traceparent: header("traceparent"),
     });
     assert_eq!(body["stream"], true);
     let model = body["model"].as_str().unwrap().to_owned();

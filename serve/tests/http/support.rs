@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use retune_ledger::{AdapterRef, Exchange, Ledger, Manifest};
+use retune_serve::Stop;
 use retune_task::Config;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 
 use crate::model;
 
@@ -19,7 +19,7 @@ pub(crate) struct Server {
     pub(crate) client: reqwest::Client,
     pub(crate) ledger: Ledger,
     folder: TempDir,
-    stop: CancellationToken,
+    stop: Stop,
     running: Option<retune_serve::Running>,
 }
 
@@ -44,12 +44,13 @@ impl Server {
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         let config = Config::load(Some(&folder.path().join("retune.toml")), environment).unwrap();
         let ledger = Ledger::open(&config.store).await.unwrap();
-        let stop = CancellationToken::new();
+        let stop = Stop::default();
         let options = retune_serve::Options {
             config: Arc::new(config),
             base: folder.path().join("tiny"),
             ledger: ledger.clone(),
             registry: prometheus::Registry::new(),
+            traces: None,
         };
         let running = retune_serve::start(options, stop.clone()).await.unwrap();
         let url = format!("http://{}", running.addr);
@@ -70,7 +71,7 @@ impl Server {
 
     /// The same with other settings.
     pub(crate) async fn restarted_with(mut self, settings: &[(&str, &str)]) -> Self {
-        self.stop.cancel();
+        self.stop.asked.cancel();
         self.running.take().unwrap().stopped().await;
         self.ledger.close().await.unwrap();
         Self::begin(self.folder, settings).await
@@ -78,7 +79,7 @@ impl Server {
 
     /// Tells it to stop; the future ends when it has.
     pub(crate) fn stop(&mut self) -> impl Future<Output = ()> + use<> {
-        self.stop.cancel();
+        self.stop.asked.cancel();
         let running = self.running.take().unwrap();
         async move { running.stopped().await }
     }

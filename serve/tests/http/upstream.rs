@@ -150,3 +150,34 @@ async fn what_goes_wrong_upstream_is_told_as_openai_tells_it() {
     );
     assert!(!stream.contains("[DONE]"), "{stream}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_go_through_and_on() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let upstream = StandIn::start();
+    let server = Server::start(&settings(&upstream.url)).await;
+    until_ready(&server).await;
+    let mut twice = ask(false);
+    twice["n"] = json!(2);
+    for (body, parent) in [(&twice, PARENT), (&ask(true), "nonsense")] {
+        let request = server.chat(body).header("x-request-id", "mine");
+        let response = request.header("traceparent", parent).send().await.unwrap();
+        assert_eq!(response.headers()["x-request-id"], "mine");
+        response.bytes().await.unwrap();
+    }
+    let made = server.chat(&ask(false)).send().await.unwrap();
+    let made = made.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let asked = upstream.answers();
+    let sent: Vec<_> = asked
+        .iter()
+        .map(|asked| (asked.request_id.as_deref(), asked.traceparent.as_deref()))
+        .collect();
+    // A server that still has the first one may refuse another by its name.
+    let expected = [
+        (Some("mine"), Some(PARENT)),
+        (Some("mine-1"), Some(PARENT)),
+        (Some("mine"), None),
+        (Some(made.as_str()), None),
+    ];
+    assert_eq!(sent, expected);
+}

@@ -9,10 +9,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio_util::sync::CancellationToken;
 
 /// How long the model may take to load, and the last rows into the tables.
 const LISTENS_WITHIN: Duration = Duration::from_secs(300);
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
+/// The same where it has to be at once.
+const STOPS_AT_ONCE_WITHIN: Duration = Duration::from_secs(2);
 /// Lines of the log that are shown when something failed.
 const LAST_WORDS: usize = 20;
 
@@ -91,15 +94,21 @@ impl Server {
         }
     }
 
-    /// Ends its stdin and waits: it finishes what runs and appends every row.
-    pub(super) async fn stop(&mut self) -> Result<()> {
+    /// Ends its stdin and waits: it finishes what runs and appends every row. `at_once`: not for long.
+    pub(super) async fn stop(&mut self, at_once: &CancellationToken) -> Result<()> {
         drop(self.stdin.take());
-        let Ok(status) = tokio::time::timeout(STOPS_WITHIN, self.child.wait()).await else {
-            self.child.kill().await?;
-            bail!(
-                "the server did not stop within {} s",
-                STOPS_WITHIN.as_secs()
-            );
+        let patience = async {
+            tokio::select! {
+                () = tokio::time::sleep(STOPS_WITHIN) => {}
+                () = at_once.cancelled() => tokio::time::sleep(STOPS_AT_ONCE_WITHIN).await,
+            }
+        };
+        let status = tokio::select! {
+            status = self.child.wait() => status,
+            () = patience => {
+                self.child.kill().await?;
+                bail!("the server did not stop in time and was killed");
+            }
         };
         let status = status?;
         ensure!(status.success(), "the server ended with {status}");

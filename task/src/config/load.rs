@@ -172,6 +172,7 @@ fn server(mut s: Section<'_>, folder: &Path) -> Server {
         client_timeout: Duration::from_secs_f64(
             s.positive("client_timeout_seconds", 3600.0).unwrap_or(10.0),
         ),
+        grace: Duration::from_secs_f64(s.positive("grace_seconds", 3600.0).unwrap_or(30.0)),
     };
     s.finish();
     server

@@ -80,6 +80,8 @@ pub struct Server {
     pub max_messages: usize,
     /// How long a client may keep the server waiting for its next piece.
     pub client_timeout: Duration,
+    /// How long running requests may go on once the server is told to stop.
+    pub grace: Duration,
 }
 
 /// `tls_cert` and `tls_key` of `[server]`: files in PEM form.

@@ -33,12 +33,15 @@ use retune_wire::Sampling;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::Instrument;
 
 use self::failure::Failure;
+use self::incoming::Incoming;
 use self::request::Asking;
 use self::server::{Begun, Patience, Server};
 use super::{Constraint, Engine, Event, Generating, Generation, Prompt};
 use crate::error::Error;
+use crate::trace::Trail;
 
 /// How long usage may come after the answer's end.
 const AFTER_THE_END: Duration = Duration::from_secs(2);
@@ -368,31 +371,38 @@ struct Answer {
 }
 
 impl Answer {
-    async fn run(self, mut begun: Begun) {
+    async fn run(self, begun: Begun) {
+        let log = self.asking.trail.log.clone();
+        if let Some(mut incoming) = self.whole(begun).instrument(log).await {
+            // To the last byte, so that the connection can serve the next request.
+            let rest = async { while let Ok(Some(_)) = incoming.next(AFTER_THE_END).await {} };
+            let _ = tokio::time::timeout(AFTER_THE_END, rest).await;
+        }
+    }
+
+    /// Sends all of the answer on; what still comes behind a good end is returned.
+    async fn whole(self, mut begun: Begun) -> Option<Incoming> {
         for event in begun.events.drain(..) {
             self.send(event);
         }
         let ended = tokio::select! {
             biased;
             // Nobody listens: dropping what comes in closes the connection.
-            () = self.events.closed() => return,
+            () = self.events.closed() => return None,
             ended = self.read(&mut begun) => ended,
         };
         let Begun {
-            mut incoming,
+            incoming,
             reply,
             model,
             ..
         } = begun;
-        if let Err(failure) = ended {
-            self.server.failed(&failure);
-            return self.send(Event::Failed(failure.midway(&self.server.url)));
-        }
-        let end = match reply.end() {
+        let end = match ended.and_then(|()| reply.end()) {
             Ok(end) => end,
             Err(failure) => {
                 self.server.failed(&failure);
-                return self.send(Event::Failed(failure.midway(&self.server.url)));
+                self.send(Event::Failed(failure.midway(&self.server.url)));
+                return None;
             }
         };
         let mut prompt_tokens = end.prompt_tokens;
@@ -412,10 +422,7 @@ impl Answer {
             tokens: end.tokens,
             prompt_tokens,
         });
-        drop(self);
-        // To the last byte, so that the connection can serve the next request.
-        let rest = async { while let Ok(Some(_)) = incoming.next(AFTER_THE_END).await {} };
-        let _ = tokio::time::timeout(AFTER_THE_END, rest).await;
+        Some(incoming)
     }
 
     /// Reads until all there is has come.
@@ -476,5 +483,6 @@ fn probe() -> Asking {
         stop: Vec::new(),
         logprobs: None,
         constraint: None,
+        trail: Trail::default(),
     })
 }

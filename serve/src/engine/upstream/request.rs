@@ -10,6 +10,7 @@ use retune_wire::Sampling;
 use serde_json::{Map, Value, json};
 
 use crate::engine::{Constraint, Generation, Prompt};
+use crate::trace::Trail;
 
 /// Servers want `top_p` above 0; this leaves the likeliest token alone.
 const LEAST_TOP_P: f64 = 1e-6;
@@ -21,6 +22,8 @@ pub(super) struct Asking {
     body: Map<String, Value>,
     /// The client's parameter that the constraint came from.
     pub(super) constraint: Option<&'static str>,
+    /// Whose sake it is for.
+    pub(super) trail: Trail,
 }
 
 impl Asking {
@@ -71,6 +74,7 @@ impl Asking {
             route,
             body,
             constraint: generation.constraint.as_ref().map(|c| c.param),
+            trail: generation.trail.clone(),
         }
     }
 
@@ -183,6 +187,7 @@ mod tests {
             stop: Vec::new(),
             logprobs: None,
             constraint: None,
+            trail: Trail::default(),
         }
     }
 

@@ -232,7 +232,10 @@ impl Server {
     }
 
     async fn begin(&self, asking: &Asking, model: String) -> Result<Begun, Failure> {
-        let request = self.post(asking.route, &asking.of(&model));
+        let mut request = self.post(asking.route, &asking.of(&model));
+        for (name, value) in asking.trail.headers() {
+            request = request.header(name, value);
+        }
         let response = request.send().await.map_err(unsent)?;
         let status = response.status().as_u16();
         if status != 200 {

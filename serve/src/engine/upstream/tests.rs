@@ -56,6 +56,7 @@ fn generation(adapter: Option<&str>) -> Generation {
         stop: Vec::new(),
         logprobs: None,
         constraint: None,
+        trail: Trail::default(),
     }
 }
 
