@@ -8,12 +8,13 @@ Each engine is asked the same, greedily or with a seed, and all have to say the 
 
 import asyncio
 import json
+import tempfile
 import typing
 
-import adapter
 import openai
+import pocket
 import pydantic
-from server import alike, engines, parser, raises
+from server import alike, engines, parser, raises, server
 
 TEXT = "I was charged twice for order 4711, please send one payment back."
 QUESTION = [{"role": "user", "content": TEXT}]
@@ -151,9 +152,8 @@ class Client:
         """Parts, roles, and what is kept with an exchange."""
         parts = [{"type": "text", "text": TEXT[:20]}, {"type": "text", "text": TEXT[20:]}]
         text = self.keep("parts", self.texts(messages=[{"role": "user", "content": parts}]))
-        assert text == self.texts(
-            user="u1", safety_identifier="s1", metadata={"shop": "a"}, store=False, response_format={"type": "text"}, parallel_tool_calls=False
-        )
+        kept = {"user": "u1", "safety_identifier": "s1", "metadata": {"shop": "a"}, "store": False}
+        assert text == self.texts(response_format={"type": "text"}, parallel_tool_calls=False, **kept)
         history = [{"role": "developer", "content": "Be short."}, *QUESTION, {"role": "assistant", "content": "Yes?"}, *QUESTION]
         assert self.keep("a conversation", self.texts(model="pocket", messages=history))[0] is not None
         for changes, param in (
@@ -206,7 +206,7 @@ class Client:
         self.chooses_tools()
 
     def chooses_tools(self):
-        """The pocket model's template tells it nothing of tools; the stand-in for vLLM says that its model's does."""
+        """The pocket model's template tells it nothing of tools; the stand-in for vLLM has a model whose template does."""
         tools = [tool("track")]
         if self.engine != "vllm":
             for free in ({}, {"tool_choice": "auto"}):
@@ -278,7 +278,7 @@ class Client:
 
     def serves_an_adapter(self):
         """A LoRA brought to the server answers there, wherever its engine is; a second Retune upstream cannot be given any."""
-        name = adapter.bring(self.url)
+        name = pocket.bring_lora(self.url)
         if self.engine == "upstream":
             error = raises(openai.ConflictError, lambda: self.create(model=name))
             assert error.code == "adapter_refused" and "load_lora_adapter" in error.message, error
@@ -335,11 +335,33 @@ class Client:
         return self.said
 
 
+def chooses_by_template(program):
+    """With a chat template that knows tools, the model inside may call one of its own choice: here it can say nothing else."""
+    track = tool("track")
+    call = {
+        "type": "object",
+        "properties": {"name": {"const": "track"}, "arguments": track["function"]["parameters"]},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+    format = {"type": "json_schema", "json_schema": {"name": "call", "schema": call}}
+    with tempfile.TemporaryDirectory() as folder, server(program, RETUNE_ENGINE__BASE=pocket.with_tools(folder)) as url:
+        client = Client(url, "embedded")
+        answer = client.create(tools=[track], response_format=format)
+        assert client.called(answer.choices[0].message)[0] == "track"
+        assert answer.choices[0].finish_reason == "tool_calls", answer
+        assert answer.usage.prompt_tokens > client.create().usage.prompt_tokens + 20, answer.usage
+        free = client.create(tools=[track], tool_choice="auto", stream=True)
+        assert list(free)[-1].choices[0].finish_reason in ("stop", "length", "tool_calls")
+
+
 def main():
     chosen = parser(__doc__).parse_args()
     with engines(chosen.retune, chosen.engine) as urls:
         said = {engine: Client(url, engine).everything() for engine, url in urls.items()}
     alike(said)
+    if "embedded" in said:
+        chooses_by_template(chosen.retune)
     what = "chats, streams, draws, parses, calls tools, completes, finds stored, serves an adapter, gets typed errors"
     print(f"openai {openai.__version__}, {', '.join(said)}: {what}")
 

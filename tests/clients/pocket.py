@@ -1,19 +1,38 @@
-"""A LoRA for the pocket model, of random weights: it means nothing, and answers otherwise than the base, the same way every time."""
+"""What the scripts make of the pocket model: a LoRA of random weights, and a copy whose chat template knows tools."""
 
 import array
 import json
 import math
 import pathlib
 import random
+import shutil
 import tempfile
 import urllib.request
 
 POCKET = pathlib.Path(__file__).parent.parent.parent / "models" / "pocket"
 RANK = 4
+# In front of a conversation, as templates of the Hermes kind have it.
+TOOLS = (
+    "{% if tools %}{{ '<|im_start|>system\nTools:\n' }}{% for tool in tools %}{{ tool | tojson + '\n' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endif %}"
+)
 
 
-def write(folder):
-    """PEFT's two files."""
+def with_tools(folder):
+    """A copy in the folder `pocket` in there; gives its path."""
+    copy = pathlib.Path(folder, "pocket")
+    copy.mkdir()
+    for file in POCKET.glob("*.*"):
+        if file.suffix in (".json", ".safetensors"):
+            shutil.copy(file, copy)
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    config["chat_template"] = TOOLS + config["chat_template"]
+    (copy / "tokenizer_config.json").write_text(json.dumps(config))
+    return str(copy)
+
+
+def write_lora(folder):
+    """PEFT's two files: they mean nothing, and change every answer, the same way every time."""
     base = json.loads((POCKET / "config.json").read_text())
     hidden, layers = base["hidden_size"], base["num_hidden_layers"]
     config = {
@@ -46,10 +65,10 @@ def write(folder):
     (folder / "adapter_model.safetensors").write_bytes(len(told).to_bytes(8, "little") + told + data.tobytes())
 
 
-def bring(url):
-    """Imports it and gives its name there."""
+def bring_lora(url):
+    """Imports one and gives its name there."""
     with tempfile.TemporaryDirectory(prefix="retune-lora-") as folder:
-        write(pathlib.Path(folder))
+        write_lora(pathlib.Path(folder))
         body = json.dumps({"task": "triage", "folder": folder}).encode()
         request = urllib.request.Request(f"{url}/admin/adapters", body, {"content-type": "application/json"})
         with urllib.request.urlopen(request) as answer:
