@@ -12,11 +12,11 @@ use actix_web::dev::ServiceRequest;
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
 use actix_web::{HttpMessage, HttpRequest};
+use retune_wire::Ask;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, debug_span, info_span};
 
 use crate::exchange::Asked;
-use crate::openai::Ask;
 use crate::routing::Route;
 
 /// The target of the spans that are for traces.

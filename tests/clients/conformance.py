@@ -11,7 +11,7 @@ import sys
 import tempfile
 import urllib.request
 
-from server import arguments, server
+from server import parser, server
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 # Of each operation and phase; in all some thousands of questions.
@@ -28,7 +28,7 @@ def reachable(description):
 
 
 def main():
-    program = arguments(__doc__).retune
+    program = parser(__doc__, engine=False).parse_args().retune
     with server(program, RETUNE_ENGINE__MAX_QUEUE="1000") as url, tempfile.TemporaryDirectory() as folder:
         with urllib.request.urlopen(f"{url}/openapi.json") as answer:
             description = reachable(json.load(answer))

@@ -169,9 +169,13 @@ fn invalid(told: Told, constraint: Option<&'static str>) -> Error {
         Some(param) if constrained => Some(param.to_owned()),
         _ => told.param,
     };
-    let too_long = ["maximum context length", "context size"]
-        .iter()
-        .any(|words| message.contains(words));
+    let too_long = [
+        "maximum context length",
+        "context length is only",
+        "context size",
+    ]
+    .iter()
+    .any(|words| message.contains(words));
     let code = told.code.as_deref().and_then(known);
     let code = code.or(too_long.then_some("context_length_exceeded"));
     Refusal {
@@ -180,6 +184,31 @@ fn invalid(told: Told, constraint: Option<&'static str>) -> Error {
         code,
     }
     .into()
+}
+
+/// Names what is too long as the client does, `messages` or `prompt`: vLLM calls it `input_tokens`, others nothing.
+pub(super) fn naming(error: Error, prompt: &str) -> Error {
+    const TOO_LONG: Option<&str> = Some("context_length_exceeded");
+    let limit = |param: &str| param.starts_with("max_");
+    match error {
+        Error::Invalid {
+            message,
+            param,
+            code: TOO_LONG,
+        } if !param.as_deref().is_some_and(limit) => Error::Invalid {
+            message,
+            param: Some(prompt.to_owned()),
+            code: TOO_LONG,
+        },
+        other => other,
+    }
+}
+
+/// Whether a 404 says that there is no route to load adapters, rather than no adapter at this path.
+pub(super) fn is_no_route(said: &str, path: &str) -> bool {
+    // Some repeat the route's own name.
+    let said = said.replace("load_lora_adapter", "");
+    !said.contains(path) && !said.contains("adapter")
 }
 
 /// Reasons that OpenAI has, among those that servers give.
@@ -258,6 +287,42 @@ mod tests {
                 assert_eq!(refusal.param.as_deref(), Some("response_format"))
             }
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_called_what_the_client_calls_it() {
+        let newer = "You passed 9 input tokens and requested 2 output tokens. However, the model's context length is only 8 tokens.";
+        let older = "This model's maximum context length is 8 tokens.";
+        for (message, param, named) in [
+            (newer, json!("input_tokens"), "messages"),
+            (older, Value::Null, "messages"),
+            (older, json!("max_tokens"), "max_tokens"),
+        ] {
+            let body = json!({"error": {"message": message, "param": param, "code": 400}});
+            let error = naming(refused(400, &body, None), "messages").body();
+            assert_eq!(
+                (&error["error"]["param"], &error["error"]["code"]),
+                (&json!(named), &json!("context_length_exceeded"))
+            );
+        }
+        let body = json!({"error": {"message": "too hot", "param": "temperature", "code": 400}});
+        let error = naming(refused(400, &body, None), "messages").body();
+        assert_eq!(error["error"]["param"], "temperature");
+    }
+
+    #[test]
+    fn a_route_that_is_missing_is_told_from_an_adapter_that_is() {
+        let path = "/srv/adapters/t/1";
+        for said in ["Not Found", "Invalid URL (POST /v1/load_lora_adapter)", ""] {
+            assert!(is_no_route(said, path), "{said}");
+        }
+        for said in [
+            "Loading lora t failed: No adapter found for /srv/adapters/t/1",
+            "The lora adapter 't' cannot be found.",
+            "/srv/adapters/t/1: no such folder",
+        ] {
+            assert!(!is_no_route(said, path), "{said}");
         }
     }
 

@@ -195,7 +195,7 @@ impl Upstream {
                 }
                 Err(Failure::Refused(e @ Error::Invalid(_))) => {
                     server.succeeded();
-                    return Err(e);
+                    return Err(failure::naming(e, asking.prompt()));
                 }
                 // It cannot load the adapter: what else it answers is as good as before.
                 Err(Failure::Refused(e)) => {

@@ -1,7 +1,7 @@
 //! What an upstream answers: from the data of its events to Retune's own. Pure.
 //!
 //! Servers deviate, and so it takes what they send: the role in every delta, reasons that OpenAI does not have, no usage, an answer in
-//! one piece although a stream was asked for.
+//! one piece although a stream was asked for, the end of the turn among the answer's tokens.
 
 use std::collections::BTreeMap;
 
@@ -103,7 +103,7 @@ impl Reply {
         let member = |key: &str| delta.and_then(|delta| delta.get(key));
         let text = member("content").or_else(|| choice.get("text"));
         let text = text.and_then(Value::as_str).unwrap_or_default();
-        let logprobs = choice.get("logprobs").map(logprobs).unwrap_or_default();
+        let mut logprobs = choice.get("logprobs").map(logprobs).unwrap_or_default();
         let thinks = ["reasoning_content", "reasoning"].iter().any(|key| {
             member(key)
                 .and_then(Value::as_str)
@@ -116,6 +116,9 @@ impl Reply {
         let reason = choice.get("finish_reason").and_then(Value::as_str);
         if let Some(reason) = reason {
             self.reason = Some(reason.to_owned());
+            if !is_length(reason) {
+                drop_the_end(&mut logprobs, text.len());
+            }
         }
         let says = !text.is_empty() || !logprobs.is_empty();
         let calls = calls.is_some_and(|calls| !calls.is_empty());
@@ -153,7 +156,7 @@ impl Reply {
     pub(super) fn end(self) -> Result<End, Failure> {
         let answered = self.text || !self.calls.is_empty();
         let finish = match self.reason.as_deref() {
-            Some("length" | "max_tokens" | "model_length") => Finish::Length,
+            Some(reason) if is_length(reason) => Finish::Length,
             Some(
                 "stop" | "eos" | "eos_token" | "stop_sequence" | "end_turn" | "tool_calls"
                 | "function_call",
@@ -205,6 +208,21 @@ impl Reply {
             format!("<tool_call>{call}</tool_call>")
         });
         calls.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Whether the limit of tokens ended the answer.
+fn is_length(reason: &str) -> bool {
+    ["length", "max_tokens", "model_length"].contains(&reason)
+}
+
+/// Takes the tokens out that ended the answer and said nothing of its last piece, of so many bytes: vLLM tells the end of the turn's
+/// probability too, and clients expect the tokens to be the text.
+fn drop_the_end(tokens: &mut Vec<TokenLogprob>, said: usize) {
+    while let Some((_, before)) = tokens.split_last()
+        && before.iter().map(|t| t.bytes.len()).sum::<usize>() >= said
+    {
+        tokens.pop();
     }
 }
 

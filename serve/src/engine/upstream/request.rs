@@ -85,6 +85,15 @@ impl Asking {
         Value::Object(body)
     }
 
+    /// The client's parameter that holds what the model reads.
+    pub(super) fn prompt(&self) -> &'static str {
+        if self.body.contains_key("messages") {
+            "messages"
+        } else {
+            "prompt"
+        }
+    }
+
     /// What vLLM's /tokenize needs to count the prompt.
     pub(super) fn count(&self, model: &str) -> Value {
         let prompt = ["messages", "prompt", "tools"]

@@ -309,7 +309,7 @@ impl Server {
             200 => Ok(()),
             // The name tells the content: whoever loaded it, it is the same.
             400 | 409 if said.contains("already") && said.contains("loaded") => Ok(()),
-            404 | 405 | 501 if !said.contains(&adapter.path) && !said.contains("adapter") => {
+            404 | 405 | 501 if failure::is_no_route(&said, &adapter.path) => {
                 Err(adapter.refused(format!(
                     "{} has no route /v1/load_lora_adapter; start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
                     self.url

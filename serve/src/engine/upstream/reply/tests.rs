@@ -159,3 +159,31 @@ fn probabilities_of_chats_and_of_completions() {
         }
     }
 }
+
+#[test]
+fn the_end_of_the_turn_is_none_of_the_answers_tokens() {
+    let told = |text: &str, tokens: &[&str], reason: Value| {
+        let tokens: Vec<Value> = tokens
+            .iter()
+            .map(|token| json!({"token": token, "bytes": token.as_bytes(), "logprob": -0.5, "top_logprobs": []}))
+            .collect();
+        json!({"choices": [{"delta": {"content": text}, "logprobs": {"content": tokens}, "finish_reason": reason}]})
+    };
+    for (event, kept) in [
+        (told("", &["<|im_end|>"], json!("stop")), ""),
+        (told("lo", &["l", "o", "<|im_end|>"], json!("stop")), "lo"),
+        (told("lo", &["lo"], json!("stop")), "lo"),
+        // Text that was held back comes with the last token, which is its own.
+        (told("hello", &["lo"], json!("stop")), "lo"),
+        (told("", &["lo"], json!("length")), "lo"),
+        (told("", &["lo"], Value::Null), "lo"),
+    ] {
+        let taken = Reply::new(None).take(&event.to_string()).unwrap();
+        let tokens = match taken.event {
+            Some(Event::Text { logprobs, .. }) => logprobs,
+            _ => Vec::new(),
+        };
+        let bytes: Vec<u8> = tokens.into_iter().flat_map(|t| t.bytes).collect();
+        assert_eq!(String::from_utf8(bytes).unwrap(), kept, "{event}");
+    }
+}
