@@ -18,10 +18,9 @@ use crate::otlp;
 const FILTER: &str = "RETUNE_LOG";
 const FORMAT: &str = "RETUNE_LOG_FORMAT";
 
-/// Retune's own events, and what others warn of; left out is what two of them say of a table that is about to be created, and of
-/// a chat template that Retune renders itself.
-const DEFAULT: &str =
-    "warn,retune=info,buoyant_kernel::snapshot=off,mistralrs_core::pipeline::paths=error";
+/// Retune's own events, and what others warn of; left out is what they say of a table that is about to be created, of a chat
+/// template that Retune renders itself, and of graphics cards that a GGUF file is not served on.
+const DEFAULT: &str = "warn,retune=info,buoyant_kernel::snapshot=off,mistralrs_core::pipeline::paths=error,mistralrs_core::pipeline::gguf=error";
 
 /// OpenTelemetry's own variables for where traces go.
 pub(crate) const ENDPOINTS: [&str; 2] = [
@@ -43,13 +42,23 @@ pub(crate) fn start(runtime: &tokio::runtime::Handle) -> Result<()> {
     if let Some(traces) = otlp::start(runtime)? {
         let log = lines(format).with_filter(filter);
         registry().with(traces).with(log).init();
+        tell_panics();
         return Ok(());
     }
     #[cfg(not(feature = "otlp"))]
     let _ = runtime;
     // What nobody wants is sorted out once for all.
     registry().with(filter).with(lines(format)).init();
+    tell_panics();
     Ok(())
+}
+
+/// A panic is told by where it was, and not by what it says: a message may quote a prompt.
+fn tell_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place, "a thread panicked");
+    }));
 }
 
 /// What traces go by, for the server; none where nobody collects them.

@@ -3,6 +3,7 @@
 mod cli;
 mod client;
 mod commands;
+mod hub;
 mod log;
 mod memory;
 #[cfg(feature = "otlp")]

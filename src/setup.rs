@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use retune_task::{Config, EngineKind};
 
 use crate::cli::Common;
+use crate::hub;
 
 /// The base that the binary carries.
 const POCKET: &str = "models/pocket";
@@ -20,27 +21,85 @@ pub(crate) fn config(common: &Common) -> Result<Arc<Config>> {
     Ok(Arc::new(Config::load(common.config.as_deref(), env)?))
 }
 
-/// The base's folder: beside the configuration, else unpacked from the binary. Where other servers hold the base, it need not be there
-/// before something is trained on it.
-pub(crate) fn base(config: &Config) -> Result<PathBuf> {
-    let folder = config.source.folder().join(&config.engine.base);
-    if folder.is_dir() {
-        return Ok(folder);
+/// Where a base is.
+enum Base {
+    /// A folder, or a GGUF file in one.
+    Here(PathBuf),
+    /// On the hub, and not whole on this machine.
+    OnHub(Box<hub::Model>),
+}
+
+/// Looks for the base: beside the configuration, else in the binary, from which it is unpacked, else by its id in the hub's cache.
+fn look_for_base(config: &Config) -> Result<Base> {
+    let named = &config.engine.base;
+    let path = config.source.folder().join(named);
+    if path.is_dir() || (path.is_file() && path.extension().is_some_and(|e| e == "gguf")) {
+        return Ok(Base::Here(path));
     }
-    if config.engine.base == POCKET {
+    if named == POCKET {
         let folder = retune_pocket::default_folder();
-        return retune_pocket::unpack(&folder)
+        let unpacked = retune_pocket::unpack(&folder)
             .with_context(|| format!("cannot unpack the pocket model into {}", folder.display()));
+        return unpacked.map(Base::Here);
     }
-    if matches!(config.engine.kind, EngineKind::Upstream(_)) {
-        return Ok(folder);
+    if let Some(model) = hub::Model::named(named) {
+        return Ok(match model.cached() {
+            Some(folder) => Base::Here(folder),
+            None => Base::OnHub(Box::new(model)),
+        });
     }
-    bail!(
-        "no model at {} (engine.base = \"{}\"): name a folder with config.json, tokenizer.json and model.safetensors, \
-         or leave engine.base out to use the pocket model that Retune carries",
-        folder.display(),
-        config.engine.base
+    if held_elsewhere(config) {
+        return Ok(Base::Here(path));
+    }
+    Err(no_base(config))
+}
+
+fn no_base(config: &Config) -> anyhow::Error {
+    let named = &config.engine.base;
+    anyhow!(
+        "no model at {} (engine.base = \"{named}\"); expected a folder with config.json, tokenizer.json and model.safetensors, a GGUF \
+         file, or the Hugging Face id of a model; without engine.base it is the pocket model that Retune carries",
+        config.source.folder().join(named).display(),
     )
+}
+
+/// What a start would take for the base, for people to read; a hub is asked whether it has it.
+pub(crate) fn base_told(config: &Config) -> Result<String> {
+    match look_for_base(config)? {
+        Base::Here(path) => Ok(path.display().to_string()),
+        Base::OnHub(model) if held_elsewhere(config) => Ok(model.to_string()),
+        Base::OnHub(model) => {
+            model.look_up().with_context(|| no_base(config))?;
+            Ok(format!(
+                "{model}, to be downloaded from {}",
+                model.endpoint()
+            ))
+        }
+    }
+}
+
+/// The base's files, downloaded if they are on the hub alone.
+pub(crate) async fn base(config: &Config) -> Result<PathBuf> {
+    let model = match look_for_base(config)? {
+        Base::Here(path) => return Ok(path),
+        Base::OnHub(model) => model,
+    };
+    let downloaded = tokio::task::spawn_blocking(move || model.download()).await?;
+    downloaded.with_context(|| no_base(config))
+}
+
+/// What a server needs of the base: where other servers hold it, a name alone, until something is trained on it.
+pub(crate) async fn base_to_serve(config: &Config) -> Result<PathBuf> {
+    match look_for_base(config)? {
+        Base::OnHub(_) if held_elsewhere(config) => {
+            Ok(config.source.folder().join(&config.engine.base))
+        }
+        _ => base(config).await,
+    }
+}
+
+fn held_elsewhere(config: &Config) -> bool {
+    matches!(config.engine.kind, EngineKind::Upstream(_))
 }
 
 /// Where a process on this machine finds the configuration's server, which listens there.

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use retune_task::{ChatMessage, ChatTemplate, Task, sha256};
+use retune_task::{ChatMessage, ChatTemplate, Task, base_id, sha256};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -77,10 +77,7 @@ impl Manifest {
             format_version: 1,
             task: task.name.clone(),
             source,
-            base: base
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default(),
+            base: base_id(base),
             base_digest: base_digest(base)?,
             created: Utc::now(),
             adapter_prompt_sha256: sha256(&task.adapter_prompt),

@@ -24,7 +24,7 @@ mod trust;
 pub mod verdict;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,22 @@ pub use error::Error;
 pub use report::{Curve, Report, Sample};
 pub use run::{Event, run, run_id};
 pub use watch::{Due, Launched, due, watch};
+
+/// Whether anything can be trained on a base: not on GGUF weights.
+///
+/// # Errors
+/// The file that keeps it from being trained on.
+pub fn trainable(base: &Path) -> Result<(), Error> {
+    match retune_task::ggufs(base).into_iter().next() {
+        None => Ok(()),
+        Some(path) => Err(Error::Base {
+            path,
+            what: "nothing can be trained on the weights of a GGUF file; name the folder with the same model's safetensors files in \
+                   engine.base"
+                .to_owned(),
+        }),
+    }
+}
 
 /// What a run needs to know of the installation.
 #[derive(Clone)]

@@ -66,6 +66,7 @@ pub async fn run(
     observer: &mut (dyn FnMut(&Event) + Send),
 ) -> Result<Report, Error> {
     let task = o.task(&start.task)?;
+    crate::trainable(&o.base)?;
     let run_id = run_id(start);
     let lease = o.ledger.lease(&format!("retrain-{}", task.name)).await?;
     let Some(_lease) = lease else {

@@ -1,6 +1,6 @@
 //! The work of each state of a run, in order; `run` decides where to begin.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use chrono::Utc;
@@ -8,7 +8,7 @@ use retune_ledger::{
     AdapterRef, ExchangeQuery, FeedbackQuery, Manifest, Probe, Purpose, Reference, Source, Stage,
     Table,
 };
-use retune_task::Task;
+use retune_task::{Task, base_id};
 use retune_trainer::{LlamaConfig, LoraSettings, Progress};
 
 use crate::book::{Book, DATASET, DONE, EXAMINING, TRAINING};
@@ -269,13 +269,6 @@ fn point(progress: &Progress) -> Curve {
             .then_some(progress.train_loss),
         held_out_loss: progress.held_out_loss,
     }
-}
-
-/// The base's id: its folder's last part.
-fn base_id(base: &Path) -> String {
-    base.file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
 }
 
 /// Votes, figures and verdict into the report; the candidate's reference for the monitor into the ledger.

@@ -63,6 +63,10 @@ pub async fn watch(
     launch: impl Fn(&Start) -> Launched + Send + Sync,
     stop: CancellationToken,
 ) {
+    if let Err(error) = crate::trainable(&o.base) {
+        tracing::warn!(%error, "no alarm and no schedule starts a run");
+        return;
+    }
     let mut watcher = Watcher {
         o,
         launch,

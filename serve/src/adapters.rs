@@ -108,10 +108,19 @@ impl Adapters {
     }
 
     pub(crate) fn is_loaded(&self, adapter: &AdapterRef) -> bool {
+        self.forget_broken();
         let loaded = self.0.loaded();
         loaded
             .get(&name_of(adapter))
             .is_some_and(|l| l.digest == adapter.manifest.digest)
+    }
+
+    /// Forgets those whose engine broke down; the next request loads them again.
+    pub(crate) fn forget_broken(&self) {
+        let engine = &self.0.engine;
+        let held = |loaded: &Loaded| engine.holds_adapter(&loaded.engine_name);
+        self.0.loaded().retain(|_, loaded| held(loaded));
+        self.0.count();
     }
 
     /// How many can be in memory at once; 1 where not even one can: the attempt to load it says so.
@@ -176,8 +185,14 @@ impl Shared {
         );
         self.engine.load(&engine_name, &adapter.folder).await?;
         if let Err(e) = self.prober.prove(adapter, &engine_name).await {
-            self.engine.unload(&engine_name).await?;
-            return Err(e);
+            return Err(match self.engine.unload(&engine_name).await {
+                Ok(()) => e,
+                // No passing trouble: it is this adapter's questions that the engine broke down on.
+                Err(Error::NotLoaded(_)) => {
+                    Error::Engine(format!("it broke down while {name} was proved"))
+                }
+                Err(e) => e,
+            });
         }
         tracing::info!(
             adapter = name,
@@ -198,12 +213,19 @@ impl Shared {
     }
 
     fn use_loaded(&self, adapter: &AdapterRef) -> Option<String> {
+        let name = name_of(adapter);
         let mut loaded = self.loaded();
         let found = loaded
-            .get_mut(&name_of(adapter))
+            .get_mut(&name)
             .filter(|l| l.digest == adapter.manifest.digest)?;
-        found.last_used = Instant::now();
-        Some(found.engine_name.clone())
+        if self.engine.holds_adapter(&found.engine_name) {
+            found.last_used = Instant::now();
+            return Some(found.engine_name.clone());
+        }
+        loaded.remove(&name);
+        drop(loaded);
+        self.count();
+        None
     }
 
     /// Lets the least recently used adapters leave until one more fits; those in `keep` only if there are no others. With a budget of
@@ -261,7 +283,9 @@ impl Shared {
         let name = name.to_owned();
         let drain = async move {
             match engine.unload(&gone.engine_name).await {
-                Ok(()) => tracing::info!(adapter = name, "adapter unloaded"),
+                Ok(()) | Err(Error::NotLoaded(_)) => {
+                    tracing::info!(adapter = name, "adapter unloaded")
+                }
                 Err(e) => {
                     tracing::error!(adapter = name, error = %e, "an adapter could not be unloaded")
                 }

@@ -57,6 +57,14 @@ pub enum Error {
     /// The engine does not hold this adapter (any more).
     #[error("{0} is not loaded")]
     NotLoaded(String),
+    /// The model's engine broke down, and is being started again.
+    #[error(
+        "The model's engine broke down and is being started again. Please retry after a short wait."
+    )]
+    Restarting {
+        /// Until then, as far as one can tell.
+        seconds: u64,
+    },
     /// The client's request is wrong.
     #[error(transparent)]
     Invalid(#[from] Refusal),
@@ -212,6 +220,11 @@ impl Error {
         Refusal::param(param, code, message).into()
     }
 
+    /// Whether it says nothing of what was asked for, and will be over soon.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Self::UpstreamUnavailable | Self::Restarting { .. })
+    }
+
     /// The table.
     pub(crate) fn seen(&self) -> Seen {
         let invalid = "invalid_request_error";
@@ -307,6 +320,12 @@ impl Error {
                 None,
                 Some("model_not_loaded"),
             ),
+            Self::Restarting { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server_error",
+                None,
+                Some("engine_restarting"),
+            ),
             Self::NoRoom { .. } => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "server_error",
@@ -385,7 +404,7 @@ impl ResponseError for Error {
             Self::Unauthorized(_) => {
                 response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
             }
-            Self::RateLimited { seconds, .. } => {
+            Self::RateLimited { seconds, .. } | Self::Restarting { seconds } => {
                 response.insert_header((header::RETRY_AFTER, *seconds));
             }
             // The rest of the body may still be on its way.

@@ -34,7 +34,7 @@ use actix_web::{App as Service, HttpServer, web};
 use arc_swap::ArcSwap;
 use prometheus::Registry;
 use retune_ledger::{KeyList, KeyText, Ledger, Stages};
-use retune_task::{Config, Enforce, EngineKind, Tls};
+use retune_task::{Config, Enforce, EngineKind, Tls, base_id};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -62,7 +62,7 @@ const WORKERS: usize = 2;
 pub struct Options {
     /// The configuration.
     pub config: Arc<Config>,
-    /// The base model's folder; its last part is the base's id. With an upstream engine it need not be there.
+    /// The base model's folder or GGUF file, from which its id follows. With an upstream engine it need not be there.
     pub base: PathBuf,
     /// Where exchanges and feedback go, and adapters and stages come from.
     pub ledger: Ledger,
@@ -100,7 +100,10 @@ pub async fn start(o: Options, stop: Stop) -> Result<Running, Error> {
     // First, so that what is wrong with an address or a key is known before a model is loaded.
     let entry = Entry::prepare(&o.config, &o.ledger).await?;
     let engine: Arc<dyn Engine> = match &o.config.engine.kind {
-        EngineKind::Embedded => Arc::new(Embedded::start(&o.base).await?),
+        EngineKind::Embedded => {
+            let restarts = metrics::engine_restarts(&o.registry)?;
+            Arc::new(Embedded::start(&o.base, restarts).await?)
+        }
         EngineKind::Upstream(upstream) => {
             Arc::new(Upstream::new(upstream, |name| std::env::var(name).ok())?)
         }
@@ -255,10 +258,7 @@ async fn state(
     formats_hold(&o.config, engine.as_ref()).await?;
     let metrics = Metrics::new(&o.registry)?;
     LedgerMetrics::register(&o.registry, o.ledger.clone())?;
-    let base_id = o
-        .base
-        .file_name()
-        .map_or_else(|| "base".to_owned(), |n| n.to_string_lossy().into_owned());
+    let base_id = base_id(&o.base);
     let created = std::fs::metadata(&o.base)
         .and_then(|m| m.modified())
         .map_or_else(|_| chrono::Utc::now(), Into::into);

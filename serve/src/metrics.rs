@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 use retune_ledger::Ledger;
 
@@ -67,6 +68,15 @@ metrics! {
     running: IntGauge = "requests_running" [],
     /// Requests that wait for a place.
     waiting: IntGauge = "requests_waiting" [],
+}
+
+/// Engines inside this process that broke down.
+pub(crate) fn engine_restarts(registry: &Registry) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::new(
+        "retune_engine_restarts_total",
+        "Engines inside this process that panicked and were started again, each with its model.",
+    )?;
+    kept(registry, counter)
 }
 
 /// The ledger's figures, read anew for each scrape.

@@ -77,6 +77,7 @@ impl App {
     /// cannot be loaded goes on with the stages that it had, and the first such error comes back; other tasks are not held up.
     pub(crate) async fn refresh(&self) -> Result<Option<Error>, Error> {
         let _one = self.refreshing.lock().await;
+        self.adapters.forget_broken();
         let mut state = Vec::with_capacity(self.config.tasks.len());
         for task in &self.config.tasks {
             state.push((
@@ -114,7 +115,7 @@ impl App {
         }
         self.show_stages(&table);
         self.table.store(Arc::new(table));
-        if !matches!(first, Some(Error::UpstreamUnavailable)) {
+        if !first.as_ref().is_some_and(Error::is_passing) {
             self.known.store(true, Ordering::Relaxed);
         }
         Ok(first)
@@ -139,8 +140,8 @@ impl App {
 
     /// Keeps in mind that these stages cannot be served, and says it once.
     fn set_unfit(&self, task: &str, seq: u64, error: &Error) {
-        // That no server is there says nothing of the adapter.
-        if matches!(error, Error::UpstreamUnavailable) {
+        // That no engine is there says nothing of the adapter.
+        if error.is_passing() {
             return;
         }
         let now = Unfit {

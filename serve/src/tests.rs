@@ -7,6 +7,8 @@
     reason = "tests"
 )]
 
+mod breakdown;
+
 use std::path::Path;
 
 use serde_json::{Value, json};

@@ -204,7 +204,7 @@ impl Desk<'_> {
     }
 
     async fn import(&self, task: &str, folder: &std::path::Path) -> Result<()> {
-        let base = setup::base(&self.config)?;
+        let base = setup::base(&self.config).await?;
         let folder = std::path::absolute(folder)?;
         let imported =
             retune_serve::import(&self.ledger, &self.config, task, &base, &folder).await?;
@@ -242,7 +242,7 @@ impl Desk<'_> {
         if new.is_empty() {
             return Ok(());
         }
-        let base = setup::base(&self.config)?;
+        let base = setup::base(&self.config).await?;
         for number in new {
             let adapter = self.ledger.adapter(task, number).await?;
             retune_serve::check_adapter(&self.ledger, &base, &adapter).await?;

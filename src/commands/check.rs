@@ -17,7 +17,7 @@ pub(crate) struct Args {}
 
 pub(crate) fn run(common: &Common, _: &Args) -> Result<ExitCode> {
     let config = setup::config(common)?;
-    let base = setup::base(&config)?;
+    let base = setup::base_told(&config)?;
     if let Some(tls) = &config.server.tls {
         retune_serve::check_tls(tls)?;
     }
@@ -27,7 +27,7 @@ pub(crate) fn run(common: &Common, _: &Args) -> Result<ExitCode> {
             "ok": true,
             "source": config.source.to_string(),
             "listen": config.server.listen.to_string(),
-            "base": base.display().to_string(),
+            "base": base,
             "store": config.store.url,
             "tasks": tasks,
         });
@@ -36,9 +36,7 @@ pub(crate) fn run(common: &Common, _: &Args) -> Result<ExitCode> {
         output::line(format_args!("{}: nothing wrong", config.source))?;
         output::line(format_args!(
             "  listens on {}, base {}, store {}",
-            config.server.listen,
-            base.display(),
-            config.store.url
+            config.server.listen, base, config.store.url
         ))?;
         output::line(format_args!("  tasks: {}", tasks.join(", ")))?;
     }

@@ -45,7 +45,11 @@ pub(crate) struct Args {
 pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     let stop = stop::on_signal(args.stop_with_stdin)?;
     let config = setup::config(common)?;
-    let base = setup::base(&config)?;
+    let base = tokio::select! {
+        base = setup::base(&config) => base?,
+        () = stop.cancelled() => return Ok(ExitCode::FAILURE),
+    };
+    retune_retrain::trainable(&base)?;
     let server = client::server(args.server.as_deref(), &config)?;
     let http = client::new(&config, &server, None)?;
     let ledger = Ledger::open(&config.store).await?;

@@ -42,7 +42,11 @@ pub(crate) struct Args {
 pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     let stop = stop::on_signal(args.stop_with_stdin)?;
     let config = setup::config(common)?;
-    let base = setup::base(&config)?;
+    // A download may take long.
+    let base = tokio::select! {
+        base = setup::base_to_serve(&config) => base?,
+        () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+    };
     let ledger = Ledger::open(&config.store).await?;
     stop::says_what_is_lost(&ledger);
     let everything = everything(common, &config, base, &ledger, &stop).await;

@@ -3,6 +3,7 @@
 //! No I/O but reading its own files. Everything else in Retune agrees on what is written here: serving, logging and
 //! training render a conversation by the same code, and ask the same check whether an answer holds.
 
+mod base;
 mod chat;
 mod config;
 mod digest;
@@ -12,6 +13,7 @@ mod probe;
 mod schedule;
 mod template;
 
+pub use base::{base_folder, base_id, ggufs};
 pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
 pub use config::{
     AlarmKind, Config, ConfigSource, Enforce, Engine, EngineKind, LoraPolicy, Monitor, Problem,

@@ -22,6 +22,11 @@ pub(crate) fn retune(folder: &Path) -> Command {
         .current_dir(folder)
         .env("RETUNE_SERVER__LISTEN", "127.0.0.1:0")
         .env("RETUNE_STORE__URL", "file:./store")
+        // No test asks the real hub, nor looks into this machine's cache of it.
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HF_HOME", folder.join("hf"))
+        .env_remove("HF_HUB_CACHE")
+        .env_remove("HF_TOKEN")
         .env_remove("RETUNE_API_KEY")
         .env_remove("RETUNE_LOG")
         .env_remove("RETUNE_LOG_FORMAT");

@@ -10,9 +10,13 @@
 mod adapters;
 mod api;
 mod bad_input;
+mod bases;
 mod capabilities;
 mod enforce;
+#[path = "../../serve/tests/http/gguf.rs"]
+mod gguf;
 mod harness;
+mod hub;
 mod keys;
 mod ledger;
 mod log;

@@ -8,6 +8,7 @@ use retune_wire::TokenLogprob;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::model::Handle;
 use super::sampling::Chosen;
 use super::text::{Decoder, StopScanner};
 use super::vocabulary::Vocabulary;
@@ -26,6 +27,8 @@ pub(super) struct Answer {
     /// Tells the [`Chooser`](super::sampling::Chooser) to end the sequence.
     pub(super) stop: Arc<AtomicBool>,
     pub(super) events: mpsc::UnboundedSender<Event>,
+    /// Tells whether the engine still lives.
+    pub(super) model: Handle,
     /// Keeps the next request waiting.
     pub(super) _turn: OwnedSemaphorePermit,
     /// Keeps the adapter loaded.
@@ -33,12 +36,16 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Ends when the engine has let go of the request, which may be a token after the last event.
+    /// Ends when the engine has let go of the request, which may be a token after the last event, or has broken down.
     pub(super) async fn run(
         mut self,
         mut tokens: mpsc::UnboundedReceiver<Result<Chosen, String>>,
         mut responses: mpsc::Receiver<Response>,
     ) {
+        let engine = self.model.engine.clone();
+        // What the engine's thread held is not always given back when it unwinds: channels may stay open.
+        let ended = engine.closed();
+        tokio::pin!(ended);
         let mut done = false;
         loop {
             tokio::select! {
@@ -49,19 +56,28 @@ impl Answer {
                     None => break,
                 },
                 () = self.events.closed(), if !self.stop.load(Ordering::Relaxed) => self.stop.store(true, Ordering::Relaxed),
+                () = &mut ended => break,
             }
         }
         // Read to the end, so that the engine always has somebody to answer; what it says matters only if it failed.
-        let mut failure = "the engine's thread has ended".to_owned();
-        while let Some(response) = responses.recv().await {
-            failure = match response {
-                Response::InternalError(e) | Response::ValidationError(e) => e.to_string(),
-                Response::CompletionModelError(message, _) => message,
-                _ => "the engine gave up the request".to_owned(),
+        let mut failure = None;
+        loop {
+            let response = tokio::select! {
+                biased;
+                response = responses.recv() => response,
+                () = engine.closed() => None,
             };
+            failure = Some(match response {
+                Some(Response::InternalError(e) | Response::ValidationError(e)) => e.to_string(),
+                Some(Response::CompletionModelError(message, _)) => message,
+                Some(_) => "the engine gave up the request".to_owned(),
+                None => break,
+            });
         }
         if !done {
-            self.send(Event::Failed(Error::Engine(failure)));
+            // An engine that lives says why it ends an answer.
+            let failure = failure.map_or_else(|| self.model.broken(), Error::Engine);
+            self.send(Event::Failed(failure));
         }
     }
 

@@ -1,35 +1,53 @@
-//! A base model's folder: everything the engine will need is looked at here, so that what is missing or broken is said by name.
+//! A base model's files: everything the engine will need is looked at here, so that what is missing or broken is said by name.
 //!
 //! mistralrs panics on a truncated weight file and asks the hub for a missing one; it is handed only files that are there and
 //! whole, and a config.json in the one dialect that it reads.
 
 use std::path::{Path, PathBuf};
 
+use retune_task::{base_folder, ggufs};
 use serde_json::{Map, Value};
 
+use super::gguf;
 use super::safetensors::Tensors;
 use crate::error::Error;
 
 /// What is in the folder of a base model.
 #[derive(Debug)]
 pub(crate) struct BaseFolder {
-    /// `config.json` as the engine wants it.
+    /// `config.json` as the engine wants it; empty for a GGUF file, which has its own.
     pub(crate) config: Map<String, Value>,
     pub(crate) tokenizer: PathBuf,
+    pub(crate) kind: WeightsKind,
     /// One file, or the shards in order.
     pub(crate) weights: Vec<PathBuf>,
     pub(crate) generation_config: Option<PathBuf>,
+    /// Those of the base; none of a GGUF file, which takes no adapter.
     pub(crate) tensors: Tensors,
 }
 
+/// What the weights are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WeightsKind {
+    Safetensors,
+    Gguf,
+}
+
 impl BaseFolder {
-    pub(crate) fn open(folder: &Path) -> Result<Self, Error> {
+    /// Opens a folder, or a GGUF file in one.
+    pub(crate) fn open(base: &Path) -> Result<Self, Error> {
+        let folder = base_folder(base);
         if !folder.is_dir() {
             return Err(Error::ModelFile {
                 path: folder.to_path_buf(),
-                what: "is not a folder; set engine.base to a folder with config.json, tokenizer.json and model.safetensors"
+                what: "is not a folder; set engine.base to a folder with config.json, tokenizer.json and model.safetensors, or to a \
+                       GGUF file"
                     .to_owned(),
             });
+        }
+        let ggufs = ggufs(base);
+        if !ggufs.is_empty() {
+            return Self::open_gguf(base, folder, &ggufs);
         }
         let config = translated(
             &json(&folder.join("config.json"))?,
@@ -39,19 +57,35 @@ impl BaseFolder {
         json(&tokenizer)?;
         let weights = weight_files(folder)?;
         let tensors = Tensors::read(&weights)?;
-        let generation_config = folder.join("generation_config.json");
-        let generation_config = if generation_config.is_file() {
-            json(&generation_config)?;
-            Some(generation_config)
-        } else {
-            None
-        };
         Ok(Self {
             config,
             tokenizer,
+            kind: WeightsKind::Safetensors,
             weights,
-            generation_config,
+            generation_config: generation_config(folder)?,
             tensors,
+        })
+    }
+
+    fn open_gguf(base: &Path, folder: &Path, files: &[PathBuf]) -> Result<Self, Error> {
+        for name in ["tokenizer.json", "tokenizer_config.json"] {
+            let path = folder.join(name);
+            if !path.is_file() {
+                return Err(Error::ModelFile {
+                    path,
+                    what: "is missing; a GGUF file is served with tokenizer.json and tokenizer_config.json of its model beside it"
+                        .to_owned(),
+                });
+            }
+            json(&path)?;
+        }
+        Ok(Self {
+            config: Map::new(),
+            tokenizer: folder.join("tokenizer.json"),
+            kind: WeightsKind::Gguf,
+            weights: vec![gguf::check(base, files)?],
+            generation_config: generation_config(folder)?,
+            tensors: Tensors::default(),
         })
     }
 
@@ -72,6 +106,15 @@ impl BaseFolder {
             .get("quantization_config")
             .is_some_and(|v| !v.is_null())
     }
+}
+
+fn generation_config(folder: &Path) -> Result<Option<PathBuf>, Error> {
+    let path = folder.join("generation_config.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    json(&path)?;
+    Ok(Some(path))
 }
 
 /// Reads a JSON object.
@@ -96,7 +139,7 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
         } else {
             Err(Error::ModelFile {
                 path: single,
-                what: "is missing, and so is model.safetensors.index.json (only safetensors weights are read)".to_owned(),
+                what: "is missing, and so are model.safetensors.index.json and a GGUF file (no other weights are read)".to_owned(),
             })
         };
     }

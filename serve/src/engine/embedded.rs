@@ -1,50 +1,44 @@
-//! mistralrs inside this process: a base and its adapters in one `MistralRs`, on the CPU, from local folders.
+//! mistralrs inside this process: a base and its adapters, each with an engine of its own, on the CPU, from local files.
 //!
 //! Each adapter is merged into its own copy of the weights when it is loaded. What the engine would do silently wrong is kept from it:
-//! - The adapters to merge wait in a thread-local that nothing empties, so each load has a fresh OS thread, where a panic ends as well.
 //! - Prompts are rendered and tokenised here, by the template that training uses, and handed over as tokens.
 //! - Its prefix cache never evicts anything on a CPU: memory would grow with every answer. It is off.
 //! - Its attention on a CPU mixes up the sequences of a batch while decoding: they share one scratch buffer
 //!   (`flash_attn_cpu_single_q`). So a model gets one request at a time; on a CPU a batch would be hardly faster. Models, which are the
 //!   base and each adapter, run beside each other.
 //! - A closed response channel is an error to it, so the channel stays open until the engine has let go of the request.
+//! - An engine that panicked is not used again: see `model.rs`. The base is loaded anew at once; an adapter is forgotten, and whoever
+//!   asks for it next loads and proves it as one that was never there.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use mistralrs_core::{
-    AdapterPaths, AddModelConfig, DefaultSchedulerMethod, DeviceMapSetting, EngineConfig,
-    LocalModelPaths, LoraAdapterPaths, MistralRs, MistralRsBuilder, ModelDType, ModelPaths,
-    NormalLoaderBuilder, NormalRequest, NormalSpecificConfig, Pipeline, Request, RequestMessage,
-    SamplingParams, SchedulerConfig,
-};
-use retune_task::ChatTemplate;
+use mistralrs_core::{NormalRequest, Request, RequestMessage, SamplingParams};
+use prometheus::IntCounter;
+use retune_task::{ChatTemplate, base_folder};
 use retune_wire::{Refusal, Sampling};
-use tempfile::TempDir;
 use tokenizers::Tokenizer;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::answer::Answer;
 use super::base::BaseFolder;
-use super::peft::{self, Lora};
+use super::load::{Files, load};
+use super::model::{Base, Handle, Model, told};
+use super::peft;
 use super::sampling::{Chooser, State};
 use super::text::{Decoder, StopScanner};
 use super::vocabulary::LazyVocabulary;
 use super::{Constraint, Engine, Generating, Generation, Prompt};
 use crate::error::Error;
 
-/// The base's name inside the engine; adapters' names contain an `@`.
-const BASE: &str = "base";
-
-type SharedPipeline = Arc<tokio::sync::Mutex<dyn Pipeline + Send + Sync>>;
+/// Loaded adapters by engine name.
+type Adapters = Mutex<HashMap<String, Model>>;
 
 pub(crate) struct Embedded {
-    mistral: Arc<MistralRs>,
     files: Arc<Files>,
     template: ChatTemplate,
     tokenizer: Arc<Tokenizer>,
@@ -52,68 +46,33 @@ pub(crate) struct Embedded {
     context: usize,
     end_of_turn: Arc<[u32]>,
     vocabulary: LazyVocabulary,
-    base: Model,
-    /// Loaded adapters by engine name.
-    adapters: Mutex<HashMap<String, Model>>,
+    base: Base,
+    adapters: Arc<Adapters>,
+    /// How many requests there were.
+    requests: AtomicUsize,
+    /// Engines that broke down.
+    restarts: IntCounter,
     /// Owns the tasks that turn tokens into events.
     answers: TaskTracker,
-}
-
-/// A loaded model's requests.
-#[derive(Clone)]
-struct Model {
-    /// One request at a time; first come, first served.
-    turn: Arc<Semaphore>,
-    /// Those that run or wait.
-    requests: TaskTracker,
-}
-
-impl Default for Model {
-    fn default() -> Self {
-        Self {
-            turn: Arc::new(Semaphore::new(1)),
-            requests: TaskTracker::new(),
-        }
-    }
-}
-
-/// The base's files, as the engine reads them.
-struct Files {
-    base: BaseFolder,
-    /// config.json and the special tokens in the engine's dialect.
-    translated: TempDir,
+    #[cfg(test)]
+    pub(crate) fault: Arc<super::sampling::Fault>,
 }
 
 impl Embedded {
-    /// Loads the base in `folder`.
-    pub(crate) async fn start(folder: &Path) -> Result<Self, Error> {
-        let base = BaseFolder::open(folder)?;
-        let tokenizer = Tokenizer::from_file(&base.tokenizer).map_err(|e| Error::ModelFile {
-            path: base.tokenizer.clone(),
-            what: format!("is no tokenizer: {e}"),
-        })?;
+    /// Loads a base, a folder or a GGUF file in one; `restarts` counts engines that broke down.
+    pub(crate) async fn start(base: &Path, restarts: IntCounter) -> Result<Self, Error> {
+        let files = BaseFolder::open(base)?;
+        let folder = base_folder(base);
         let template =
             ChatTemplate::from_folder(folder).map_err(|e| Error::Engine(e.to_string()))?;
-        let files = Arc::new(Files {
-            translated: written(&base, &template)?,
-            base,
-        });
-        let loading = Arc::clone(&files);
-        let (mistral, context, end_of_turn) = on_its_own_thread(move || {
-            let pipeline = pipeline(&loading, None)?;
-            let metadata = futures::executor::block_on(pipeline.lock()).get_metadata();
-            let mistral = MistralRsBuilder::new(pipeline, scheduler(), false, None)
-                .with_model_id(BASE)
-                .with_no_prefix_cache(true)
-                .build();
-            Ok((
-                futures::executor::block_on(mistral),
-                metadata.max_seq_len,
-                metadata.eos_tok.clone(),
-            ))
-        })
-        .await?;
-        let Some(&end) = end_of_turn.first() else {
+        let files = Arc::new(Files::new(files, &template)?);
+        let tokenizer = &files.base.tokenizer;
+        let tokenizer = Tokenizer::from_file(tokenizer).map_err(|e| Error::ModelFile {
+            path: tokenizer.clone(),
+            what: format!("is no tokenizer: {e}"),
+        })?;
+        let loaded = load(&files, None).await?;
+        let Some(&end) = loaded.end_of_turn.first() else {
             return Err(Error::ModelFile {
                 path: folder.join("tokenizer_config.json"),
                 what: "names no eos_token, so that no answer would ever end".to_owned(),
@@ -122,20 +81,35 @@ impl Embedded {
         let tokenizer = Arc::new(tokenizer);
         Ok(Self {
             vocabulary: LazyVocabulary::new(Arc::clone(&tokenizer), end),
-            mistral,
+            base: Base::new(loaded.model, Arc::clone(&files), restarts.clone()),
             files,
             template,
             tokenizer,
-            context,
-            end_of_turn: end_of_turn.into(),
-            base: Model::default(),
-            adapters: Mutex::default(),
+            context: loaded.context,
+            end_of_turn: loaded.end_of_turn.into(),
+            adapters: Arc::default(),
+            requests: AtomicUsize::default(),
+            restarts,
             answers: TaskTracker::new(),
+            #[cfg(test)]
+            fault: Arc::default(),
         })
     }
 
-    fn adapters(&self) -> MutexGuard<'_, HashMap<String, Model>> {
-        self.adapters.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What a request to an adapter, or to the base, needs of it.
+    fn handle(&self, adapter: Option<&str>) -> Result<Handle, Error> {
+        let handle = match adapter {
+            None => self.base.handle(),
+            Some(name) => match held(&self.adapters).get(name) {
+                Some(model) => model.handle(),
+                None => return Err(Error::NotLoaded(name.to_owned())),
+            },
+        };
+        if handle.alive() {
+            Ok(handle)
+        } else {
+            Err(handle.broken())
+        }
     }
 
     /// The prompt's tokens; of messages exactly those that the trainer makes of them.
@@ -213,45 +187,50 @@ impl Embedded {
 impl Engine for Embedded {
     async fn load(&self, name: &str, folder: &Path) -> Result<(), Error> {
         let lora = peft::check(folder, &self.files.base)?;
-        let (files, mistral) = (Arc::clone(&self.files), Arc::clone(&self.mistral));
-        let engine_name = name.to_owned();
-        on_its_own_thread(move || {
-            let pipeline = pipeline(&files, Some(lora))?;
-            let config = AddModelConfig::new(EngineConfig {
-                no_prefix_cache: true,
-                throughput_logging_enabled: false,
-                ..EngineConfig::default()
-            });
-            let added = mistral.add_model(engine_name, pipeline, scheduler(), config);
-            futures::executor::block_on(added).map_err(Error::Engine)
-        })
-        .await?;
-        self.adapters().insert(name.to_owned(), Model::default());
+        let model = load(&self.files, Some(lora)).await?.model;
+        let ended = model.ended();
+        held(&self.adapters).insert(name.to_owned(), model);
+        let (adapters, restarts) = (Arc::clone(&self.adapters), self.restarts.clone());
+        let name = name.to_owned();
+        tokio::spawn(async move {
+            if !ended.await {
+                return;
+            }
+            told(&name, &restarts);
+            let dead = held(&adapters).remove(&name);
+            if let Some(dead) = dead
+                && let Err(e) = dead.end().await
+            {
+                tracing::error!(model = name, error = %e, "a model whose engine broke down could not be freed");
+            }
+        });
         Ok(())
     }
 
     async fn unload(&self, name: &str) -> Result<(), Error> {
-        let Some(model) = self.adapters().remove(name) else {
-            return Err(Error::NotLoaded(name.to_owned()));
+        let model = held(&self.adapters).remove(name);
+        let alive = match model {
+            Some(model) => model.end().await?,
+            None => false,
         };
-        model.requests.close();
-        model.requests.wait().await;
-        let (mistral, name) = (Arc::clone(&self.mistral), name.to_owned());
-        on_its_own_thread(move || mistral.remove_model(&name).map_err(Error::Engine)).await
+        if alive {
+            Ok(())
+        } else {
+            Err(Error::NotLoaded(name.to_owned()))
+        }
+    }
+
+    fn holds_adapter(&self, name: &str) -> bool {
+        self.handle(Some(name)).is_ok()
+    }
+
+    async fn ready(&self) -> bool {
+        self.base.handle().alive()
     }
 
     async fn generate(&self, generation: Generation) -> Result<Generating, Error> {
-        let name = generation.adapter.as_deref().unwrap_or(BASE).to_owned();
-        let (model, request) = {
-            let adapters = self.adapters();
-            let model = match &generation.adapter {
-                None => &self.base,
-                Some(name) => adapters
-                    .get(name)
-                    .ok_or_else(|| Error::NotLoaded(name.clone()))?,
-            };
-            (model.clone(), model.requests.token())
-        };
+        let model = self.handle(generation.adapter.as_deref())?;
+        let request = model.requests.token();
         let prompt = self.prompt(&generation.prompt)?;
         let prompt_tokens = prompt.len();
         let room = self.room(&generation.prompt, prompt_tokens)?;
@@ -265,11 +244,9 @@ impl Engine for Embedded {
             Some(_) => Some(self.vocabulary.get().await?),
             None => None,
         };
-        let turn = model
-            .turn
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::NotLoaded(name.clone()))?;
+        // Nobody closes it; and where the engine broke down meanwhile, the request cannot be sent.
+        let turn = Arc::clone(&model.turn);
+        let turn = turn.acquire_owned().await.map_err(|_| model.broken())?;
         let stop = Arc::new(AtomicBool::new(false));
         let (chosen, tokens) = mpsc::unbounded_channel();
         let (response, responses) = mpsc::channel(4);
@@ -281,9 +258,10 @@ impl Engine for Embedded {
             end_of_turn: self.end_of_turn.first().copied().unwrap_or_default(),
             state: Mutex::new(State::new(&generation.sampling, allowed)),
             sampling: generation.sampling,
+            #[cfg(test)]
+            fault: Arc::clone(&self.fault),
         };
         let order = NormalRequest {
-            model_id: Some(name.clone()),
             logits_processors: Some(vec![Arc::new(chooser)]),
             constraint: mistralrs_core::Constraint::None,
             ..NormalRequest::new_simple(
@@ -294,18 +272,13 @@ impl Engine for Embedded {
                     ..SamplingParams::neutral()
                 },
                 response,
-                self.mistral.next_request_id(),
+                self.requests.fetch_add(1, Ordering::Relaxed),
                 None,
                 None,
             )
         };
-        // An engine thread that died is started anew here.
-        let sender = self
-            .mistral
-            .get_sender(Some(&name))
-            .map_err(|e| Error::Engine(e.to_string()))?;
-        let sent = sender.send(Request::Normal(Box::new(order))).await;
-        sent.map_err(|_| Error::Engine("the engine's thread has ended".to_owned()))?;
+        let sent = model.engine.send(Request::Normal(Box::new(order))).await;
+        sent.map_err(|_| model.broken())?;
         let (events, receiver) = mpsc::unbounded_channel();
         let answer = Answer {
             decoder: Decoder::new(Arc::clone(&self.tokenizer)),
@@ -316,6 +289,7 @@ impl Engine for Embedded {
             count: 0,
             stop,
             events,
+            model,
             _turn: turn,
             _request: request,
         };
@@ -335,104 +309,19 @@ impl Engine for Embedded {
     }
 }
 
-/// Runs `work` on a fresh OS thread; a panic there is an error here.
-async fn on_its_own_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    let thread = std::thread::Builder::new()
-        .name("retune-engine".to_owned())
-        .spawn(move || {
-            // The receiver is gone only if nobody waits any more.
-            let _ = sender.send(work());
-        });
-    let thread = thread.map_err(|e| Error::Engine(format!("no thread could be started: {e}")))?;
-    match receiver.await {
-        Ok(result) => result,
-        Err(_) => Err(Error::Engine(match thread.join() {
-            Ok(()) => "the engine's thread ended without an answer".to_owned(),
-            Err(panic) => format!("the engine panicked: {}", message(panic.as_ref())),
-        })),
-    }
-}
-
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "without a message".to_owned())
-}
-
-fn scheduler() -> SchedulerConfig {
-    SchedulerConfig::DefaultScheduler {
-        method: DefaultSchedulerMethod::Fixed(NonZeroUsize::MIN),
-    }
-}
-
-/// Loads the base's weights, with `lora` merged into them. Only on a fresh thread: see the module's text.
-fn pipeline(files: &Files, lora: Option<Lora>) -> Result<SharedPipeline, Error> {
-    mistralrs_quant::clear_applied_loras();
-    let translated = files.translated.path();
-    let mut builder = NormalLoaderBuilder::new(
-        NormalSpecificConfig::default(),
-        None,
-        None,
-        Some(BASE.to_owned()),
-        false,
-        None,
-    );
-    let adapters = match lora {
-        None => AdapterPaths::None,
-        Some(lora) => {
-            builder = builder.with_lora(vec![BASE.to_owned()]);
-            AdapterPaths::Lora(vec![LoraAdapterPaths {
-                lora_config: mistralrs_quant::LoraConfig {
-                    rank: lora.r,
-                    alpha: lora.alpha,
-                    target_modules: lora.target_modules.into_iter().collect(),
-                },
-                adapter_path: lora.weights,
-            }])
+#[cfg(test)]
+#[allow(clippy::expect_used, clippy::panic, reason = "tests")]
+impl Embedded {
+    /// Makes the next forward pass of an adapter, or of the base, panic.
+    pub(crate) fn poison(&self, adapter: Option<&str>) {
+        match adapter {
+            None => self.base.with_model(Model::poison),
+            Some(name) => held(&self.adapters).get(name).map(Model::poison),
         }
-    };
-    let paths: Box<dyn ModelPaths> = Box::new(LocalModelPaths::<PathBuf>::new(
-        files.base.tokenizer.clone(),
-        translated.join("config.json"),
-        translated.join("tokenizer_config.json"),
-        files.base.weights.clone(),
-        adapters,
-        files.base.generation_config.clone(),
-        None,
-        None,
-        None,
-    ));
-    let failed =
-        |e: &dyn std::fmt::Display| Error::Engine(format!("the model cannot be loaded: {e:#}"));
-    let loader = builder.build(None).map_err(|e| failed(&e))?;
-    loader
-        .load_model_from_path(
-            &paths,
-            &ModelDType::F32,
-            &candle_core::Device::Cpu,
-            true,
-            DeviceMapSetting::Map(mistralrs_core::DeviceMapMetadata::dummy()),
-            None,
-            None,
-        )
-        .map_err(|e| failed(&e))
+        .expect("a loaded model");
+    }
 }
 
-/// The engine's own config.json, and a tokenizer_config.json that holds the end of turn alone: rendering is Retune's, and a template
-/// with tags for thoughts would make the engine hide parts of an answer.
-fn written(base: &BaseFolder, template: &ChatTemplate) -> Result<TempDir, Error> {
-    let unwritable =
-        |e: std::io::Error| Error::Engine(format!("the temporary folder cannot be written: {e}"));
-    let folder = tempfile::Builder::new()
-        .prefix("retune-engine-")
-        .tempdir()
-        .map_err(unwritable)?;
-    let config = serde_json::Value::Object(base.config.clone()).to_string();
-    std::fs::write(folder.path().join("config.json"), config).map_err(unwritable)?;
-    let special = serde_json::json!({ "eos_token": template.end_of_turn() }).to_string();
-    std::fs::write(folder.path().join("tokenizer_config.json"), special).map_err(unwritable)?;
-    Ok(folder)
+fn held(adapters: &Adapters) -> MutexGuard<'_, HashMap<String, Model>> {
+    adapters.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,11 +3,14 @@
 mod answer;
 mod base;
 mod embedded;
+mod gguf;
+mod load;
+mod model;
 mod peft;
 mod safetensors;
 mod sampling;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod text;
 pub(crate) mod upstream;
 mod vocabulary;
@@ -123,6 +126,10 @@ pub(crate) trait Engine: Send + Sync {
     async fn load(&self, name: &str, folder: &Path) -> Result<(), Error>;
     /// Lets the requests of `name` finish, then frees it. No request may start on it any more.
     async fn unload(&self, name: &str) -> Result<(), Error>;
+    /// Whether it still holds the adapter: one whose engine broke down is gone.
+    fn holds_adapter(&self, _name: &str) -> bool {
+        true
+    }
     /// Begins an answer; what is wrong with the request is an error here, not an event.
     async fn generate(&self, generation: Generation) -> Result<Generating, Error>;
     /// Whether answers can be held to the grammar.

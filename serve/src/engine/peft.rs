@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::base::{BaseFolder, json};
+use super::base::{BaseFolder, WeightsKind, json};
 use super::safetensors::Tensors;
 use crate::error::Error;
 
@@ -53,6 +53,14 @@ const SHOWN: usize = 5;
 
 /// Checks `folder` against `base`; all problems at once.
 pub(crate) fn check(folder: &Path, base: &BaseFolder) -> Result<Lora, Error> {
+    if base.kind == WeightsKind::Gguf {
+        return Err(Error::Adapter {
+            folder: folder.to_path_buf(),
+            problems: "the base is a GGUF file, into whose weights the engine merges no adapter; name the folder with the same model's \
+                       safetensors files in engine.base"
+                .to_owned(),
+        });
+    }
     let mut problems = Vec::new();
     if base.quantised() {
         problems.push("the base is quantised, the engine would ignore the adapter".to_owned());
@@ -306,9 +314,10 @@ mod tests {
     #[test]
     fn all_problems_are_named_at_once() {
         let folder = tempfile::tempdir().unwrap();
-        let base = BaseFolder {
+        let mut base = BaseFolder {
             config: Map::new(),
             tokenizer: PathBuf::new(),
+            kind: WeightsKind::Safetensors,
             weights: Vec::new(),
             generation_config: None,
             tensors: Tensors::default(),
@@ -330,6 +339,8 @@ mod tests {
         for part in ["use_dora", "use_rslora", "r is 0", "is missing"] {
             assert!(said(&base).contains(part), "{}", said(&base));
         }
+        base.kind = WeightsKind::Gguf;
+        assert!(said(&base).contains("the base is a GGUF file"));
     }
 
     #[test]

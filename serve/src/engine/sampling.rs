@@ -38,6 +38,30 @@ pub(crate) struct Chooser {
     pub(crate) sampling: Sampling,
     /// What changes from token to token.
     pub(crate) state: Mutex<State>,
+    #[cfg(test)]
+    pub(crate) fault: Arc<Fault>,
+}
+
+/// A panic for tests, on the engine's thread, in the middle of an answer.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Fault(std::sync::atomic::AtomicUsize);
+
+#[cfg(test)]
+impl Fault {
+    /// The next answer is broken off after so many tokens.
+    pub(crate) fn after(&self, tokens: usize) {
+        self.0.store(tokens + 1, Ordering::SeqCst);
+    }
+
+    fn strike(&self) {
+        let left = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            });
+        assert_ne!(left, Ok(1), "a fault that a test asked for");
+    }
 }
 
 pub(crate) struct State {
@@ -67,6 +91,8 @@ impl CustomLogitsProcessor for Chooser {
             }
             Tensor::from_vec(chosen, logits.shape(), logits.device())
         };
+        #[cfg(test)]
+        self.fault.strike();
         if self.stop.load(Ordering::Relaxed) {
             return only(self.end_of_turn);
         }

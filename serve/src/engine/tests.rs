@@ -9,17 +9,27 @@
 
 use std::sync::Arc;
 
+use prometheus::IntCounter;
 use retune_task::ChatMessage;
 use tempfile::TempDir;
 
 use super::*;
 
+mod bases;
+mod breakdown;
+#[path = "../../tests/http/gguf.rs"]
+mod gguf;
 #[path = "../../tests/http/model.rs"]
-mod model;
+pub(crate) mod model;
 
 struct Fixture {
     folder: TempDir,
     engine: Arc<Embedded>,
+    restarts: IntCounter,
+}
+
+fn counter() -> IntCounter {
+    IntCounter::new("restarts", "of engines").unwrap()
 }
 
 async fn fixture() -> Fixture {
@@ -28,8 +38,15 @@ async fn fixture() -> Fixture {
     for seed in [5, 6] {
         model::write_adapter(&folder.path().join(format!("adapter-{seed}")), seed);
     }
-    let engine = Arc::new(Embedded::start(&folder.path().join("tiny")).await.unwrap());
-    Fixture { folder, engine }
+    let restarts = counter();
+    let engine = Embedded::start(&folder.path().join("tiny"), restarts.clone())
+        .await
+        .unwrap();
+    Fixture {
+        folder,
+        engine: Arc::new(engine),
+        restarts,
+    }
 }
 
 impl Fixture {
@@ -273,7 +290,11 @@ async fn what_cannot_be_served_is_refused() {
     let weights = base.join("model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
-    let refused = Embedded::start(&base).await.err().unwrap().to_string();
+    let refused = Embedded::start(&base, counter())
+        .await
+        .err()
+        .unwrap()
+        .to_string();
     assert!(
         refused.contains("model.safetensors is truncated"),
         "{refused}"
@@ -285,7 +306,7 @@ async fn what_cannot_be_served_is_refused() {
         r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}"#,
     )
     .unwrap();
-    assert!(Embedded::start(&base).await.is_err());
+    assert!(Embedded::start(&base, counter()).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -340,9 +340,6 @@ impl Running {
         if counts {
             self.usage.prompt += generating.prompt_tokens;
         }
-        if !std::mem::replace(&mut self.started, true) {
-            self.say(Piece::Started);
-        }
         let tools = match &self.asked.request.ask {
             Ask::Chat(chat) => chat.tools.as_ref(),
             Ask::Completion(_) => None,
@@ -352,6 +349,10 @@ impl Running {
         let before = self.usage.completion;
         let mut untold = Vec::new();
         while let Some(event) = generating.events.recv().await {
+            // An engine that breaks down over the prompt is a 503, of a stream as well.
+            if !matches!(event, Event::Failed(_)) && !std::mem::replace(&mut self.started, true) {
+                self.say(Piece::Started);
+            }
             match event {
                 Event::Text {
                     text,

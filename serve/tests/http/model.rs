@@ -7,34 +7,46 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-const HIDDEN: usize = 32;
-const INNER: usize = 64;
-const HEADS: usize = 4;
-const KV_HEADS: usize = 2;
-const LAYERS: usize = 2;
+pub(crate) const HIDDEN: usize = 32;
+pub(crate) const INNER: usize = 64;
+pub(crate) const HEADS: usize = 4;
+pub(crate) const KV_HEADS: usize = 2;
+pub(crate) const LAYERS: usize = 2;
 /// The bytes and the two marks of a turn.
-const VOCABULARY: usize = 258;
+pub(crate) const VOCABULARY: usize = 258;
 pub(crate) const CONTEXT: usize = 4096;
 
 pub(crate) const CHAT_TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}\
                                  {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+pub(crate) type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// Writes a base model as transformers 5 does.
 pub(crate) fn write_base(folder: &Path) {
     std::fs::create_dir_all(folder).unwrap();
-    let config = json!({
+    write_json(&folder.join("config.json"), &config());
+    write_tokenizer(folder);
+    write_tensors(&folder.join("model.safetensors"), &tensors());
+}
+
+pub(crate) fn config() -> Value {
+    json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": HIDDEN,
         "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
         "head_dim": HIDDEN / HEADS, "vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5,
         "rope_parameters": { "rope_theta": 10000.0, "rope_type": "default" }, "tie_word_embeddings": false,
         "attention_bias": false, "mlp_bias": false, "dtype": "float32",
-    });
-    write_json(&folder.join("config.json"), &config);
+    })
+}
+
+pub(crate) fn write_tokenizer(folder: &Path) {
     write_json(&folder.join("tokenizer.json"), &tokenizer());
     let special = json!({ "eos_token": "<|im_end|>", "chat_template": CHAT_TEMPLATE });
     write_json(&folder.join("tokenizer_config.json"), &special);
+}
+
+/// The base's weights.
+pub(crate) fn tensors() -> Tensors {
     let mut rng = StdRng::seed_from_u64(1);
     let mut tensors = Tensors::new();
     for (name, shape) in linears() {
@@ -68,7 +80,7 @@ pub(crate) fn write_base(folder: &Path) {
         }
     }
     tensors.insert("lm_head.weight".to_owned(), (shape, head));
-    write_tensors(&folder.join("model.safetensors"), &tensors);
+    tensors
 }
 
 /// Writes an adapter of all seven linear layers whose B is not zero, so that it answers otherwise than the base.
@@ -130,7 +142,7 @@ fn random(rng: &mut StdRng, shape: &[usize], scale: f32) -> (Vec<usize>, Vec<f32
     (shape.to_vec(), values)
 }
 
-fn write_tensors(path: &Path, tensors: &Tensors) {
+pub(crate) fn write_tensors(path: &Path, tensors: &Tensors) {
     let bytes: Vec<(&String, &Vec<usize>, Vec<u8>)> = tensors
         .iter()
         .map(|(name, (shape, values))| {

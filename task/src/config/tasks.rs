@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::reader::{Node, Place, Section, Value, nearest};
 use super::{AlarmKind, ConfigSource, Enforce, Engine, LoraPolicy, Promote, RetrainPolicy, Task};
+use crate::base::base_id;
 use crate::chat::ClientSystem;
 use crate::format::Format;
 use crate::names::is_task_name;
@@ -63,10 +64,7 @@ pub(super) fn read(root: &mut Section<'_>, source: &ConfigSource, engine: &Engin
         let task = task(Section::new(root.log, place, label, table), source);
         let name = task.name.as_str();
         // Both are models of the API.
-        if Path::new(&engine.base)
-            .file_name()
-            .is_some_and(|base| base == name)
-        {
+        if base_id(Path::new(&engine.base)) == name {
             let what = format!("is {name:?}, as the base's own id is; expected another name");
             root.log.add(&name_place, &key, what);
         }
