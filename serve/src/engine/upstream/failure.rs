@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use crate::error::Error;
 
+/// OpenAI's reason for a request that does not fit the model's context.
+const TOO_LONG: &str = "context_length_exceeded";
+
 /// Why an upstream gave no answer, and so who is to be asked next.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -177,7 +180,7 @@ fn invalid(told: Told, constraint: Option<&'static str>) -> Error {
     .iter()
     .any(|words| message.contains(words));
     let code = told.code.as_deref().and_then(known);
-    let code = code.or(too_long.then_some("context_length_exceeded"));
+    let code = code.or(too_long.then_some(TOO_LONG));
     Refusal {
         message,
         param,
@@ -188,18 +191,17 @@ fn invalid(told: Told, constraint: Option<&'static str>) -> Error {
 
 /// Names what is too long as the client does, `messages` or `prompt`: vLLM calls it `input_tokens`, others nothing.
 pub(super) fn naming(error: Error, prompt: &str) -> Error {
-    const TOO_LONG: Option<&str> = Some("context_length_exceeded");
-    let limit = |param: &str| param.starts_with("max_");
+    let is_limit = |param: &String| param.starts_with("max_");
     match error {
-        Error::Invalid {
-            message,
-            param,
-            code: TOO_LONG,
-        } if !param.as_deref().is_some_and(limit) => Error::Invalid {
-            message,
-            param: Some(prompt.to_owned()),
-            code: TOO_LONG,
-        },
+        Error::Invalid(refusal)
+            if refusal.code == Some(TOO_LONG) && !refusal.param.as_ref().is_some_and(is_limit) =>
+        {
+            Refusal {
+                param: Some(prompt.to_owned()),
+                ..refusal
+            }
+            .into()
+        }
         other => other,
     }
 }
