@@ -13,7 +13,7 @@ struct Server {
     engine: Arc<Embedded>,
     ledger: Ledger,
     running: Running,
-    stop: CancellationToken,
+    stop: Stop,
 }
 
 /// A server with a tiny model, one task and its champion.
@@ -40,13 +40,14 @@ async fn server() -> Server {
         .unwrap();
     ledger.set_stages("count", stages.seq, after).await.unwrap();
 
-    let stop = CancellationToken::new();
+    let stop = Stop::default();
     let entry = Entry::prepare(&config, &ledger).await.unwrap();
     let options = Options {
         config,
         base: path("tiny"),
         ledger: ledger.clone(),
         registry: Registry::new(),
+        traces: None,
     };
     let restarts = metrics::engine_restarts(&options.registry).unwrap();
     let engine = Embedded::start(&options.base, restarts).await.unwrap();
@@ -160,7 +161,7 @@ async fn a_panic_is_a_503_and_the_next_request_is_answered() {
     server.ledger.flush().await.unwrap();
     let rows = server.ledger.exchanges(&Default::default()).await.unwrap();
     assert_eq!(rows.iter().filter(|r| r.code == 503).count(), 4);
-    server.stop.cancel();
+    server.stop.asked.cancel();
     server.running.stopped().await;
     drop(server.folder);
 }
@@ -186,6 +187,6 @@ async fn a_base_that_cannot_come_back_is_told_by_readiness_and_waited_for() {
     std::fs::rename(&aside, &weights).unwrap();
     server.ready().await;
     assert_eq!(server.answer("tiny").await, base);
-    server.stop.cancel();
+    server.stop.asked.cancel();
     server.running.stopped().await;
 }
