@@ -47,7 +47,7 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     let config = setup::config(common)?;
     let base = tokio::select! {
         base = setup::base(&config) => base?,
-        () = stop.cancelled() => return Ok(ExitCode::FAILURE),
+        () = stop.asked.cancelled() => return Ok(ExitCode::FAILURE),
     };
     retune_retrain::trainable(&base)?;
     let server = client::server(args.server.as_deref(), &config)?;

@@ -45,7 +45,7 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     // A download may take long.
     let base = tokio::select! {
         base = setup::base_to_serve(&config) => base?,
-        () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+        () = stop.asked.cancelled() => return Ok(ExitCode::SUCCESS),
     };
     let ledger = Ledger::open(&config.store).await?;
     stop::says_what_is_lost(&ledger);
