@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     fn drawn(logits: &[f32], sampling: Sampling, draws: usize) -> Vec<u32> {
-        let mut rng = sampling.rng();
+        let mut rng = State::new(&sampling, None).rng;
         (0..draws)
             .map(|_| choose(&mut logits.to_vec(), &[], &sampling, &mut rng))
             .collect()
