@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use deltalake::datafusion::execution::context::SQLOptions;
 use deltalake::datafusion::prelude::{SessionConfig, SessionContext};
 use retune_task::Store;
-use serde_json::Value;
 
 use crate::adapters::{self, AdapterRef};
 use crate::decisions::{self, Lease, Reference, Trigger};
@@ -18,8 +17,9 @@ use crate::error::Error;
 use crate::ids::Ids;
 use crate::keys::{self, Key, KeyList};
 use crate::manifest::Manifest;
+use crate::queries::{ConversationQuery, ExchangeQuery, FeedbackQuery};
 use crate::queue::{Limits, Queue};
-use crate::rows::{Cursor, Exchange, Feedback, Purpose, Run, Window};
+use crate::rows::{Exchange, Feedback, Run, Window};
 use crate::schema::Table;
 use crate::stages::Stages;
 use crate::table::Handle;
@@ -37,47 +37,6 @@ struct Inner {
     exchanges: Queue,
     feedback: Queue,
     appends: [AtomicU64; 4],
-}
-
-/// Which exchanges; every field that is set narrows.
-#[derive(Debug, Clone, Default)]
-pub struct ExchangeQuery {
-    /// Of this task.
-    pub task: Option<String>,
-    /// Answered by this adapter.
-    pub adapter: Option<String>,
-    /// Made for this.
-    pub purpose: Option<Purpose>,
-    /// Behind this place in the order.
-    pub after: Option<Cursor>,
-    /// At most so many, the first in order.
-    pub limit: Option<usize>,
-}
-
-/// Which of the apps' own conversations whose text was kept and whose answer is whole.
-#[derive(Debug, Clone, Default)]
-pub struct ConversationQuery {
-    /// This one.
-    pub request_id: Option<String>,
-    /// Asked with this key.
-    pub api_key_id: Option<String>,
-    /// Asked of this model, or answered by it.
-    pub model: Option<String>,
-    /// With all of these in the metadata.
-    pub metadata: Vec<(String, String)>,
-    /// Behind this place in the order.
-    pub after: Option<Cursor>,
-    /// The newest first, rather than the oldest.
-    pub newest_first: bool,
-    /// At most so many.
-    pub limit: Option<usize>,
-}
-
-/// Which feedback.
-#[derive(Debug, Clone, Default)]
-pub struct FeedbackQuery {
-    /// Given at this time or later.
-    pub since: Option<DateTime<Utc>>,
 }
 
 /// A table's rows in this process's lifetime.
@@ -228,62 +187,25 @@ impl Ledger {
     /// become visible later with an earlier time, so that whoever reads on from a cursor stays
     /// some multiples of `append_seconds` behind the present.
     pub async fn exchanges(&self, q: &ExchangeQuery) -> Result<Vec<Exchange>, Error> {
-        let mut conditions = Vec::new();
-        let mut equals = |column: &str, value: Option<&str>| {
-            if let Some(value) = value {
-                conditions.push(format!("{column} = {}", quoted(value)));
-            }
-        };
-        equals("task", q.task.as_deref());
-        equals("adapter", q.adapter.as_deref());
-        equals("purpose", q.purpose.map(Purpose::as_str));
-        conditions.extend(q.after.as_ref().map(|cursor| behind(cursor, ">")));
-        self.rows(Table::Exchanges, &conditions, "ts, replica, seq", q.limit)
-            .await
+        self.rows(
+            Table::Exchanges,
+            &q.conditions(),
+            "ts, replica, seq",
+            q.limit,
+        )
+        .await
     }
 
     /// Conversations in the order (ts, replica, seq), or its reverse.
     pub async fn conversations(&self, q: &ConversationQuery) -> Result<Vec<Exchange>, Error> {
-        let mut conditions = vec![
-            "purpose = 'user' and code = 200 and messages is not null".to_owned(),
-            // Raw prompts are no conversations.
-            "strpos(parameters, '\"raw_prompt\":true') = 0".to_owned(),
-        ];
-        let mut equals = |column: &str, value: Option<&str>| {
-            conditions.extend(value.map(|value| format!("{column} = {}", quoted(value))));
-        };
-        equals("request_id", q.request_id.as_deref());
-        equals("api_key_id", q.api_key_id.as_deref());
-        if let Some(model) = q.model.as_deref().map(quoted) {
-            conditions.push(format!("(model_requested = {model} or adapter = {model})"));
-        }
-        for (key, value) in &q.metadata {
-            // The column is JSON text of a flat object of strings. Inside of a string a quote is escaped, so this is found nowhere else.
-            let member = format!(
-                "{}:{}",
-                Value::from(key.as_str()),
-                Value::from(value.as_str())
-            );
-            conditions.push(format!("strpos(metadata, {}) > 0", quoted(&member)));
-        }
-        let (sign, order) = if q.newest_first {
-            ("<", "ts desc, replica desc, seq desc")
-        } else {
-            (">", "ts, replica, seq")
-        };
-        conditions.extend(q.after.as_ref().map(|cursor| behind(cursor, sign)));
+        let (conditions, order) = q.conditions_and_order();
         self.rows(Table::Exchanges, &conditions, order, q.limit)
             .await
     }
 
     /// Feedback in the order of its time.
     pub async fn feedback(&self, q: &FeedbackQuery) -> Result<Vec<Feedback>, Error> {
-        let conditions: Vec<String> = q
-            .since
-            .iter()
-            .map(|ts| format!("ts >= {}", time(*ts)))
-            .collect();
-        self.rows(Table::Feedback, &conditions, "ts, feedback_id", None)
+        self.rows(Table::Feedback, &q.conditions(), "ts, feedback_id", None)
             .await
     }
 
@@ -531,23 +453,4 @@ impl Ledger {
             )))
         })
     }
-}
-
-/// Rows on one side of a place in the order: `>` or `<`.
-fn behind(cursor: &Cursor, sign: &str) -> String {
-    let (ts, replica, seq) = (time(cursor.ts), quoted(&cursor.replica), cursor.seq);
-    format!(
-        "(ts {sign} {ts} or (ts = {ts} and (replica {sign} {replica} or (replica = {replica} and seq {sign} {seq}))))"
-    )
-}
-
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
-fn time(ts: DateTime<Utc>) -> String {
-    format!(
-        "timestamp '{}'",
-        ts.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
-    )
 }

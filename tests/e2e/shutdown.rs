@@ -142,7 +142,12 @@ fn ends(folder: &std::path::Path) -> Vec<(u64, Value)> {
 #[tokio::test]
 async fn after_sigterm_it_is_not_ready_takes_nothing_new_and_finishes_what_runs() {
     let folder = folder();
-    let env = [LATE, ("RETUNE_SERVER__OPS_LISTEN", "127.0.0.1:0")];
+    let env = [
+        LATE,
+        ("RETUNE_SERVER__OPS_LISTEN", "127.0.0.1:0"),
+        // However busy the machine is.
+        ("RETUNE_SERVER__GRACE_SECONDS", "300"),
+    ];
     let mut server = Server::start_with(folder.path(), &env).await;
     let ready = format!("{}/readyz", server.ops.clone().unwrap());
     assert_eq!(server.http.get(&ready).send().await.unwrap().status(), 200);

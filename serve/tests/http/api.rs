@@ -225,7 +225,7 @@ async fn what_is_wrong_is_said_in_openais_shape() {
         ),
         (
             "wrong method",
-            server.client.get(url("/v1/chat/completions")),
+            server.client.put(url("/v1/chat/completions")),
             (405, json!(null), json!("method_not_supported")),
         ),
         (

@@ -1,0 +1,125 @@
+//! What can be asked of the tables in rows: each question as the conditions of a query.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use crate::rows::{Cursor, Purpose};
+
+/// Which exchanges; every field that is set narrows.
+#[derive(Debug, Clone, Default)]
+pub struct ExchangeQuery {
+    /// Of this task.
+    pub task: Option<String>,
+    /// Answered by this adapter.
+    pub adapter: Option<String>,
+    /// Made for this.
+    pub purpose: Option<Purpose>,
+    /// Behind this place in the order.
+    pub after: Option<Cursor>,
+    /// At most so many, the first in order.
+    pub limit: Option<usize>,
+}
+
+/// Which of the apps' own conversations whose text was kept and whose answer is whole.
+#[derive(Debug, Clone, Default)]
+pub struct ConversationQuery {
+    /// This one.
+    pub request_id: Option<String>,
+    /// Asked with this key.
+    pub api_key_id: Option<String>,
+    /// Asked of this model, or answered by it.
+    pub model: Option<String>,
+    /// With all of these in the metadata.
+    pub metadata: Vec<(String, String)>,
+    /// Behind this place in the order.
+    pub after: Option<Cursor>,
+    /// The newest first, rather than the oldest.
+    pub newest_first: bool,
+    /// At most so many.
+    pub limit: Option<usize>,
+}
+
+/// Which feedback.
+#[derive(Debug, Clone, Default)]
+pub struct FeedbackQuery {
+    /// Given at this time or later.
+    pub since: Option<DateTime<Utc>>,
+}
+
+impl ExchangeQuery {
+    pub(crate) fn conditions(&self) -> Vec<String> {
+        let mut conditions = Vec::new();
+        let mut equals = |column: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                conditions.push(format!("{column} = {}", quoted(value)));
+            }
+        };
+        equals("task", self.task.as_deref());
+        equals("adapter", self.adapter.as_deref());
+        equals("purpose", self.purpose.map(Purpose::as_str));
+        conditions.extend(self.after.as_ref().map(|cursor| behind(cursor, ">")));
+        conditions
+    }
+}
+
+impl ConversationQuery {
+    pub(crate) fn conditions_and_order(&self) -> (Vec<String>, &'static str) {
+        let mut conditions = vec![
+            "purpose = 'user' and code = 200 and messages is not null".to_owned(),
+            // Raw prompts are no conversations.
+            "strpos(parameters, '\"raw_prompt\":true') = 0".to_owned(),
+        ];
+        let mut equals = |column: &str, value: Option<&str>| {
+            conditions.extend(value.map(|value| format!("{column} = {}", quoted(value))));
+        };
+        equals("request_id", self.request_id.as_deref());
+        equals("api_key_id", self.api_key_id.as_deref());
+        if let Some(model) = self.model.as_deref().map(quoted) {
+            conditions.push(format!("(model_requested = {model} or adapter = {model})"));
+        }
+        for (key, value) in &self.metadata {
+            // The column is JSON text of a flat object of strings. Inside of a string a quote is escaped, so this is found nowhere else.
+            let member = format!(
+                "{}:{}",
+                Value::from(key.as_str()),
+                Value::from(value.as_str())
+            );
+            conditions.push(format!("strpos(metadata, {}) > 0", quoted(&member)));
+        }
+        let (sign, order) = if self.newest_first {
+            ("<", "ts desc, replica desc, seq desc")
+        } else {
+            (">", "ts, replica, seq")
+        };
+        conditions.extend(self.after.as_ref().map(|cursor| behind(cursor, sign)));
+        (conditions, order)
+    }
+}
+
+impl FeedbackQuery {
+    pub(crate) fn conditions(&self) -> Vec<String> {
+        self.since
+            .iter()
+            .map(|ts| format!("ts >= {}", time(*ts)))
+            .collect()
+    }
+}
+
+/// Rows on one side of a place in the order: `>` or `<`.
+fn behind(cursor: &Cursor, sign: &str) -> String {
+    let (ts, replica, seq) = (time(cursor.ts), quoted(&cursor.replica), cursor.seq);
+    format!(
+        "(ts {sign} {ts} or (ts = {ts} and (replica {sign} {replica} or (replica = {replica} and seq {sign} {seq}))))"
+    )
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn time(ts: DateTime<Utc>) -> String {
+    format!(
+        "timestamp '{}'",
+        ts.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
+    )
+}
