@@ -109,16 +109,15 @@ class Client:
         for i, text in enumerate(texts):
             of = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == i]
             assert "".join(choice.delta.content or "" for choice in of) == text, (i, text)
-        others = {
-            "a seed": {"temperature": 1.5, "seed": 6},
-            "a small nucleus": {"temperature": 1.5, "seed": 5, "top_p": 0.2},
-            "a presence penalty": {"presence_penalty": 2, "max_tokens": 60},
-            "a frequency penalty": {"frequency_penalty": 2, "max_tokens": 60},
-        }
-        plain = self.texts(max_tokens=60)
-        for key, changes in others.items():
-            text = self.keep(key, self.texts(**changes))
-            assert text[0] not in (texts[0], plain[0]), (key, text)
+        for key, changes in (
+            ("seed", 7),
+            ("temperature", 1.0),
+            ("top_p", 0.5),
+            ("presence_penalty", 2),
+            ("frequency_penalty", 2),
+        ):
+            text = self.keep(key, self.texts(**({"temperature": 1.5, "seed": 5} | {key: changes})))
+            assert text[0] not in texts, (key, text)
         pushed = self.create(logit_bias={"70": 100}, max_tokens=4, logprobs=True).choices[0].logprobs.content
         self.keep("a bias", [token.token for token in pushed])
         assert len(pushed) == 4 and len({token.token for token in pushed}) == 1, pushed
@@ -255,7 +254,7 @@ class Client:
         assert chats.retrieve(answer.id).choices[0].message.content == answer.choices[0].message.content
         assert chats.retrieve(answer.id).usage.total_tokens == answer.usage.total_tokens
         assert list(chats.messages.list(answer.id))[0].content == TEXT
-        assert len(list(chats.list(limit=2, order="desc"))) > 2
+        assert len(list(chats.list(limit=10, order="desc"))) > 10
         raises(openai.NotFoundError, lambda: chats.retrieve("chatcmpl-nobody"))
 
     def gets_typed_errors(self):
@@ -301,7 +300,7 @@ class Client:
         plain = self.create(messages=asked("a habit of none"))
         for habit in ("no usage", "in one piece"):
             answer = self.create(messages=asked(habit))
-            assert answer.choices[0].message.content and answer.choices[0].finish_reason == "stop", answer
+            assert answer.choices[0].message.content and answer.choices[0].finish_reason in ("stop", "length"), answer
             # Nobody counted the prompt, so that it is estimated.
             assert answer.usage.completion_tokens > 0 and answer.usage.prompt_tokens > plain.usage.prompt_tokens / 4, answer
             chunks = list(self.create(messages=asked(habit), stream=True, stream_options={"include_usage": True}))

@@ -57,7 +57,7 @@ def write_lora(folder):
             name = f"base_model.model.model.layers.{layer}.self_attn.{module}"
             for part, shape in (("lora_A", [RANK, hidden]), ("lora_B", [hidden, RANK])):
                 begun = len(data)
-                data.extend(source.gauss(0.0, 0.1) for _ in range(math.prod(shape)))
+                data.extend(source.gauss(0.0, 0.3) for _ in range(math.prod(shape)))
                 at = [4 * begun, 4 * len(data)]
                 header[f"{name}.{part}.weight"] = {"dtype": "F32", "shape": shape, "data_offsets": at}
     told = json.dumps(header).encode()
