@@ -142,11 +142,15 @@ fn ends(folder: &std::path::Path) -> Vec<(u64, Value)> {
 #[tokio::test]
 async fn after_sigterm_it_is_not_ready_takes_nothing_new_and_finishes_what_runs() {
     let folder = folder();
-    let env = [LATE, ("RETUNE_SERVER__OPS_LISTEN", "127.0.0.1:0")];
+    let env = [
+        LATE,
+        ("RETUNE_SERVER__OPS_LISTEN", "127.0.0.1:0"),
+        ("RETUNE_SERVER__GRACE_SECONDS", "300"),
+    ];
     let mut server = Server::start_with(folder.path(), &env).await;
     let ready = format!("{}/readyz", server.ops.clone().unwrap());
     assert_eq!(server.http.get(&ready).send().await.unwrap().status(), 200);
-    let stream = Stream::start(&server, &endless(4)).await;
+    let stream = Stream::start(&server, &endless(2)).await;
     server.signal("TERM");
     server.log_with("stopping;").await;
     assert_eq!(server.http.get(&ready).send().await.unwrap().status(), 503);
@@ -240,6 +244,6 @@ async fn a_third_sigterm_waits_for_nothing_and_says_what_is_lost() {
     assert_eq!(server.exit_code().await, Some(1));
     assert!(third.elapsed() < Duration::from_secs(1));
     server
-        .log_with("leaving at once; lost are 1 rows of exchanges")
+        .log_with("leaving at once; lost: 1 row of exchanges")
         .await;
 }
