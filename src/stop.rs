@@ -67,12 +67,15 @@ fn lost() -> String {
     let waiting: Vec<String> = tables
         .iter()
         .filter(|stats| stats.waiting > 0)
-        .map(|stats| format!("{} rows of {}", stats.waiting, stats.table))
+        .map(|stats| match stats.waiting {
+            1 => format!("1 row of {}", stats.table),
+            rows => format!("{rows} rows of {}", stats.table),
+        })
         .collect();
     match waiting.is_empty() {
         true => "requests that still ran have no row".to_owned(),
         false => format!(
-            "lost are {}, which were not in their table yet, and requests that still ran",
+            "lost: {}, not in their table yet, and requests that still ran",
             waiting.join(" and ")
         ),
     }

@@ -151,7 +151,7 @@ async fn after_sigterm_it_is_not_ready_takes_nothing_new_and_finishes_what_runs(
     let mut server = Server::start_with(folder.path(), &env).await;
     let ready = format!("{}/readyz", server.ops.clone().unwrap());
     assert_eq!(server.http.get(&ready).send().await.unwrap().status(), 200);
-    let stream = Stream::start(&server, &endless(4)).await;
+    let stream = Stream::start(&server, &endless(2)).await;
     server.signal("TERM");
     server.log_with("stopping;").await;
     assert_eq!(server.http.get(&ready).send().await.unwrap().status(), 503);
@@ -245,6 +245,6 @@ async fn a_third_sigterm_waits_for_nothing_and_says_what_is_lost() {
     assert_eq!(server.exit_code().await, Some(1));
     assert!(third.elapsed() < Duration::from_secs(1));
     server
-        .log_with("leaving at once; lost are 1 rows of exchanges")
+        .log_with("leaving at once; lost: 1 row of exchanges")
         .await;
 }
