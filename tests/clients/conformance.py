@@ -11,6 +11,7 @@ import sys
 import tempfile
 import urllib.request
 
+import pocket
 from server import parser, server
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
@@ -18,20 +19,49 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 EXAMPLES = 150
 
 
-def reachable(description):
-    """The description with models that exist, or most questions would end at an unknown one; and with few choices each."""
+def reachable(description, adapter, lora, completion):
+    """The description with names that exist beside one that does not, or most questions would end at an unknown one; few and short answers."""
+    schemas = description["components"]["schemas"]
+    models = ["triage", "triage@base", "pocket", adapter]
     for name in ("ChatRequest", "CompletionRequest"):
-        properties = description["components"]["schemas"][name]["properties"]
-        properties["model"] = {"enum": ["triage", "triage@base", "pocket"]}
+        properties = schemas[name]["properties"]
+        properties["model"] = {"enum": models}
         properties["n"] = {"enum": [None, 1, 2]}
+        for limit in ("max_tokens", "max_completion_tokens"):
+            if limit in properties:
+                properties[limit] = {"enum": [None, 1, 16]}
+        # The pocket model has 2,048 tokens.
+        properties["logit_bias"]["anyOf"][0]["propertyNames"]["pattern"] = "^[0-9]{1,3}$"
+    # As `n`, which no schema can say.
+    del schemas["CompletionRequest"]["properties"]["best_of"]
+    schemas["Feedback"]["properties"]["completion_id"] = {"enum": [completion, "chatcmpl-nobody"]}
+    wanted = description["paths"]["/admin/adapters"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    wanted["properties"] = {"task": {"enum": ["triage", "nobody"]}, "folder": {"enum": [lora, "/nowhere"]}}
+    names = {
+        "/v1/models/{id}": models,
+        "/v1/chat/completions/{id}": [completion],
+        "/v1/chat/completions/{id}/messages": [completion],
+        "/admin/adapters/{name}": ["triage@base", adapter],
+        "/admin/adapters/{name}/{action}": ["triage@base", adapter],
+    }
+    for path, known in names.items():
+        for operation in description["paths"][path].values():
+            for parameter in operation["parameters"]:
+                if parameter["name"] in ("id", "name"):
+                    parameter["schema"] = {"enum": [*known, "nobody"]}
     return description
 
 
 def main():
     program = parser(__doc__, engine=False).parse_args().retune
     with server(program, RETUNE_ENGINE__MAX_QUEUE="1000") as url, tempfile.TemporaryDirectory() as folder:
+        lora = pathlib.Path(folder, "lora")
+        lora.mkdir()
+        adapter = pocket.bring_lora(url, str(lora))
+        question = {"model": "triage", "messages": [{"role": "user", "content": "Where is order 204417?"}]}
+        completion = pocket.post(f"{url}/v1/chat/completions", question)["id"]
         with urllib.request.urlopen(f"{url}/openapi.json") as answer:
-            description = reachable(json.load(answer))
+            description = reachable(json.load(answer), adapter, str(lora), completion)
         file = pathlib.Path(folder, "openapi.json")
         file.write_text(json.dumps(description))
         command = [sys.executable, "-m", "schemathesis.cli", "run", str(file), "--url", url, "--checks", CHECKS]

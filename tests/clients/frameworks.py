@@ -79,7 +79,7 @@ def langchain(url, engine):
 def instructs(url):
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
     ask = {"model": "triage", "messages": [{"role": "user", "content": QUESTION}], "max_retries": 0}
-    for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA, instructor.Mode.JSON):
+    for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
         patched = instructor.from_openai(client, mode=mode)
         parsed, answer = patched.chat.completions.create_with_completion(response_model=Complaint, **ask)
         assert isinstance(parsed, Complaint) and answer.usage.total_tokens > 0, parsed

@@ -6,7 +6,6 @@ import math
 import pathlib
 import random
 import shutil
-import tempfile
 import urllib.request
 
 POCKET = pathlib.Path(__file__).parent.parent.parent / "models" / "pocket"
@@ -65,11 +64,14 @@ def write_lora(folder):
     (folder / "adapter_model.safetensors").write_bytes(len(told).to_bytes(8, "little") + told + data.tobytes())
 
 
-def bring_lora(url):
-    """Imports one and gives its name there."""
-    with tempfile.TemporaryDirectory(prefix="retune-lora-") as folder:
-        write_lora(pathlib.Path(folder))
-        body = json.dumps({"task": "triage", "folder": folder}).encode()
-        request = urllib.request.Request(f"{url}/admin/adapters", body, {"content-type": "application/json"})
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)["name"]
+def bring_lora(url, folder):
+    """Makes one in the folder, imports it there and gives its name."""
+    write_lora(pathlib.Path(folder))
+    return post(f"{url}/admin/adapters", {"task": "triage", "folder": folder})["name"]
+
+
+def post(url, body):
+    """What comes back for a question in JSON."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
