@@ -408,16 +408,17 @@ impl Bench<'_> {
                 .filter(|p| p.system == system && p.mode == mode);
             median(these.map(of))
         };
-        let (p50, p99): (fn(&Paced) -> f64, fn(&Paced) -> f64) = (|p| p.p50, |p| p.p99);
+        let p50 = |system| figure(system, |p| p.p50);
+        let p99 = |system| figure(system, |p| p.p99);
         let rows = [STAND_IN, PROXY, RETUNE].map(|system| {
             vec![
                 mode.name().to_owned(),
                 shown(rate, 0),
                 self.systems[system].name.clone(),
-                shown(figure(system, p50), 3),
-                shown(figure(system, p99), 3),
-                shown(figure(system, p50) - figure(STAND_IN, p50), 3),
-                shown(figure(system, p99) - figure(STAND_IN, p99), 3),
+                shown(p50(system), 3),
+                shown(p99(system), 3),
+                shown(p50(system) - p50(STAND_IN), 3),
+                shown(p99(system) - p99(STAND_IN), 3),
             ]
         });
         let head = [
