@@ -120,7 +120,7 @@ impl Stream {
         Some(())
     }
 
-    async fn to_its_end(mut self) -> String {
+    async fn finished(mut self) -> String {
         while self.next().await.is_some() {}
         self.text
     }
@@ -161,7 +161,7 @@ async fn after_sigterm_it_is_not_ready_takes_nothing_new_and_finishes_what_runs(
         let refused = client.post(url).json(&question("Hello?")).send().await;
         assert!(refused.is_err() || refused.unwrap().status() == 503);
     }
-    let text = stream.to_its_end().await;
+    let text = stream.finished().await;
     assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
     assert_eq!(server.exit_code().await, Some(0));
     let ends = ends(folder.path());
@@ -185,7 +185,7 @@ async fn a_second_sigterm_cuts_off_what_runs_and_loses_nothing_that_is_finished(
     assert_eq!(server.exit_code().await, Some(130));
     let took = second.elapsed();
     assert!(took < Duration::from_secs(2), "{took:?}");
-    let text = stream.to_its_end().await;
+    let text = stream.finished().await;
     assert!(
         text.contains("server_stopping") && !text.contains("[DONE]"),
         "{text}"
@@ -203,7 +203,7 @@ async fn what_still_runs_after_the_grace_period_is_abandoned_and_kept() {
     let mut server = Server::start_with(folder.path(), &env).await;
     let stream = Stream::start(&server, &endless(128)).await;
     server.signal("TERM");
-    let text = stream.to_its_end().await;
+    let text = stream.finished().await;
     assert!(text.contains("server_stopping"), "{text}");
     assert_eq!(server.exit_code().await, Some(0));
     assert_eq!(ends(folder.path()), [(503, Value::Null)]);

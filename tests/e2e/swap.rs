@@ -70,6 +70,7 @@ async fn change(server: &Server, name: &str, action: &str, champion: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::print_stdout, reason = "its figures, by --nocapture")]
 async fn no_answer_fails_or_comes_from_another_version_than_it_says() {
     let folder = folder();
     model::write_base(&folder.path().join("tiny"));
