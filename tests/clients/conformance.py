@@ -20,7 +20,7 @@ EXAMPLES = 150
 
 
 def reachable(description, adapter, lora, completion):
-    """The description with names that exist beside one that does not, or most questions would end at an unknown one; few and short answers."""
+    """The description with names that exist, beside one that does not, or most questions would end at an unknown one; short answers."""
     schemas = description["components"]["schemas"]
     models = ["triage", "triage@base", "pocket", adapter]
     for name in ("ChatRequest", "CompletionRequest"):
@@ -32,8 +32,13 @@ def reachable(description, adapter, lora, completion):
                 properties[limit] = {"enum": [None, 1, 16]}
         # The pocket model has 2,048 tokens.
         properties["logit_bias"]["anyOf"][0]["propertyNames"]["pattern"] = "^[0-9]{1,3}$"
+        # Both go together.
+        options = {"properties": {"stream": {"const": True}}, "required": ["stream"]}
+        schemas[name]["anyOf"] = [options, {"properties": {"stream_options": {"type": "null"}}}]
+    completion_request = schemas["CompletionRequest"]["properties"]
+    completion_request["prompt"] = {"type": ["string", "array"], "minLength": 1, "minItems": 1, "items": {"type": "string", "minLength": 1}}
     # As `n`, which no schema can say.
-    del schemas["CompletionRequest"]["properties"]["best_of"]
+    del completion_request["best_of"]
     schemas["Feedback"]["properties"]["completion_id"] = {"enum": [completion, "chatcmpl-nobody"]}
     wanted = description["paths"]["/admin/adapters"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     wanted["properties"] = {"task": {"enum": ["triage", "nobody"]}, "folder": {"enum": [lora, "/nowhere"]}}
