@@ -77,7 +77,7 @@ impl Model {
         let known =
             |name: &&str| folder.join(name).exists() || self.known_missing(&commit, name).exists();
         // Whether the hub has more of it cannot be found out without a network.
-        let all_known = OPTIONAL.iter().all(|name| known(name)) || offline();
+        let all_known = OPTIONAL.iter().all(known) || offline();
         (all_known && is_whole(&folder)).then_some(folder)
     }
 

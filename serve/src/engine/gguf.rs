@@ -291,7 +291,8 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_whole() {
-        for cut in [1, 60, 200] {
+        for cut in [30, 60, 200] {
+            // The last 24 bytes are padding.
             let tensors = ["token_embd.weight", "output.weight"];
             assert!(checked(&llama(None), &tensors, cut).is_err(), "{cut} bytes");
         }

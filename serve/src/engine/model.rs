@@ -186,9 +186,9 @@ async fn kept(base: Weak<Mutex<Slot>>, files: Arc<Files>, restarts: IntCounter) 
         let ended = base
             .upgrade()
             .and_then(|slot| held(&slot).model.as_ref().map(Model::ended));
-        match ended {
-            Some(ended) if ended.await => {}
-            _ => return,
+        let Some(ended) = ended else { return };
+        if !ended.await {
+            return;
         }
         told("base", &restarts);
         if let Some(dead) = base.upgrade().and_then(|slot| held(&slot).model.take())
