@@ -1,4 +1,4 @@
-//! Changes to a request that leave it JSON: bytes changed at random hardly ever do, and the fuzzer would know little but the parser's errors.
+//! Changes to a request that leave it JSON: bytes changed at random hardly ever do, and the fuzzer would see the parser's errors alone.
 
 use libfuzzer_sys::fuzzer_mutate;
 use serde_json::{Value, json};
