@@ -1,7 +1,10 @@
 //! Requests to `/v1/completions`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use retune_wire::Request;
 
 fuzz_target!(|body: &[u8]| retune_fuzz::request(body, Request::completion));
+fuzz_mutator!(|data: &mut [u8], size: usize, most: usize, seed: u32| {
+    retune_fuzz::mutate::json(data, size, most, seed)
+});

@@ -1,5 +1,7 @@
 //! What holds for every request, whatever its bytes: it is read within the documented limits, or refused by the name of a parameter.
 
+pub mod mutate;
+
 use retune_wire::{Ask, Chat, Params, Refusal, Request, ResponseFormat, ToolChoice};
 use serde_json::{Map, Value};
 
