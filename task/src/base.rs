@@ -93,7 +93,7 @@ mod tests {
         assert!(ggufs(folder.path()).is_empty());
         let (b, a) = (file("b.gguf"), file("a.gguf"));
         assert_eq!(ggufs(folder.path()), [a.clone(), b]);
-        assert_eq!(ggufs(&a), [a.clone()]);
+        assert_eq!(ggufs(&a), std::slice::from_ref(&a));
         assert_eq!(base_folder(&a), folder.path());
         assert_eq!(base_folder(folder.path()), folder.path());
         file("model.safetensors");
