@@ -54,6 +54,7 @@ impl Server {
         )
     }
 
+    #[allow(dead_code, reason = "one of the two benchmarks asks")]
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
