@@ -34,8 +34,6 @@ impl Bare {
         let method = DefaultSchedulerMethod::Fixed(
             NonZeroUsize::new(at_once).context("an engine that computes nothing")?,
         );
-        // A runtime of its own: the engine's thread outlives it.
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let pipeline = NormalLoaderBuilder::new(
             NormalSpecificConfig::default(),
             None,
@@ -63,7 +61,7 @@ impl Bare {
         .with_no_prefix_cache(true)
         .build();
         Ok(Self {
-            mistral: runtime.block_on(built),
+            mistral: futures::executor::block_on(built),
         })
     }
 

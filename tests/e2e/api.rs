@@ -339,7 +339,8 @@ async fn many_at_once_are_all_answered_or_told_to_come_again() {
         }
     }
     assert_eq!(answered + full, 100);
-    assert!(answered >= 64, "only {answered} of 100 answered");
+    // At the least those that run and those that wait as the first ones come.
+    assert!(answered >= 12, "only {answered} of 100 answered");
 }
 
 #[tokio::test]

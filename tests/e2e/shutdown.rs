@@ -38,7 +38,8 @@ async fn a_log_that_nobody_reads_any_more_keeps_nothing_from_working() {
 #[tokio::test]
 async fn sigterm_finishes_what_is_under_way() {
     let folder = folder();
-    let mut server = Server::start(folder.path()).await;
+    let patient = [("RETUNE_SERVER__GRACE_SECONDS", "300")];
+    let mut server = Server::start_with(folder.path(), &patient).await;
     let mut asked = tokio::task::JoinSet::new();
     for n in 0..6 {
         let url = format!("{}/v1/chat/completions", server.url);

@@ -65,7 +65,7 @@ impl Embedded {
         let folder = base_folder(base);
         let template =
             ChatTemplate::from_folder(folder).map_err(|e| Error::Engine(e.to_string()))?;
-        let files = Arc::new(Files::new(files, &template)?);
+        let files = Arc::new(Files::new(files, &template));
         let tokenizer = &files.base.tokenizer;
         let tokenizer = Tokenizer::from_file(tokenizer).map_err(|e| Error::ModelFile {
             path: tokenizer.clone(),

@@ -23,19 +23,40 @@ pub(super) const NAME: &str = "base";
 
 pub(super) type SharedPipeline = Arc<tokio::sync::Mutex<dyn Pipeline + Send + Sync>>;
 
-/// The base's files, as the engine reads them.
+/// The base's files, and what the engine reads in place of two of them.
 pub(super) struct Files {
     pub(super) base: BaseFolder,
-    /// config.json and the special tokens in the engine's dialect.
-    translated: TempDir,
+    /// config.json in the engine's dialect.
+    config: String,
+    /// A tokenizer_config.json that holds the end of turn alone: rendering is Retune's, and a template with tags for thoughts would make
+    /// the engine hide parts of an answer.
+    special_tokens: String,
 }
 
 impl Files {
-    pub(super) fn new(base: BaseFolder, template: &ChatTemplate) -> Result<Self, Error> {
-        Ok(Self {
-            translated: written(&base, template)?,
+    pub(super) fn new(base: BaseFolder, template: &ChatTemplate) -> Self {
+        let end_of_turn = template.end_of_turn();
+        Self {
+            config: serde_json::Value::Object(base.config.clone()).to_string(),
+            special_tokens: serde_json::json!({ "eos_token": end_of_turn }).to_string(),
             base,
-        })
+        }
+    }
+
+    /// The two as files, for the time of one load: a folder kept for later would outlive a killed process, and a system that sweeps its
+    /// temporary files would take it from a long-lived one.
+    fn translated(&self) -> Result<TempDir, Error> {
+        let unwritable = |e: std::io::Error| {
+            Error::Engine(format!("the temporary folder cannot be written: {e}"))
+        };
+        let folder = tempfile::Builder::new()
+            .prefix("retune-engine-")
+            .tempdir()
+            .map_err(unwritable)?;
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text);
+        write("config.json", &self.config).map_err(unwritable)?;
+        write("tokenizer_config.json", &self.special_tokens).map_err(unwritable)?;
+        Ok(folder)
     }
 }
 
@@ -110,11 +131,11 @@ fn pipeline(files: &Files, lora: Option<Lora>) -> Result<SharedPipeline, Error> 
             adapter_path: lora.weights,
         }]),
     };
-    let translated = files.translated.path();
+    let translated = files.translated()?;
     let paths: Box<dyn ModelPaths> = Box::new(LocalModelPaths::<PathBuf>::new(
         files.base.tokenizer.clone(),
-        translated.join("config.json"),
-        translated.join("tokenizer_config.json"),
+        translated.path().join("config.json"),
+        translated.path().join("tokenizer_config.json"),
         files.base.weights.clone(),
         adapters,
         files.base.generation_config.clone(),
@@ -164,20 +185,4 @@ fn gguf_loader(base: &BaseFolder) -> Box<dyn Loader> {
         None,
     )
     .build()
-}
-
-/// The engine's own config.json, and a tokenizer_config.json that holds the end of turn alone: rendering is Retune's, and a template
-/// with tags for thoughts would make the engine hide parts of an answer.
-fn written(base: &BaseFolder, template: &ChatTemplate) -> Result<TempDir, Error> {
-    let unwritable =
-        |e: std::io::Error| Error::Engine(format!("the temporary folder cannot be written: {e}"));
-    let folder = tempfile::Builder::new()
-        .prefix("retune-engine-")
-        .tempdir()
-        .map_err(unwritable)?;
-    let config = serde_json::Value::Object(base.config.clone()).to_string();
-    std::fs::write(folder.path().join("config.json"), config).map_err(unwritable)?;
-    let special = serde_json::json!({ "eos_token": template.end_of_turn() }).to_string();
-    std::fs::write(folder.path().join("tokenizer_config.json"), special).map_err(unwritable)?;
-    Ok(folder)
 }
