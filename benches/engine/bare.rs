@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
 use mistralrs_core::{
@@ -15,6 +15,9 @@ use crate::Answer;
 
 pub(crate) struct Bare {
     mistral: Arc<MistralRs>,
+    /// Whose turn it is, where one sequence is computed at a time: asked for a second one meanwhile, its scheduler goes back and forth
+    /// between the two, and gives wrong answers to both.
+    turn: Option<Mutex<()>>,
 }
 
 impl Bare {
@@ -62,11 +65,14 @@ impl Bare {
         .build();
         Ok(Self {
             mistral: futures::executor::block_on(built),
+            turn: (at_once == 1).then(Mutex::default),
         })
     }
 
     /// Waits for the whole answer.
     pub(crate) fn ask(&self, prompt: &str, max_tokens: usize) -> Result<Answer> {
+        let turn = self.turn.as_ref();
+        let _turn = turn.map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
         let (response, mut responses) = tokio::sync::mpsc::channel(4);
         let request = NormalRequest::new_simple(
             RequestMessage::Completion {

@@ -119,6 +119,7 @@ fn stand_in(listener: TcpListener) -> Result<Server> {
     Ok(HttpServer::new(service)
         .workers(WORKERS)
         .disable_signals()
+        .tcp_nodelay(true)
         .listen(listener)?
         .run())
 }
@@ -172,6 +173,7 @@ fn proxy(listener: TcpListener, upstream: SocketAddr) -> Result<Server> {
     Ok(HttpServer::new(service)
         .workers(WORKERS)
         .disable_signals()
+        .tcp_nodelay(true)
         .listen(listener)?
         .run())
 }

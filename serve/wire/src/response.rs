@@ -1,5 +1,6 @@
 //! Answers as OpenAI's clients expect them, whole and in chunks.
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::calls::{Call, Delta, Message};
@@ -105,7 +106,7 @@ impl Envelope {
             return String::new();
         }
         let delta = json!({ "role": "assistant", "content": "", "refusal": null });
-        self.choice(index, delta, Value::Null, None)
+        self.choice(index, Said::Delta(delta), Value::Null, None)
     }
 
     /// A part of a choice.
@@ -121,61 +122,69 @@ impl Envelope {
                 return String::new();
             };
             let logprobs = self.text_logprobs(logprobs, offset);
-            return self.choice(index, json!(text), logprobs, None);
+            return self.choice(index, Said::Text(text), logprobs, None);
         }
         let delta = match delta {
-            Delta::Content(text) => json!({ "content": text }),
+            Delta::Content(text) => Said::Content(Content { content: text }),
             Delta::Call {
                 index: call,
                 id,
                 name,
-            } => json!({ "tool_calls": [{ "index": call, "id": id, "type": "function",
+            } => Said::Delta(
+                json!({ "tool_calls": [{ "index": call, "id": id, "type": "function",
                 "function": { "name": name, "arguments": "" } }] }),
-            Delta::Arguments { index: call, text } => {
-                json!({ "tool_calls": [{ "index": call, "function": { "arguments": text } }] })
-            }
+            ),
+            Delta::Arguments { index: call, text } => Said::Delta(
+                json!({ "tool_calls": [{ "index": call, "function": { "arguments": text } }] }),
+            ),
         };
         self.choice(index, delta, self.chat_logprobs(logprobs), None)
     }
 
     /// A choice's last chunk, without content.
     pub fn finish(&self, index: usize, finish: &str) -> String {
-        let nothing = if self.chat { json!({}) } else { json!("") };
+        let nothing = match self.chat {
+            true => Said::Delta(json!({})),
+            false => Said::Text(""),
+        };
         self.choice(index, nothing, Value::Null, Some(finish))
     }
 
     /// The counts, if they were asked for.
     pub fn usage(&self, usage: Usage) -> Option<String> {
-        let mut chunk = self.chunk(json!([]));
-        chunk["usage"] = usage.object();
-        self.include_usage.then(|| event(&chunk))
+        let counts = || self.chunk(&[], usage.object());
+        self.include_usage.then(counts)
     }
 
-    fn choice(&self, index: usize, delta: Value, logprobs: Value, finish: Option<&str>) -> String {
-        let key = if self.chat { "delta" } else { "text" };
-        let choice =
-            json!({ "index": index, key: delta, "logprobs": logprobs, "finish_reason": finish });
-        event(&self.chunk(json!([choice])))
-    }
-
-    fn chunk(&self, choices: Value) -> Value {
-        let object = if self.chat {
-            "chat.completion.chunk"
-        } else {
-            "text_completion"
+    fn choice(
+        &self,
+        index: usize,
+        said: Said<'_>,
+        logprobs: Value,
+        finish: Option<&str>,
+    ) -> String {
+        let part = Part {
+            index,
+            said,
+            logprobs,
+            finish_reason: finish,
         };
-        let mut chunk = json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": null,
-            "choices": choices,
-        });
-        if self.include_usage {
-            chunk["usage"] = Value::Null;
-        }
-        chunk
+        self.chunk(&[part], Value::Null)
+    }
+
+    fn chunk(&self, choices: &[Part<'_>], usage: Value) -> String {
+        event(&Chunk {
+            id: &self.id,
+            object: match self.chat {
+                true => "chat.completion.chunk",
+                false => "text_completion",
+            },
+            created: self.created,
+            model: &self.model,
+            system_fingerprint: None,
+            choices,
+            usage: self.include_usage.then_some(usage),
+        })
     }
 
     fn chat_logprobs(&self, tokens: &[TokenLogprob]) -> Value {
@@ -220,6 +229,44 @@ impl Envelope {
     }
 }
 
+/// A chunk. One goes out with each token, so it is written without a tree of values in between.
+#[derive(Serialize)]
+struct Chunk<'a> {
+    id: &'a str,
+    object: &'a str,
+    created: i64,
+    model: &'a str,
+    system_fingerprint: Option<&'a str>,
+    choices: &'a [Part<'a>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
+}
+
+#[derive(Serialize)]
+struct Part<'a> {
+    index: usize,
+    #[serde(flatten)]
+    said: Said<'a>,
+    logprobs: Value,
+    finish_reason: Option<&'a str>,
+}
+
+/// A chat's delta, or a raw prompt's text.
+#[derive(Serialize)]
+enum Said<'a> {
+    #[serde(rename = "delta")]
+    Content(Content<'a>),
+    #[serde(rename = "delta")]
+    Delta(Value),
+    #[serde(rename = "text")]
+    Text(&'a str),
+}
+
+#[derive(Serialize)]
+struct Content<'a> {
+    content: &'a str,
+}
+
 /// A message as it stands in an answer.
 pub fn message(message: &Message) -> Value {
     let mut object = json!({ "role": "assistant", "content": message.content, "refusal": null, "annotations": [] });
@@ -239,8 +286,10 @@ pub fn tool_calls(calls: &[Call]) -> Value {
 }
 
 /// A JSON value as one server-sent event.
-pub fn event(value: &Value) -> String {
-    format!("data: {value}\n\n")
+pub fn event(value: &impl Serialize) -> String {
+    // It fails for keys that are no texts, and there are none.
+    let json = serde_json::to_string(value).unwrap_or_default();
+    format!("data: {json}\n\n")
 }
 
 /// What `GET /v1/models` says of a model; `more` are Retune's own members.
