@@ -1,5 +1,5 @@
 //! When to stop: SIGTERM, SIGINT, or the parent's end of our stdin. Told once, what runs is finished; told twice, it is abandoned, and
-//! what is finished still reaches the ledger; told three times, the process leaves as it stands.
+//! what is finished still reaches the tables; told three times, the process leaves as it stands, and the log has the rest.
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -15,10 +15,10 @@ use crate::output;
 
 /// Exit code of a process that was told twice, as shells have it for SIGINT.
 const TOLD_TWICE: u8 = 130;
-/// And of one that was told three times: like any failure, since rows may be lost.
+/// And of one that was told three times: like any failure, since requests may be lost.
 const TOLD_THRICE: i32 = 1;
 
-/// What the last signal may lose rows of.
+/// Where rows wait that the last signal leaves behind.
 static LEDGER: OnceLock<Ledger> = OnceLock::new();
 
 /// Told by signals. `with_stdin`: the end of stdin counts as the first as well, so that no child outlives its parent.
@@ -40,7 +40,7 @@ pub(crate) fn on_signal(with_stdin: bool) -> Result<Stop> {
         either(&mut terminate, &mut interrupt).await;
         output::problem(format_args!(
             "told three times: leaving at once; {}",
-            lost()
+            left()
         ));
         std::process::exit(TOLD_THRICE);
     });
@@ -56,26 +56,26 @@ pub(crate) fn on_signal(with_stdin: bool) -> Result<Stop> {
     Ok(stop)
 }
 
-/// The ledger whose rows a third signal would lose.
-pub(crate) fn says_what_is_lost(ledger: &Ledger) {
+/// The ledger whose rows a third signal leaves in the log.
+pub(crate) fn says_what_is_left(ledger: &Ledger) {
     // A process has one.
     let _ = LEDGER.set(ledger.clone());
 }
 
-fn lost() -> String {
+fn left() -> String {
     let tables = LEDGER.get().map(Ledger::stats).unwrap_or_default();
     let waiting: Vec<String> = tables
         .iter()
         .filter(|stats| stats.waiting > 0)
         .map(|stats| match stats.waiting {
-            1 => format!("1 row of {}", stats.table),
-            rows => format!("{rows} rows of {}", stats.table),
+            1 => format!("1 row of {} waits", stats.table),
+            rows => format!("{rows} rows of {} wait", stats.table),
         })
         .collect();
     match waiting.is_empty() {
         true => "requests that still ran have no row".to_owned(),
         false => format!(
-            "lost: {}, not in their table yet, and requests that still ran",
+            "{} in the log for the next start, and requests that still ran have no row",
             waiting.join(" and ")
         ),
     }

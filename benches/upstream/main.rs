@@ -40,7 +40,10 @@ use servers::Server;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// After each round Retune's log may still be writing: for `store.append_seconds`, a second.
+/// Age at which Retune's rows go from its log into a table, in seconds. By default it is ten, and what one round wrote would move
+/// while the next system is measured. A second is dearer for Retune, never cheaper.
+const APPEND_SECONDS: &str = "1";
+/// After each round rows may still be moving, for that second.
 const PAUSE: Duration = Duration::from_millis(1200);
 /// Connections of a constant rate.
 const CONNECTIONS: usize = 32;
@@ -235,6 +238,7 @@ fn retune(program: &Path, upstream: SocketAddr) -> Result<Server> {
             ("RETUNE_ENGINE__URL", format!("http://{upstream}")),
             ("RETUNE_ENGINE__BASE", word(MODEL)),
             ("RETUNE_ENGINE__MODEL", word(MODEL)),
+            ("RETUNE_STORE__APPEND_SECONDS", word(APPEND_SECONDS)),
         ],
     )
 }

@@ -56,15 +56,42 @@ pub enum Error {
     /// The operating system gives no random numbers.
     #[error("the operating system gives no random numbers: {0}")]
     Random(String),
-    /// More rows wait than are kept in memory.
+    /// The log has as much as it may.
     #[error(
-        "{rows} rows of {table} wait to be appended already; the store cannot be written, or is too slow"
+        "{bytes} bytes wait in the write-ahead log, and store.log_bytes allows {limit}: the store cannot be written, or is too slow"
     )]
-    Full {
-        /// The table.
-        table: &'static str,
-        /// How many.
-        rows: usize,
+    LogFull {
+        /// Bytes in it.
+        bytes: u64,
+        /// Bytes that may be.
+        limit: u64,
+    },
+    /// The log cannot be written.
+    #[error("the write-ahead log {} cannot be written: {what}", path.display())]
+    Log {
+        /// Its folder.
+        path: PathBuf,
+        /// What the operating system said.
+        what: String,
+    },
+    /// Rows in a log that were to be in their table.
+    #[error(
+        "the rows of {} are not in their table after {seconds} seconds: the process that wrote them cannot publish them, its log says why",
+        path.display()
+    )]
+    NotPublished {
+        /// The first such segment.
+        path: PathBuf,
+        /// How long that was waited for.
+        seconds: u64,
+    },
+    /// The ledger was closed, and could not publish everything before.
+    #[error(
+        "they stay in the log, and go into their tables when the store is opened next; {source}"
+    )]
+    LeftInLog {
+        /// Why they could not be published.
+        source: Box<Error>,
     },
     /// The ledger was closed.
     #[error("the ledger is closed: a row of {table} came too late")]

@@ -23,6 +23,26 @@ pub(crate) fn create_once_for_owner(path: &Path, bytes: &[u8]) -> Result<bool, E
     create_once_by(options, path, bytes)
 }
 
+/// Takes from a file what others than its owner may do with it, as far as it is ours to take: another user who may read it
+/// cannot.
+pub(crate) fn only_for_owner(path: &Path) -> Result<(), Error> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(path)
+            .map_err(Error::io(path))?
+            .permissions()
+            .mode();
+        let owner = std::fs::Permissions::from_mode(mode & 0o700);
+        if mode & 0o077 != 0
+            && let Err(error) = std::fs::set_permissions(path, owner)
+        {
+            tracing::warn!(path = %path.display(), %error, "others may read this file, and it could not be changed; chmod 600 it");
+        }
+    }
+    Ok(())
+}
+
 fn create_once_by(mut options: OpenOptions, path: &Path, bytes: &[u8]) -> Result<bool, Error> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;

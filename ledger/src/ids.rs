@@ -87,7 +87,9 @@ fn key(store: &Path) -> Result<[u8; 32], Error> {
     let mut fresh = [0u8; 32];
     fresh[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     fresh[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    files::create_once_for_owner(&path, &fresh)?;
+    if !files::create_once_for_owner(&path, &fresh)? {
+        files::only_for_owner(&path)?;
+    }
     let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
     bytes.try_into().map_err(|_| Error::Damaged {
         path,
@@ -110,6 +112,16 @@ mod tests {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
+            let file = std::fs::metadata(store.path().join("mac.key")).unwrap();
+            assert_eq!(file.permissions().mode() & 0o777, 0o600);
+            // As earlier versions made it.
+            let open = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(store.path().join("mac.key"), open).unwrap();
+            assert!(
+                Ids::of(store.path(), "8c9d0e1f".into())
+                    .unwrap()
+                    .is_own(&id)
+            );
             let file = std::fs::metadata(store.path().join("mac.key")).unwrap();
             assert_eq!(file.permissions().mode() & 0o777, 0o600);
         }

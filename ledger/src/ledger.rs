@@ -3,12 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
-use chrono::Utc;
-use deltalake::datafusion::execution::context::SQLOptions;
-use deltalake::datafusion::prelude::{SessionConfig, SessionContext};
 use retune_task::Store;
 
 use crate::adapters::{self, AdapterRef};
@@ -17,12 +13,14 @@ use crate::error::Error;
 use crate::ids::Ids;
 use crate::keys::{self, Key, KeyList};
 use crate::manifest::Manifest;
-use crate::queries::{ConversationQuery, ExchangeQuery, FeedbackQuery};
-use crate::queue::{Limits, Queue};
 use crate::rows::{Exchange, Feedback, Run, Window};
 use crate::schema::Table;
 use crate::stages::Stages;
 use crate::table::Handle;
+use crate::wal::{self, LOGGED, Log};
+
+/// How long other processes may take to publish what they have.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A cheap handle; clones share one ledger.
 #[derive(Clone)]
@@ -34,8 +32,7 @@ struct Inner {
     ids: Ids,
     seq: AtomicU64,
     handles: [Arc<Handle>; 4],
-    exchanges: Queue,
-    feedback: Queue,
+    log: Log,
     appends: [AtomicU64; 4],
 }
 
@@ -44,14 +41,14 @@ struct Inner {
 pub struct LedgerStats {
     /// The table.
     pub table: Table,
-    /// Rows in the table, put there by this process.
+    /// Rows put into the table by this process: its own, and those that processes which died left in their logs.
     pub appended: u64,
-    /// Rows that wait.
+    /// Rows in the log that are not in the table yet.
     pub waiting: u64,
-    /// Rows lost because too many waited.
-    pub dropped_full: u64,
-    /// Rows lost because they came after the close.
-    pub dropped_closed: u64,
+    /// Rows that were not kept, by reason.
+    pub dropped: [(&'static str, u64); 5],
+    /// Segments of the log whose end was torn by a kill or a power cut.
+    pub torn: u64,
     /// Age of the oldest waiting row, in seconds.
     pub lag_seconds: f64,
 }
@@ -66,8 +63,22 @@ impl std::fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// Opens a store, and creates what is absent. Several processes may have it open at once.
+    /// How long after its `ts` a row may become visible. In a folder all processes see each other's logs, so that a row is there when
+    /// it is written; this leaves time for a slow disk.
+    pub const SETTLED: Duration = Duration::from_secs(2);
+
+    /// Opens a store, and creates what is absent. Several processes may have it open at once. What processes that died left in their
+    /// logs goes into the tables in the background.
     pub async fn open(store: &Store) -> Result<Ledger, Error> {
+        Self::open_as(store, true).await
+    }
+
+    /// Opens a store for a question or a decision: what dead processes left is seen, and left to a process that stays.
+    pub async fn open_briefly(store: &Store) -> Result<Ledger, Error> {
+        Self::open_as(store, false).await
+    }
+
+    async fn open_as(store: &Store, adopts: bool) -> Result<Ledger, Error> {
         let url = store.url.as_str();
         if let Some((scheme, _)) = url
             .split_once("://")
@@ -95,16 +106,12 @@ impl Ledger {
             Arc::new(Handle::open(&folder, windows).await?),
             Arc::new(Handle::open(&folder, runs).await?),
         ];
-        let limits = Limits {
-            rows: store.append_rows,
-            bytes: store.append_bytes,
-            age: Duration::from_secs_f64(store.append_seconds),
-        };
+        let logged = LOGGED.map(|table| Arc::clone(&handles[table as usize]));
+        let options = wal::Options::of(store);
         Ok(Ledger(Arc::new(Inner {
             ids: Ids::of(&folder, replica.clone())?,
             seq: AtomicU64::new(0),
-            exchanges: Queue::start(handles[0].clone(), exchanges, replica.clone(), limits),
-            feedback: Queue::start(handles[1].clone(), feedback, replica.clone(), limits),
+            log: Log::start(&folder, &replica, options, logged, adopts)?,
             appends: Default::default(),
             handles,
             replica,
@@ -127,15 +134,31 @@ impl Ledger {
         self.0.ids.is_own(id)
     }
 
-    /// Queues an exchange and gives it its sequence number. Never waits.
-    pub fn append_exchange(&self, mut row: Exchange) -> Result<(), Error> {
+    /// Keeps an exchange and gives it its sequence number. When this returns, the row is in the log: a kill does not lose it, and
+    /// questions see it.
+    pub async fn append_exchange(&self, mut row: Exchange) -> Result<(), Error> {
         row.seq = self.0.seq.fetch_add(1, Ordering::Relaxed);
-        self.0.exchanges.push(Table::Exchanges.encode(&row)?)
+        self.append_logged(Table::Exchanges, &row).await
     }
 
-    /// Queues a feedback. Never waits.
-    pub fn append_feedback(&self, row: Feedback) -> Result<(), Error> {
-        self.0.feedback.push(Table::Feedback.encode(&row)?)
+    /// Keeps a feedback, likewise.
+    pub async fn append_feedback(&self, row: Feedback) -> Result<(), Error> {
+        self.append_logged(Table::Feedback, &row).await
+    }
+
+    async fn append_logged(&self, table: Table, row: &impl serde::Serialize) -> Result<(), Error> {
+        let row = table.encode(row)?;
+        let text = serde_json::to_vec(&row).map_err(|e| Error::Row {
+            table: table.name(),
+            what: e.to_string(),
+        })?;
+        self.0.log.append(table as usize, text).await
+    }
+
+    /// Whether a row that comes now will be kept. With `store.on_log_failure = "reject"` an error says that it would not, so that no
+    /// answer is to be given; otherwise there is none.
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.0.log.ready().await
     }
 
     /// Writes the state of a run, at once.
@@ -160,124 +183,48 @@ impl Ledger {
         // What this process appended so far numbers the append; the handle's lock lets one through at a time.
         let appended = &self.0.appends[table as usize];
         let number = appended.fetch_add(rows.len() as u64, Ordering::Relaxed);
-        let number = i64::try_from(number).unwrap_or(i64::MAX);
         self.handle(table)
-            .append(table.batch(&rows)?, &self.0.replica, number, false)
+            .append(vec![table.batch(&rows)?], &self.0.replica, number)
             .await?;
         Ok(())
     }
 
-    fn handle(&self, table: Table) -> &Handle {
+    pub(crate) fn handle(&self, table: Table) -> &Handle {
         &self.0.handles[table as usize]
     }
 
-    /// Waits until every queued row is in its table.
+    /// Waits until every row that this process appended is in its table, and what dead processes left.
     pub async fn flush(&self) -> Result<(), Error> {
-        let (a, b) = tokio::join!(self.0.exchanges.flush(), self.0.feedback.flush());
-        a.and(b)
+        self.0.log.flush().await
     }
 
-    /// Flushes, and takes no further rows.
+    /// Flushes, and takes no further rows. Those that cannot be put into their tables stay in the log, for whoever opens the store next.
     pub async fn close(&self) -> Result<(), Error> {
-        let (a, b) = tokio::join!(self.0.exchanges.close(), self.0.feedback.close());
-        a.and(b)
+        let left = |source| Error::LeftInLog {
+            source: Box::new(source),
+        };
+        self.0.log.close().await.map_err(left)
     }
 
-    /// Exchanges in the order (ts, replica, seq). A row is visible once its append is; rows of other replicas may
-    /// become visible later with an earlier time, so that whoever reads on from a cursor stays
-    /// some multiples of `append_seconds` behind the present.
-    pub async fn exchanges(&self, q: &ExchangeQuery) -> Result<Vec<Exchange>, Error> {
-        self.rows(
-            Table::Exchanges,
-            &q.conditions(),
-            "ts, replica, seq",
-            q.limit,
-        )
-        .await
-    }
-
-    /// Conversations in the order (ts, replica, seq), or its reverse.
-    pub async fn conversations(&self, q: &ConversationQuery) -> Result<Vec<Exchange>, Error> {
-        let (conditions, order) = q.conditions_and_order();
-        self.rows(Table::Exchanges, &conditions, order, q.limit)
-            .await
-    }
-
-    /// Feedback in the order of its time.
-    pub async fn feedback(&self, q: &FeedbackQuery) -> Result<Vec<Feedback>, Error> {
-        self.rows(Table::Feedback, &q.conditions(), "ts, feedback_id", None)
-            .await
-    }
-
-    /// The newest row of every run, oldest run first.
-    pub async fn runs(&self) -> Result<Vec<Run>, Error> {
-        let rows: Vec<Run> = self.rows(Table::Runs, &[], "ts", None).await?;
-        let mut newest: Vec<Run> = Vec::new();
-        for row in rows {
-            match newest.iter_mut().find(|run| run.run_id == row.run_id) {
-                Some(run) => *run = row,
-                None => newest.push(row),
+    /// Waits until the tables have every row that is in a log of this machine now; other processes are asked to publish theirs.
+    pub(crate) async fn publish(&self) -> Result<(), Error> {
+        self.flush().await?;
+        let give_up = Instant::now() + PUBLISHED_WITHIN;
+        let waiting = self.blocking(wal::ask_to_publish).await?;
+        loop {
+            let left = waiting.clone();
+            let left = self.blocking(move |_| Ok(wal::not_published(left))).await?;
+            let Some(first) = left.first() else {
+                return Ok(());
+            };
+            if Instant::now() >= give_up {
+                return Err(Error::NotPublished {
+                    path: first.clone(),
+                    seconds: PUBLISHED_WITHIN.as_secs(),
+                });
             }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Ok(newest)
-    }
-
-    async fn rows<T: serde::de::DeserializeOwned>(
-        &self,
-        table: Table,
-        conditions: &[String],
-        order: &str,
-        limit: Option<usize>,
-    ) -> Result<Vec<T>, Error> {
-        let mut query = format!("select * from {table}");
-        if !conditions.is_empty() {
-            query.push_str(&format!(" where {}", conditions.join(" and ")));
-        }
-        query.push_str(&format!(" order by {order}"));
-        if let Some(limit) = limit {
-            query.push_str(&format!(" limit {limit}"));
-        }
-        table.decode(&self.ask(&query, &[table]).await?)
-    }
-
-    /// A table's version: the number of its commits.
-    pub async fn table_version(&self, table: Table) -> Result<u64, Error> {
-        Ok(self.handle(table).provider().await?.1)
-    }
-
-    /// Answers a question over `exchanges`, `feedback`, `windows`, `runs`; refuses whatever would change something.
-    pub async fn sql(&self, query: &str) -> Result<Vec<RecordBatch>, Error> {
-        self.ask(query, &Table::ALL).await
-    }
-
-    async fn ask(&self, query: &str, tables: &[Table]) -> Result<Vec<RecordBatch>, Error> {
-        let context =
-            SessionContext::new_with_config(SessionConfig::new().with_information_schema(true));
-        for table in tables {
-            let (provider, _) = self.handle(*table).provider().await?;
-            context
-                .register_table(table.name(), provider)
-                .map_err(|e| Error::Query(e.to_string()))?;
-        }
-        let options = SQLOptions::new()
-            .with_allow_ddl(false)
-            .with_allow_dml(false)
-            .with_allow_statements(false);
-        let frame = context
-            .sql_with_options(query, options)
-            .await
-            .map_err(|e| {
-                let text = e.strip_backtrace();
-                if text.contains("not supported:") {
-                    Error::ReadOnly(text)
-                } else {
-                    Error::Query(text)
-                }
-            })?;
-        frame
-            .collect()
-            .await
-            .map_err(|e| Error::Query(e.strip_backtrace()))
     }
 
     /// What became of the rows, table by table.
@@ -288,37 +235,30 @@ impl Ledger {
             .collect()
     }
 
+    /// Bytes of the log that are not in a table yet, those of dead processes included.
+    pub fn log_bytes(&self) -> u64 {
+        self.0.log.shared.bytes()
+    }
+
     fn stats_of(&self, table: Table) -> LedgerStats {
-        let queue = match table {
-            Table::Exchanges => &self.0.exchanges,
-            Table::Feedback => &self.0.feedback,
-            Table::Windows | Table::Runs => {
-                let appended = self.0.appends[table as usize].load(Ordering::Relaxed);
-                return LedgerStats {
-                    table,
-                    appended,
-                    waiting: 0,
-                    dropped_full: 0,
-                    dropped_closed: 0,
-                    lag_seconds: 0.0,
-                };
-            }
-        };
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        let counters = &queue.counters;
-        let oldest = get(&counters.oldest_ms);
-        let now = u64::try_from(Utc::now().timestamp_millis()).unwrap_or_default();
+        let none = wal::Counters::default();
+        let log = &self.0.log.shared;
+        let logged = log.counters.get(table as usize);
+        let counters = logged.unwrap_or(&none);
         LedgerStats {
             table,
-            appended: get(&counters.appended),
+            appended: get(logged.map_or(&self.0.appends[table as usize], |c| &c.appended)),
             waiting: get(&counters.waiting),
-            dropped_full: get(&counters.dropped_full),
-            dropped_closed: get(&counters.dropped_closed),
-            lag_seconds: if oldest == 0 {
-                0.0
-            } else {
-                now.saturating_sub(oldest) as f64 / 1000.0
-            },
+            dropped: [
+                ("full", get(&counters.dropped_full)),
+                ("log", get(&counters.dropped_log)),
+                ("closed", get(&counters.dropped_closed)),
+                ("damaged", get(&counters.damaged)),
+                ("refused", get(&counters.refused)),
+            ],
+            torn: get(&counters.torn),
+            lag_seconds: logged.map_or(0.0, |_| log.lag(table as usize)),
         }
     }
 
@@ -441,7 +381,7 @@ impl Ledger {
             .await
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Path) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {

@@ -5,6 +5,7 @@
 //! to one store, and any engine that reads Delta can read it.
 
 mod adapters;
+mod answers;
 mod decisions;
 mod error;
 mod files;
@@ -13,13 +14,15 @@ mod keys;
 mod ledger;
 mod manifest;
 mod queries;
-mod queue;
 mod rows;
 mod schema;
 mod stages;
 mod table;
+#[doc(hidden)]
+pub mod wal;
 
 pub use adapters::{ADAPTER_FILES, AdapterRef, adapter_digest};
+pub use answers::{Mark, Snapshot};
 pub use decisions::{Lease, Reference, Trigger};
 pub use error::Error;
 pub use keys::{Key, KeyList, KeyText, Role};

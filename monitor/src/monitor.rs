@@ -1,9 +1,9 @@
 //! The passes: read what is new, fold it, act on what is settled, show what there is.
 //!
-//! A row becomes readable some time after it was answered, and two replicas' rows out of order. So a row is *settled* once it is
-//! older than any row that could still come: twice the age at which rows are appended, and two seconds. Settled rows are folded once, and only they
-//! decide: they freeze references, raise alarms, make `windows`. Younger ones are folded anew on top in every pass, for reports
-//! and gauges. Should a row come later still (a store that was away), a count notices it, and everything is folded again from the beginning.
+//! A row becomes readable some time after it was answered, and two processes' rows out of order. So a row is *settled* once it is older
+//! than any row that could still come ([`Ledger::SETTLED`]). Settled rows are folded once, and only they decide: they freeze
+//! references, raise alarms, make `windows`. Younger ones are folded anew on top in every pass, for reports and gauges. Should a row
+//! come later still (a store that was away), a count notices it, and everything is folded again from the beginning.
 //!
 //! Whatever is decided is a file that is created once, with a name and content that follow from the rows, so any number of
 //! monitors may run, and a pass that breaks down anywhere is made up for by the next one.
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use prometheus::Registry;
-use retune_ledger::{Ledger, Table};
+use retune_ledger::{Ledger, Mark, Table};
 use retune_task::{Config, ModelName};
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,7 @@ pub struct Monitor {
     metrics: Metrics,
     tasks: BTreeSet<String>,
     poll: Duration,
-    /// How long a row may take from its time to its table.
+    /// How long a row may take from its time until it can be read.
     settle: TimeDelta,
     /// After every settled row.
     settled: Book,
@@ -43,7 +43,7 @@ pub struct Monitor {
     visible: Option<Book>,
     /// Alarms that are known to have their trigger.
     raised: BTreeSet<(String, String)>,
-    exchanges_version: Option<u64>,
+    exchanges_mark: Option<Mark>,
     runs_version: Option<u64>,
     audited: Instant,
 }
@@ -64,18 +64,16 @@ impl Monitor {
             )
             .ln(),
         };
-        let append = Duration::from_secs_f64(config.store.append_seconds);
         Ok(Self {
             metrics: Metrics::new(registry, &tasks)?,
             ledger,
             poll: Duration::from_secs_f64(settings.poll_seconds),
-            settle: TimeDelta::from_std(append * 2).unwrap_or(TimeDelta::MAX)
-                + TimeDelta::seconds(2),
+            settle: TimeDelta::from_std(Ledger::SETTLED).unwrap_or(TimeDelta::MAX),
             settled: Book::new(rules, tasks.clone()),
             visible: None,
             tasks,
             raised: BTreeSet::new(),
-            exchanges_version: None,
+            exchanges_mark: None,
             runs_version: None,
             audited: Instant::now(),
         })
@@ -135,13 +133,13 @@ impl Monitor {
         watermark: DateTime<Utc>,
         serving: &BTreeSet<Key>,
     ) -> Result<(), Error> {
-        let version = self.ledger.table_version(Table::Exchanges).await?;
+        let mark = self.ledger.mark(Table::Exchanges).await?;
         let waiting = self.settled.collecting().into_iter();
         let mut consistent = self.learn(waiting.chain(serving.iter().cloned())).await?;
-        if consistent && self.visible.is_none() && self.exchanges_version == Some(version) {
+        if consistent && self.visible.is_none() && self.exchanges_mark.as_ref() == Some(&mark) {
             return Ok(());
         }
-        self.exchanges_version = None;
+        self.exchanges_mark = None;
         loop {
             if !consistent {
                 self.settled = self.settled.before_any_row();
@@ -151,7 +149,7 @@ impl Monitor {
                 break;
             }
         }
-        self.exchanges_version = Some(version);
+        self.exchanges_mark = Some(mark);
         Ok(())
     }
 
@@ -235,7 +233,7 @@ impl Monitor {
                     "rows came late or left; everything is tested again from the beginning"
                 );
                 self.settled = self.settled.before_any_row();
-                self.exchanges_version = None;
+                self.exchanges_mark = None;
             }
         }
         self.audited = Instant::now();

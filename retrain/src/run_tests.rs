@@ -89,6 +89,7 @@ impl House {
             let prompt = format!("prompt {n}");
             ledger
                 .append_exchange(asked(n, &prompt, r#"{"is":"?"}"#))
+                .await
                 .unwrap();
             ledger
                 .append_feedback(corrected(
@@ -97,6 +98,7 @@ impl House {
                     "ann",
                     &format!(r#"{{"is":"{prompt}"}}"#),
                 ))
+                .await
                 .unwrap();
         }
         ledger.flush().await.unwrap();

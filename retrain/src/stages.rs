@@ -136,17 +136,17 @@ async fn read(
     task: &Task,
     book: &Book<'_>,
 ) -> Result<(Dataset, Snapshot, Report), Error> {
-    let exchanges_version = o.ledger.table_version(Table::Exchanges).await?;
-    let feedback_version = o.ledger.table_version(Table::Feedback).await?;
-    let exchanges = o
-        .ledger
+    // The report names the versions: whoever reads the tables at them finds the very rows that this run saw.
+    let tables = o.ledger.snapshot().await?;
+    let exchanges = tables
         .exchanges(&ExchangeQuery {
             task: Some(task.name.clone()),
             purpose: Some(Purpose::User),
             ..ExchangeQuery::default()
         })
         .await?;
-    let feedback = trust::feedback(&o.ledger, &FeedbackQuery::default()).await?;
+    let feedback = tables.feedback(&FeedbackQuery::default()).await?;
+    let feedback = trust::trusted(&o.ledger, feedback).await?;
     let dataset = dataset::build(task, &exchanges, &feedback);
     let champion = o.ledger.stages(&task.name).await?.champion;
     let baseline = match champion {
@@ -162,8 +162,8 @@ async fn read(
         adapter: None,
         digest: None,
         baseline,
-        exchanges_version,
-        feedback_version,
+        exchanges_version: tables.version(Table::Exchanges),
+        feedback_version: tables.version(Table::Feedback),
         dataset: dataset.counts.clone(),
         examples_train: dataset.train.len() as u64,
         examples_development: dataset.development.len() as u64,

@@ -105,9 +105,11 @@ async fn watched_with(
     for n in 0..rows {
         ledger
             .append_exchange(asked(n, &format!("prompt {n}"), ""))
+            .await
             .unwrap();
         ledger
             .append_feedback(corrected(n, 100, "ann", r#"{"is":"x"}"#))
+            .await
             .unwrap();
     }
     ledger.flush().await.unwrap();

@@ -332,6 +332,14 @@ impl Error {
                 None,
                 Some("insufficient_memory"),
             ),
+            Self::Ledger(
+                retune_ledger::Error::Log { .. } | retune_ledger::Error::LogFull { .. },
+            ) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server_error",
+                None,
+                Some("log_unavailable"),
+            ),
             Self::ModelFile { .. }
             | Self::Format { .. }
             | Self::Engine(_)
@@ -394,7 +402,12 @@ impl ResponseError for Error {
                     response.insert_header((header::RETRY_AFTER, after));
                 }
             }
-            Self::Stopping | Self::NotLoaded(_) | Self::UpstreamUnavailable => {
+            Self::Stopping
+            | Self::NotLoaded(_)
+            | Self::UpstreamUnavailable
+            | Self::Ledger(
+                retune_ledger::Error::Log { .. } | retune_ledger::Error::LogFull { .. },
+            ) => {
                 response.insert_header((header::RETRY_AFTER, "2"));
             }
             // Clients of OpenAI retry a 409, a 503 and a 504; the answer would be the same.

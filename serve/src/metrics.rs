@@ -85,6 +85,8 @@ pub(crate) struct LedgerMetrics {
     rows: Desc,
     dropped: Desc,
     lag: Desc,
+    log_bytes: Desc,
+    torn: Desc,
 }
 
 impl LedgerMetrics {
@@ -115,6 +117,16 @@ impl LedgerMetrics {
                 "Age of the oldest row that is not in its table yet.",
                 &[],
             )?,
+            log_bytes: desc(
+                "retune_ledger_log_bytes",
+                "Bytes of the write-ahead log that are not in a table yet.",
+                &[],
+            )?,
+            torn: desc(
+                "retune_ledger_log_torn_total",
+                "Segments of the write-ahead log whose end was torn by a kill or a power cut, and cut off.",
+                &[],
+            )?,
         }))
     }
 
@@ -123,24 +135,38 @@ impl LedgerMetrics {
         let rows = IntCounterVec::new(opts(&self.rows), &["table"])?;
         let dropped = IntCounterVec::new(opts(&self.dropped), &["reason"])?;
         let lag = Gauge::with_opts(opts(&self.lag))?;
+        let log_bytes = Gauge::with_opts(opts(&self.log_bytes))?;
+        let torn = IntCounter::with_opts(opts(&self.torn))?;
         for table in self.ledger.stats() {
             rows.with_label_values(&[table.table.name()])
                 .inc_by(table.appended);
-            dropped
-                .with_label_values(&["full"])
-                .inc_by(table.dropped_full);
-            dropped
-                .with_label_values(&["closed"])
-                .inc_by(table.dropped_closed);
+            for (reason, rows) in table.dropped {
+                dropped.with_label_values(&[reason]).inc_by(rows);
+            }
+            torn.inc_by(table.torn);
             lag.set(lag.get().max(table.lag_seconds));
         }
-        Ok([rows.collect(), dropped.collect(), lag.collect()].concat())
+        log_bytes.set(self.ledger.log_bytes() as f64);
+        Ok([
+            rows.collect(),
+            dropped.collect(),
+            lag.collect(),
+            log_bytes.collect(),
+            torn.collect(),
+        ]
+        .concat())
     }
 }
 
 impl Collector for LedgerMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        vec![&self.rows, &self.dropped, &self.lag]
+        vec![
+            &self.rows,
+            &self.dropped,
+            &self.lag,
+            &self.log_bytes,
+            &self.torn,
+        ]
     }
 
     fn collect(&self) -> Vec<MetricFamily> {

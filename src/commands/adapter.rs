@@ -115,7 +115,7 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
         Command::Load { name, server } => load(common, &config, server, name, "load").await?,
         Command::Unload { name, server } => load(common, &config, server, name, "unload").await?,
         stored => {
-            let ledger = Ledger::open(&config.store).await?;
+            let ledger = Ledger::open_briefly(&config.store).await?;
             let desk = Desk {
                 common,
                 config,

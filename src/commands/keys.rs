@@ -79,7 +79,7 @@ fn name(text: &str) -> Result<String, String> {
 
 pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> {
     let config = setup::config(common)?;
-    let ledger = Ledger::open(&config.store).await?;
+    let ledger = Ledger::open_briefly(&config.store).await?;
     match command {
         Command::Create {
             name,

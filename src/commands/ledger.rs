@@ -29,7 +29,7 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> {
     let config = setup::config(common)?;
-    let ledger = Ledger::open(&config.store).await?;
+    let ledger = Ledger::open_briefly(&config.store).await?;
     match command {
         Command::Sql { query } => sql(common, &ledger, query).await?,
         Command::Stats => stats(common, &ledger).await?,

@@ -43,7 +43,7 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
         () = stop.asked.cancelled() => return Ok(ExitCode::SUCCESS),
     };
     let ledger = Ledger::open(&config.store).await?;
-    stop::says_what_is_lost(&ledger);
+    stop::says_what_is_left(&ledger);
     let served = serve(common, &config, base, &ledger, &stop).await;
     ledger.close().await.context("rows could not be appended")?;
     served.map(|()| stop::code(&stop, ExitCode::SUCCESS))

@@ -16,8 +16,9 @@ mod template;
 pub use base::{base_folder, base_id, ggufs};
 pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
 pub use config::{
-    AlarmKind, Config, ConfigSource, Enforce, Engine, EngineKind, LoraPolicy, Monitor, Problem,
-    Problems, Promote, RetrainPolicy, Server, Store, Task, Tls, Upstream, UpstreamServer,
+    AlarmKind, Config, ConfigSource, Enforce, Engine, EngineKind, LoraPolicy, Monitor,
+    OnLogFailure, Problem, Problems, Promote, RetrainPolicy, Server, Store, Task, Tls, Upstream,
+    UpstreamServer,
 };
 pub use digest::{hex, sha256};
 pub use format::{Check, Format, Grammar};

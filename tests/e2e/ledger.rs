@@ -51,17 +51,51 @@ async fn rows_can_be_asked_for_beside_a_running_server() {
     for n in 0..3 {
         server.ask(&format!("Cancel order {n}.")).await;
     }
-    let give_up = Instant::now() + Duration::from_secs(20);
-    let count = || {
-        rows(folder.path(), "select count(*) as n from exchanges")[0]["n"]
-            .as_u64()
-            .unwrap()
-    };
-    while count() < 3 {
-        assert!(Instant::now() < give_up, "three rows within twenty seconds");
-        tokio::time::sleep(Duration::from_millis(300)).await;
+    let counted = rows(folder.path(), "select count(*) as n from exchanges");
+    assert_eq!(counted[0]["n"], 3, "at once, though no table has them yet");
+    let stats = run(folder.path(), &["ledger", "stats", "--json"]);
+    let first: serde_json::Value =
+        serde_json::from_str(text(&stats.stdout).lines().next().unwrap()).unwrap();
+    assert_eq!((&first["rows"], &first["version"]), (&json!(3), &json!(0)));
+}
+
+#[tokio::test]
+async fn without_its_log_a_server_answers_and_counts_or_refuses_as_it_was_told() {
+    for reject in [false, true] {
+        let folder = folder();
+        // A file in the folder's place: nothing can be written below it, whoever runs this.
+        let wal = folder.path().join("store/wal");
+        std::fs::create_dir(wal.parent().unwrap()).unwrap();
+        std::fs::write(&wal, "in the way").unwrap();
+        let word = if reject { "reject" } else { "drop" };
+        let environment = [("RETUNE_STORE__ON_LOG_FAILURE", word)];
+        let server = Server::start_with(folder.path(), &environment).await;
+        let body = question("Where is my invoice?");
+        let asked = server.post("/v1/chat/completions", &body).await;
+        if reject {
+            assert_eq!(asked.status(), 503);
+            assert!(asked.headers().contains_key("retry-after"));
+            let error: serde_json::Value = asked.json().await.unwrap();
+            assert_eq!(error["error"]["code"], "log_unavailable");
+        } else {
+            assert_eq!(asked.status(), 200);
+            let answer: serde_json::Value = asked.json().await.unwrap();
+            let metrics = server.get("/metrics").await.text().await.unwrap();
+            let dropped = "retune_ledger_rows_dropped_total{reason=\"log\"} 1";
+            assert!(metrics.contains(dropped), "{metrics}");
+            let rating = json!({"completion_id": answer["id"], "rating": 1});
+            let said = server.post("/v1/feedback", &rating).await;
+            assert_eq!(said.status(), 503, "what is not kept was not accepted");
+        }
+        std::fs::remove_file(&wal).unwrap();
+        let give_up = Instant::now() + Duration::from_secs(20);
+        while server.post("/v1/chat/completions", &body).await.status() != 200 {
+            assert!(Instant::now() < give_up, "no answer though the log is back");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let kept = rows(folder.path(), "select count(*) as n from exchanges");
+        assert_eq!(kept[0]["n"], 1);
     }
-    assert_eq!(count(), 3);
 }
 
 #[test]

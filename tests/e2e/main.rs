@@ -18,6 +18,7 @@ mod gguf;
 mod harness;
 mod hub;
 mod keys;
+mod kill;
 mod ledger;
 mod log;
 mod r#loop;

@@ -94,7 +94,7 @@ impl World {
 
 pub(crate) async fn append(ledger: &Ledger, rows: impl IntoIterator<Item = Exchange>) {
     for row in rows {
-        ledger.append_exchange(row).unwrap();
+        ledger.append_exchange(row).await.unwrap();
     }
     ledger.flush().await.unwrap();
 }

@@ -160,7 +160,7 @@ impl Running {
         app.rates.spend_tokens(key, tokens, Instant::now());
         // What the client did wrong is no exchange; what it never waited for, or got no answer to, is one.
         if !(400..CLIENT_LEFT).contains(&code) {
-            self.log(code, own);
+            self.log(code, own).await;
         }
         self.trace(code, check.as_ref());
         if code == 200 && self.asked.purpose == Purpose::User && !app.stopping.is_cancelled() {
@@ -238,7 +238,7 @@ impl Running {
             return Ok(());
         }
         if !self.holds(&answer) {
-            self.log_first_try();
+            self.log_first_try().await;
             self.retried = true;
             // Nothing of it went out.
             self.choices.pop();

@@ -7,6 +7,7 @@ use retune_ledger::{Exchange, Purpose};
 use retune_task::{Check, conversation};
 use retune_wire::{Ask, Choice, tool_calls};
 use serde_json::{Value, json};
+use tracing::Instrument;
 
 use super::{Asked, Running, max_tokens, shown};
 use crate::trace;
@@ -71,7 +72,7 @@ impl Running {
     }
 
     /// Keeps the row. `check`: of an answer that the model gave by itself.
-    pub(super) fn log(&self, code: u16, check: Option<&Check>) {
+    pub(super) async fn log(&self, code: u16, check: Option<&Check>) {
         let row = self.row(code, check);
         tracing::debug!(
             request_id = row.request_id,
@@ -80,17 +81,17 @@ impl Running {
             tokens = row.completion_tokens,
             "exchange"
         );
-        self.keep(row);
+        self.keep(row).await;
     }
 
     /// Keeps an answer that broke its format and was asked for again: what counts for the format stream in its place.
-    pub(super) fn log_first_try(&self) {
+    pub(super) async fn log_first_try(&self) {
         let row = Exchange {
             request_id: self.app.ledger.new_request_id(),
             purpose: Purpose::Probe,
             ..self.row(200, self.check().as_ref())
         };
-        self.keep(row);
+        self.keep(row).await;
     }
 
     /// Tells the exchange's span how it ended.
@@ -105,10 +106,10 @@ impl Running {
         });
     }
 
-    fn keep(&self, row: Exchange) {
-        let _in = tracing::debug_span!(target: trace::TARGET, "ledger").entered();
+    async fn keep(&self, row: Exchange) {
+        let span = tracing::debug_span!(target: trace::TARGET, "ledger");
         let request_id = row.request_id.clone();
-        if let Err(e) = self.app.ledger.append_exchange(row) {
+        if let Err(e) = self.app.ledger.append_exchange(row).instrument(span).await {
             tracing::error!(request_id, error = %e, "an exchange could not be kept");
         }
     }

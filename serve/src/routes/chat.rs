@@ -113,6 +113,7 @@ async fn admit(
     let (purpose, run_id) = purpose(http)?;
     let route = app.resolve(&request.model, request.sticky_key()).await?;
     *found = Some(route.clone());
+    app.ledger.ready().await?;
     let ticket = app.admission.enter(purpose != Purpose::User)?;
     let id = app.ledger.new_request_id();
     let sight = Sight::of(http);

@@ -38,7 +38,7 @@ pub(crate) async fn create(
         .rating
         .map_or_else(|| "none".to_owned(), |r| r.to_string());
     let id = feedback.feedback_id.clone();
-    app.ledger.append_feedback(feedback)?;
+    app.ledger.append_feedback(feedback).await?;
     app.metrics.feedback.with_label_values(&[&rating]).inc();
     Ok(HttpResponse::Created().json(json!({ "feedback_id": id })))
 }

@@ -31,11 +31,7 @@ pub(crate) async fn list(app: web::Data<App>, http: HttpRequest) -> Result<HttpR
     let whose = whose(&http);
     let after = match page.after {
         Some(id) => Some(find(&app, &id, whose.as_deref()).await?.cursor()),
-        None => {
-            // What was answered a moment ago is in the list.
-            app.ledger.flush().await?;
-            None
-        }
+        None => None,
     };
     let query = ConversationQuery {
         api_key_id: whose,
@@ -139,11 +135,6 @@ async fn find(app: &App, id: &str, whose: Option<&str>) -> Result<Exchange, Erro
         limit: Some(1),
         ..ConversationQuery::default()
     };
-    if let Some(row) = app.ledger.conversations(&query).await?.pop() {
-        return Ok(row);
-    }
-    // It may be too young for a table.
-    app.ledger.flush().await?;
     let found = app.ledger.conversations(&query).await?.pop();
     found.ok_or_else(unknown)
 }

@@ -341,7 +341,7 @@ async fn one_too_many_is_sent_away_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixteen_clients_each_get_their_own_answer() {
-    let server = Server::start(&[]).await;
+    let server = Server::start(&[("RETUNE_ENGINE__MAX_QUEUE", "16")]).await;
     let ask = async |i: usize| {
         let content = format!("Hello {i:02}");
         let messages = json!([{ "role": "user", "content": content }]);

@@ -7,7 +7,10 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::reader::{Log, Node, Place, Section, Table, Value, WHOLE_FILE};
-use super::{Config, ConfigSource, Monitor, Problem, Problems, Server, Store, Tls, engine, tasks};
+use super::{
+    Config, ConfigSource, Monitor, OnLogFailure, Problem, Problems, Server, Store, Tls, engine,
+    tasks,
+};
 
 const BUILT_IN: &str = include_str!("../../builtin/retune.toml");
 const PREFIX: &str = "RETUNE_";
@@ -227,9 +230,19 @@ fn store(mut s: Section<'_>, folder: &Path) -> Store {
     let absolute = std::path::absolute(folder.join(local)).unwrap_or_else(|_| folder.join(local));
     let store = Store {
         url: format!("file:{}", absolute.display()),
-        append_rows: s.size("append_rows", 1, 1_000_000, 1000),
-        append_bytes: s.size("append_bytes", 1024, 1 << 32, 8 << 20),
-        append_seconds: s.positive("append_seconds", 3600.0).unwrap_or(1.0),
+        append_rows: s.size("append_rows", 1, 1_000_000, 10_000),
+        append_bytes: s.size("append_bytes", 1024, 1 << 30, 32 << 20),
+        append_seconds: s.positive("append_seconds", 3600.0).unwrap_or(10.0),
+        fsync_seconds: s.share("fsync_seconds", 60.0).unwrap_or(1.0),
+        log_bytes: s.count("log_bytes", 1 << 20, 1 << 50, 1 << 30),
+        on_log_failure: s.word(
+            "on_log_failure",
+            &[
+                ("drop", OnLogFailure::Drop),
+                ("reject", OnLogFailure::Reject),
+            ],
+            OnLogFailure::Drop,
+        ),
     };
     s.finish();
     store

@@ -118,12 +118,27 @@ pub struct Engine {
 pub struct Store {
     /// `file:` and a folder, made absolute.
     pub url: String,
-    /// Rows after which a table is appended to.
+    /// Rows in the log after which their table is appended to.
     pub append_rows: usize,
-    /// Bytes after which a table is appended to.
+    /// Bytes in the log after which their table is appended to.
     pub append_bytes: usize,
-    /// Seconds after which waiting rows are appended.
+    /// Age of the log's oldest row after which its table is appended to, in seconds.
     pub append_seconds: f64,
+    /// How long the log's rows may be in the operating system's memory alone, in seconds; 0: not at all.
+    pub fsync_seconds: f64,
+    /// Bytes that may wait in the log.
+    pub log_bytes: u64,
+    /// What becomes of requests whose row could not be kept.
+    pub on_log_failure: OnLogFailure,
+}
+
+/// What becomes of a request whose row could not be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLogFailure {
+    /// It is answered, and the row is dropped and counted.
+    Drop,
+    /// It is refused.
+    Reject,
 }
 
 /// `[monitor]`

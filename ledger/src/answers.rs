@@ -1,0 +1,208 @@
+//! Answers: the tables' rows by Rust types, and SQL. Rows that are still in a log are among them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use deltalake::datafusion::catalog::TableProvider;
+use deltalake::datafusion::execution::context::SQLOptions;
+use deltalake::datafusion::prelude::{SessionConfig, SessionContext};
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::queries::{ConversationQuery, ExchangeQuery, FeedbackQuery};
+use crate::rows::{Exchange, Feedback, Run};
+use crate::schema::Table;
+use crate::wal::pending::{self, Pending};
+
+/// What a question to a table could see at one moment. Another one later sees other rows only if the mark is another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    version: u64,
+    logs: Vec<(PathBuf, u64)>,
+}
+
+/// The tables at one version each, without the rows that are still in a log: what can be read again later, by any engine.
+pub struct Snapshot {
+    tables: Vec<(Table, u64, Arc<dyn TableProvider>)>,
+}
+
+impl Ledger {
+    /// Exchanges in the order (ts, replica, seq). A row is visible from the moment that it is in its process's log. It gets there
+    /// some milliseconds after its `ts`, two processes' rows out of order, so that whoever reads on from a cursor stays
+    /// [`Ledger::SETTLED`] behind the present.
+    pub async fn exchanges(&self, q: &ExchangeQuery) -> Result<Vec<Exchange>, Error> {
+        self.rows(Table::Exchanges, &exchanges(q)).await
+    }
+
+    /// Conversations in the order (ts, replica, seq), or its reverse.
+    pub async fn conversations(&self, q: &ConversationQuery) -> Result<Vec<Exchange>, Error> {
+        self.rows(Table::Exchanges, &conversations(q)).await
+    }
+
+    /// Feedback in the order of its time.
+    pub async fn feedback(&self, q: &FeedbackQuery) -> Result<Vec<Feedback>, Error> {
+        self.rows(Table::Feedback, &feedback(q)).await
+    }
+
+    /// The newest row of every run, oldest run first.
+    pub async fn runs(&self) -> Result<Vec<Run>, Error> {
+        let rows: Vec<Run> = self
+            .rows(Table::Runs, &select(Table::Runs, &[], "ts", None))
+            .await?;
+        let mut newest: Vec<Run> = Vec::new();
+        for row in rows {
+            match newest.iter_mut().find(|run| run.run_id == row.run_id) {
+                Some(run) => *run = row,
+                None => newest.push(row),
+            }
+        }
+        Ok(newest)
+    }
+
+    /// A table's version: the number of its commits.
+    pub async fn table_version(&self, table: Table) -> Result<u64, Error> {
+        self.handle(table).version().await
+    }
+
+    /// What a question to a table can see now.
+    pub async fn mark(&self, table: Table) -> Result<Mark, Error> {
+        let logs = self.pending(table).await?.lengths();
+        let version = self.table_version(table).await?;
+        Ok(Mark { version, logs })
+    }
+
+    /// Answers a question over `exchanges`, `feedback`, `windows`, `runs`; refuses whatever would change something.
+    pub async fn sql(&self, query: &str) -> Result<Vec<RecordBatch>, Error> {
+        self.ask(query, &Table::ALL).await
+    }
+
+    /// The tables once they have every row that is in a log of this machine now.
+    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
+        self.publish().await?;
+        let mut tables = Vec::new();
+        // In this order no feedback is there whose exchange is not.
+        for table in Table::ALL.into_iter().rev() {
+            let seen = self.handle(table).see(&[]).await?;
+            tables.push((table, seen.version, seen.provider));
+        }
+        Ok(Snapshot { tables })
+    }
+
+    async fn rows<T: DeserializeOwned>(&self, table: Table, query: &str) -> Result<Vec<T>, Error> {
+        table.decode(&self.ask(query, &[table]).await?)
+    }
+
+    async fn ask(&self, query: &str, tables: &[Table]) -> Result<Vec<RecordBatch>, Error> {
+        let mut visible = Vec::new();
+        // In this order no feedback is there whose exchange is not.
+        for table in tables.iter().rev() {
+            visible.push((*table, self.visible(*table).await?));
+        }
+        answer(query, visible).await
+    }
+
+    /// A table and the rows that are on their way into it. The order of reading is what makes it exact: [`pending`] says why.
+    async fn visible(&self, table: Table) -> Result<Arc<dyn TableProvider>, Error> {
+        let pending = self.pending(table).await?;
+        let seen = self.handle(table).see(&pending.replicas()).await?;
+        let wrong =
+            |e: deltalake::datafusion::error::DataFusionError| Error::Query(e.strip_backtrace());
+        let logs = pending.provider(seen.provider.schema(), &seen.published);
+        let Some(logs) = logs.map_err(wrong)? else {
+            return Ok(seen.provider);
+        };
+        let context = SessionContext::new();
+        let logs = context.read_table(logs).map_err(wrong)?;
+        let both = context.read_table(seen.provider).map_err(wrong)?;
+        Ok(both.union(logs).map_err(wrong)?.into_view())
+    }
+
+    async fn pending(&self, table: Table) -> Result<Pending, Error> {
+        self.blocking(move |store| pending::find(&store.join("wal"), table))
+            .await
+    }
+}
+
+impl Snapshot {
+    /// The version that a table is read at.
+    pub fn version(&self, table: Table) -> u64 {
+        let found = self.tables.iter().find(|(name, ..)| *name == table);
+        found.map_or(0, |(_, version, _)| *version)
+    }
+
+    /// As [`Ledger::exchanges`].
+    pub async fn exchanges(&self, q: &ExchangeQuery) -> Result<Vec<Exchange>, Error> {
+        Table::Exchanges.decode(&self.ask(&exchanges(q)).await?)
+    }
+
+    /// As [`Ledger::feedback`].
+    pub async fn feedback(&self, q: &FeedbackQuery) -> Result<Vec<Feedback>, Error> {
+        Table::Feedback.decode(&self.ask(&feedback(q)).await?)
+    }
+
+    async fn ask(&self, query: &str) -> Result<Vec<RecordBatch>, Error> {
+        let tables = self.tables.iter();
+        let tables = tables.map(|(table, _, provider)| (*table, Arc::clone(provider)));
+        answer(query, tables.collect()).await
+    }
+}
+
+async fn answer(
+    query: &str,
+    tables: Vec<(Table, Arc<dyn TableProvider>)>,
+) -> Result<Vec<RecordBatch>, Error> {
+    let context =
+        SessionContext::new_with_config(SessionConfig::new().with_information_schema(true));
+    for (table, provider) in tables {
+        context
+            .register_table(table.name(), provider)
+            .map_err(|e| Error::Query(e.strip_backtrace()))?;
+    }
+    let options = SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false);
+    let frame = context
+        .sql_with_options(query, options)
+        .await
+        .map_err(|e| {
+            let text = e.strip_backtrace();
+            if text.contains("not supported:") {
+                Error::ReadOnly(text)
+            } else {
+                Error::Query(text)
+            }
+        })?;
+    frame
+        .collect()
+        .await
+        .map_err(|e| Error::Query(e.strip_backtrace()))
+}
+
+fn exchanges(q: &ExchangeQuery) -> String {
+    let order = "ts, replica, seq";
+    select(Table::Exchanges, &q.conditions(), order, q.limit)
+}
+
+fn conversations(q: &ConversationQuery) -> String {
+    let (conditions, order) = q.conditions_and_order();
+    select(Table::Exchanges, &conditions, order, q.limit)
+}
+
+fn feedback(q: &FeedbackQuery) -> String {
+    select(Table::Feedback, &q.conditions(), "ts, feedback_id", None)
+}
+
+fn select(table: Table, conditions: &[String], order: &str, limit: Option<usize>) -> String {
+    let mut query = format!("select * from {table}");
+    if !conditions.is_empty() {
+        query.push_str(&format!(" where {}", conditions.join(" and ")));
+    }
+    query.push_str(&format!(" order by {order}"));
+    if let Some(limit) = limit {
+        query.push_str(&format!(" limit {limit}"));
+    }
+    query
+}
