@@ -2,8 +2,8 @@
 //!
 //! Each process that keeps rows has a folder, `wal/<replica>/`, with a file `lock` that it holds locked while it lives, and segments
 //! `<table>-<first number>.wal` ([`record`]). A row gets a number of its process and table, which grows by one. One thread
-//! ([`writer`]) writes what waits with one call; a task ([`publisher`]) appends finished segments to the Delta table, in order, each
-//! commit with the last number in it as an application transaction, and deletes them. So of every replica a table's version says up to
+//! ([`writer`]) writes what waits with one call; others ([`publisher`]) append finished segments to the Delta table, in order, each
+//! commit with the last number in it as an application transaction, and delete them. So of every replica a table's version says up to
 //! which number it has the rows, and nothing is appended twice, whoever dies between the steps.
 //!
 //! No lock outlives its process: a folder whose lock is free belongs to a dead one, and whoever takes the lock may publish what is
@@ -183,7 +183,7 @@ impl Log {
         let (to_publisher, receiver) = tokio::sync::mpsc::unbounded_channel();
         let writer: Weak<_> = Arc::downgrade(&to_writer);
         writer::start(shared.clone(), from_ledger, to_publisher.clone())?;
-        publisher::start(shared.clone(), handles, writer, receiver, adopts);
+        publisher::start(shared.clone(), handles, writer, receiver, adopts)?;
         Ok(Self {
             shared,
             to_writer,

@@ -1,9 +1,12 @@
-//! The task that brings finished segments into their tables, and what dead processes left.
+//! What brings finished segments into their tables, and what dead processes left.
 //!
 //! The order of the steps is what makes it exact: read a segment, commit its rows with the last number in them, bring the commit to
 //! disk, delete the segment. Whoever dies in between leaves a segment of which the table says how much it has; the next one,
 //! this process or another, leaves exactly that out. Within one process only this task publishes; a dead one's log belongs to whoever
 //! holds its lock.
+//!
+//! It has threads of its own: thousands of rows become Parquet with one call that gives no other task a turn, and a request that waited
+//! behind it would take as much longer.
 
 use std::fs::TryLockError;
 use std::io;
@@ -53,15 +56,27 @@ pub(crate) fn start(
     writer: Weak<std_mpsc::Sender<writer::Message>>,
     receiver: mpsc::UnboundedReceiver<Message>,
     adopts: bool,
-) {
+) -> Result<(), Error> {
+    let wal = shared.wal.clone();
     let publisher = Publisher {
         shared,
         handles,
         again: [false; 2],
         adopts,
     };
+    // One worker for what an append starts beside itself; the table's handles expect a runtime with workers.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("ledger-publish")
+        .enable_all()
+        .build()
+        .map_err(Error::io(&wal))?;
     // It ends when the log is closed, or the ledger and the writer are gone.
-    tokio::spawn(publisher.run(receiver, writer));
+    std::thread::Builder::new()
+        .name("ledger-publish".to_owned())
+        .spawn(move || runtime.block_on(publisher.run(receiver, writer)))
+        .map_err(Error::io(&wal))?;
+    Ok(())
 }
 
 struct Publisher {

@@ -1,5 +1,10 @@
 //! The write-ahead log as processes meet it: killed, raced, without a store, without room.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests"
+)]
 
 mod killed;
 mod room;
@@ -121,9 +126,9 @@ async fn a_row_is_seen_as_soon_as_it_is_kept_by_others_too_and_a_snapshot_has_it
     ledger.append_feedback(said.clone()).await.unwrap();
     for ledger in [&ledger, &other] {
         let rows = ledger.exchanges(&ExchangeQuery::default()).await.unwrap();
-        assert_eq!(rows, [row.clone()]);
+        assert_eq!(rows, std::slice::from_ref(&row));
         let rows = ledger.feedback(&FeedbackQuery::default()).await.unwrap();
-        assert_eq!(rows, [said.clone()]);
+        assert_eq!(rows, std::slice::from_ref(&said));
         let joined = "select f.rating, e.answer from feedback f join exchanges e on e.request_id = f.request_id \
                       where e.task = 'triage' and f.rating > 4";
         let rows = ledger.sql(joined).await.unwrap();
