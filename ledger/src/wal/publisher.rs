@@ -42,6 +42,8 @@ const COMMIT_BYTES: u64 = 64 << 20;
 pub(crate) type Done = oneshot::Sender<Result<(), Error>>;
 
 pub(crate) enum Message {
+    /// There is a folder now, in which other processes may leave their wish.
+    Began,
     /// A segment was finished.
     Finished,
     /// Everything that is finished, now.
@@ -126,7 +128,7 @@ impl Publisher {
                 }
                 // While the store is away the pause decides, however many segments there are.
                 Ok(Some(Message::Finished)) => publish_at = publish_at.or(Some(Instant::now())),
-                Err(_) => {}
+                Ok(Some(Message::Began)) | Err(_) => {}
             }
             let now = Instant::now();
             if look_at <= now {

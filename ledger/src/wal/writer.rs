@@ -347,6 +347,8 @@ impl Writer {
         syncer::folder(&shared.wal)?;
         syncer::folder(shared.wal.parent().unwrap_or(Path::new(".")))?;
         *lock = Some(file);
+        // Gone only with the whole process.
+        drop(self.publisher.send(publisher::Message::Began));
         Ok(())
     }
 
