@@ -1,58 +1,24 @@
 //! The ledger on a real folder.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
 use std::path::Path;
 
 use chrono::{SubsecRound, Utc};
 use retune_ledger::{
-    Cursor, Error, Exchange, ExchangeQuery, Feedback, FeedbackQuery, Ledger, Manifest, Purpose,
-    Run, Stage, Stages, Table,
+    Cursor, Error, ExchangeQuery, Feedback, FeedbackQuery, Ledger, Manifest, Run, Stage, Stages,
+    Table,
 };
-use retune_task::{ChatMessage, OnLogFailure, Store};
+use retune_task::Store;
 use serde_json::json;
+
+use common::exchange;
 
 fn store(folder: &Path) -> Store {
     Store {
-        url: format!("file:{}", folder.display()),
-        append_rows: 1000,
-        append_bytes: 1 << 20,
         append_seconds: 0.05,
-        fsync_seconds: 1.0,
-        log_bytes: 1 << 30,
-        on_log_failure: OnLogFailure::Drop,
-    }
-}
-
-fn exchange(ledger: &Ledger, text: &str) -> Exchange {
-    Exchange {
-        request_id: ledger.new_request_id(),
-        replica: ledger.replica().to_owned(),
-        seq: 0,
-        ts: Utc::now().trunc_subsecs(6),
-        purpose: Purpose::User,
-        task: Some("triage".into()),
-        model_requested: "triage".into(),
-        adapter: Some("triage@base".into()),
-        adapter_digest: None,
-        stage: None,
-        base: "pocket".into(),
-        api_key_id: None,
-        user: Some("o'hara".into()),
-        metadata: Some(json!("only a text")),
-        conversation: "c".into(),
-        messages: Some(vec![ChatMessage::new("user", text)]),
-        answer: Some(text.into()),
-        tool_calls: None,
-        finish_reason: Some("stop".into()),
-        prompt_tokens: 3,
-        completion_tokens: 4,
-        time_to_first_token_ms: Some(1.5),
-        duration_ms: 2.5,
-        parameters: json!({"temperature": 0}),
-        code: 200,
-        format_valid: Some(false),
-        format_reason: Some("not_json".into()),
-        run_id: None,
+        ..common::store(folder)
     }
 }
 
