@@ -6,7 +6,7 @@
 //! holds its lock.
 //!
 //! It has threads of its own: thousands of rows become Parquet with one call that gives no other task a turn, and a request that waited
-//! behind it would take as much longer.
+//! behind it would take as much longer. Their priority is lower for the same reason.
 
 use std::fs::TryLockError;
 use std::io;
@@ -36,6 +36,9 @@ const TRIES: usize = 6;
 const LOOK: Duration = Duration::from_millis(250);
 /// Between two looks for processes that died.
 const ADOPT: Duration = Duration::from_secs(30);
+/// The publisher's, where 0 is everybody's and 19 the lowest: a fifth of their share of a core that is fought over.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 7;
 /// Segments that become one commit, in bytes.
 const COMMIT_BYTES: u64 = 64 << 20;
 
@@ -70,15 +73,27 @@ pub(crate) fn start(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("ledger-publish")
+        .on_thread_start(give_way)
         .enable_all()
         .build()
         .map_err(Error::io(&wal))?;
     // It ends when the log is closed, or the ledger and the writer are gone.
     std::thread::Builder::new()
         .name("ledger-publish".to_owned())
-        .spawn(move || runtime.block_on(publisher.run(receiver, writer)))
+        .spawn(move || {
+            give_way();
+            runtime.block_on(publisher.run(receiver, writer));
+        })
         .map_err(Error::io(&wal))?;
     Ok(())
+}
+
+/// The calling thread's turns come after those of threads that answer somebody. Only Linux has priorities of single threads.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::debug!(%error, "the publisher keeps its priority");
+    }
 }
 
 struct Publisher {
