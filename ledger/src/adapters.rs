@@ -4,13 +4,17 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::bucket::Bucket;
 use crate::error::Error;
 use crate::files;
 use crate::manifest::Manifest;
+use crate::place::Place;
 
 /// PEFT's two files.
 pub const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 const MANIFEST: &str = "manifest.json";
+/// In a bucket, what says that a number is somebody's.
+const CLAIM: &str = "claim";
 
 /// A published adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,15 +29,13 @@ pub struct AdapterRef {
     pub manifest: Manifest,
 }
 
-fn root(store: &Path, task: &str) -> PathBuf {
+fn root(store: &Place, task: &str) -> Place {
     store.join("adapters").join(task)
 }
 
-fn numbers(store: &Path, task: &str) -> Result<Vec<u32>, Error> {
-    let mut numbers: Vec<u32> = files::names(&root(store, task))?
-        .iter()
-        .filter_map(|n| n.parse().ok())
-        .collect();
+fn numbers(store: &Place, task: &str) -> Result<Vec<u32>, Error> {
+    let names = root(store, task).names()?;
+    let mut numbers: Vec<u32> = names.iter().filter_map(|n| n.parse().ok()).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
@@ -52,10 +54,11 @@ pub fn adapter_digest(folder: &Path) -> Result<String, Error> {
     Ok(retune_task::hex(&hash.finalize()))
 }
 
-/// Moves a staging folder (on the store's own file system) to the next free number. Killed before the rename, nothing
-/// was published; after it, everything.
+/// Publishes a staging folder as the next free number. Killed before its last step, nothing was published; after it, everything.
+/// `local` is where a bucket's adapters are kept on this machine.
 pub(crate) fn publish(
-    store: &Path,
+    store: &Place,
+    local: &Path,
     task: &str,
     staging: &Path,
     mut manifest: Manifest,
@@ -67,41 +70,79 @@ pub(crate) fn publish(
             .and_then(|f| f.sync_all())
             .map_err(Error::io(&path))?;
     }
-    let root = root(store, task);
-    std::fs::create_dir_all(&root).map_err(Error::io(&root))?;
     loop {
-        let number = numbers(store, task)?.last().map_or(1, |n| n + 1);
-        manifest.number = number;
-        let path = staging.join(MANIFEST);
-        if path.exists() {
-            std::fs::remove_file(&path).map_err(Error::io(&path))?;
-        }
-        files::create_json_once(&path, &manifest)?;
-        let folder = root.join(number.to_string());
-        match std::fs::rename(staging, &folder) {
-            Ok(()) => {
-                return Ok(AdapterRef {
-                    task: task.to_owned(),
-                    number,
-                    folder,
-                    manifest,
-                });
-            }
-            // A folder that is not empty: another process took the number.
-            Err(_) if folder.exists() => {}
-            Err(e) => return Err(Error::io(&folder)(e)),
+        manifest.number = numbers(store, task)?.last().map_or(1, |n| n + 1);
+        let place = root(store, task).join(manifest.number.to_string());
+        let published = match store.as_bucket() {
+            None => rename(staging, &place.shown(), &manifest)?,
+            Some(bucket) => upload(bucket, staging, &place, &manifest)?,
+        };
+        if published {
+            return get(store, local, task, manifest.number);
         }
     }
 }
 
-pub(crate) fn get(store: &Path, task: &str, number: u32) -> Result<AdapterRef, Error> {
-    let folder = root(store, task).join(number.to_string());
-    let path = folder.join(MANIFEST);
-    let manifest: Option<Manifest> = files::read_json(&path)?;
+/// Into a folder, with the staging folder on its own file system: false if another process took the number.
+fn rename(staging: &Path, folder: &Path, manifest: &Manifest) -> Result<bool, Error> {
+    if let Some(root) = folder.parent() {
+        std::fs::create_dir_all(root).map_err(Error::io(root))?;
+    }
+    let path = staging.join(MANIFEST);
+    if path.exists() {
+        std::fs::remove_file(&path).map_err(Error::io(&path))?;
+    }
+    files::create_once(&path, &files::json(&path, manifest)?)?;
+    match std::fs::rename(staging, folder) {
+        Ok(()) => Ok(true),
+        // A folder that is not empty: another process took the number.
+        Err(_) if folder.exists() => Ok(false),
+        Err(e) => Err(Error::io(folder)(e)),
+    }
+}
+
+/// Into a bucket: the number is claimed first, and is an adapter once its manifest is there. What a death leaves is an unused number.
+fn upload(
+    bucket: &Bucket,
+    staging: &Path,
+    place: &Place,
+    manifest: &Manifest,
+) -> Result<bool, Error> {
+    let claim = uuid::Uuid::new_v4().to_string();
+    if !place.join(CLAIM).create_once(claim.as_bytes())? {
+        return Ok(false);
+    }
+    for name in ADAPTER_FILES {
+        let path = staging.join(name);
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        bucket.put(&place.join(name).name(), bytes)?;
+    }
+    place.join(MANIFEST).create_json_once(manifest)?;
+    // It is read back when it is needed, as by every other process.
+    std::fs::remove_dir_all(staging).map_err(Error::io(staging))?;
+    Ok(true)
+}
+
+pub(crate) fn get(
+    store: &Place,
+    local: &Path,
+    task: &str,
+    number: u32,
+) -> Result<AdapterRef, Error> {
+    let place = root(store, task).join(number.to_string());
+    let manifest: Option<Manifest> = place.join(MANIFEST).read_json()?;
     let manifest = manifest.ok_or_else(|| Error::NoAdapter {
         task: task.to_owned(),
         number,
     })?;
+    let folder = match store.as_bucket() {
+        None => place.shown(),
+        // By its digest: another store's adapter of the same name is another one.
+        Some(_) => local.join("adapters").join(task).join(format!(
+            "{number}-{}",
+            manifest.digest.get(..16).unwrap_or_default()
+        )),
+    };
     Ok(AdapterRef {
         task: task.to_owned(),
         number,
@@ -110,11 +151,45 @@ pub(crate) fn get(store: &Path, task: &str, number: u32) -> Result<AdapterRef, E
     })
 }
 
-pub(crate) fn all(store: &Path, task: &str) -> Result<Vec<AdapterRef>, Error> {
-    numbers(store, task)?
-        .into_iter()
-        .map(|number| get(store, task, number))
-        .collect()
+pub(crate) fn all(store: &Place, local: &Path, task: &str) -> Result<Vec<AdapterRef>, Error> {
+    let mut all = Vec::new();
+    for number in numbers(store, task)? {
+        match get(store, local, task, number) {
+            // Claimed, and not uploaded yet.
+            Err(Error::NoAdapter { .. }) if store.as_bucket().is_some() => {}
+            adapter => all.push(adapter?),
+        }
+    }
+    Ok(all)
+}
+
+/// Brings a bucket's adapter to this machine, where it is not yet.
+pub(crate) fn fetch(store: &Place, adapter: &AdapterRef) -> Result<(), Error> {
+    if store.as_bucket().is_none() || adapter.folder.is_dir() {
+        return Ok(());
+    }
+    let place = root(store, &adapter.task).join(adapter.number.to_string());
+    let part = adapter
+        .folder
+        .with_extension(format!("part-{}", uuid::Uuid::new_v4().simple()));
+    std::fs::create_dir_all(&part).map_err(Error::io(&part))?;
+    for name in ADAPTER_FILES {
+        let from = place.join(name);
+        let bytes = from.read()?.ok_or_else(|| Error::Damaged {
+            path: from.shown(),
+            what: "was published and is gone; restore it from a copy".to_owned(),
+        })?;
+        let path = part.join(name);
+        std::fs::write(&path, bytes).map_err(Error::io(&path))?;
+    }
+    match std::fs::rename(&part, &adapter.folder) {
+        Ok(()) => Ok(()),
+        // Another process of this machine was quicker.
+        Err(_) if adapter.folder.is_dir() => {
+            std::fs::remove_dir_all(&part).map_err(Error::io(&part))
+        }
+        Err(e) => Err(Error::io(&adapter.folder)(e)),
+    }
 }
 
 /// Whether the files are still those that were published.

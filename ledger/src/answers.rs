@@ -3,17 +3,19 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use chrono::{DateTime, Utc};
 use deltalake::datafusion::catalog::TableProvider;
-use deltalake::datafusion::execution::context::SQLOptions;
-use deltalake::datafusion::prelude::{SessionConfig, SessionContext};
+use deltalake::datafusion::prelude::SessionContext;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, blocking};
 use crate::queries::{ConversationQuery, ExchangeQuery, FeedbackQuery};
 use crate::rows::{Exchange, Feedback, Run};
 use crate::schema::Table;
+use crate::session::Answer;
 use crate::wal::pending::{self, Pending};
 
 /// What a question to a table could see at one moment. Another one later sees other rows only if the mark is another.
@@ -23,22 +25,38 @@ pub struct Mark {
     logs: Vec<(PathBuf, u64)>,
 }
 
+/// How much a table has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Size {
+    /// Rows, those that are still in a log among them.
+    pub rows: u64,
+    /// Files of its newest version.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The number of its commits.
+    pub version: u64,
+}
+
 /// The tables at one version each, without the rows that are still in a log: what can be read again later, by any engine.
 pub struct Snapshot {
+    ledger: Ledger,
     tables: Vec<(Table, u64, Arc<dyn TableProvider>)>,
 }
 
 impl Ledger {
     /// Exchanges in the order (ts, replica, seq). A row is visible from the moment that it is in its process's log. It gets there
     /// some milliseconds after its `ts`, two processes' rows out of order, so that whoever reads on from a cursor stays
-    /// [`Ledger::SETTLED`] behind the present.
+    /// [`Ledger::settled`] behind the present.
     pub async fn exchanges(&self, q: &ExchangeQuery) -> Result<Vec<Exchange>, Error> {
-        self.rows(Table::Exchanges, &exchanges(q)).await
+        let made = q.request_id.as_deref().and_then(|id| self.made_at(id));
+        self.rows(Table::Exchanges, &exchanges(q, made)).await
     }
 
     /// Conversations in the order (ts, replica, seq), or its reverse.
     pub async fn conversations(&self, q: &ConversationQuery) -> Result<Vec<Exchange>, Error> {
-        self.rows(Table::Exchanges, &conversations(q)).await
+        let made = q.request_id.as_deref().and_then(|id| self.made_at(id));
+        self.rows(Table::Exchanges, &conversations(q, made)).await
     }
 
     /// Feedback in the order of its time.
@@ -66,6 +84,22 @@ impl Ledger {
         self.handle(table).version().await
     }
 
+    /// How much a table has.
+    pub async fn size(&self, table: Table) -> Result<Size, Error> {
+        let counted = format!("select count(*) from {table}");
+        let counted = self.ask(&counted, &[table]).await?;
+        let parts = self.handle(table).parts().await?;
+        let column = counted.first().map(|batch| batch.column(0));
+        let rows = column.and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let rows = rows.map_or(0, |rows| rows.values().iter().sum());
+        Ok(Size {
+            rows: u64::try_from(rows).unwrap_or_default(),
+            files: parts.len() as u64,
+            bytes: parts.iter().map(|part| part.bytes).sum(),
+            version: self.table_version(table).await?,
+        })
+    }
+
     /// What a question to a table can see now.
     pub async fn mark(&self, table: Table) -> Result<Mark, Error> {
         let logs = self.pending(table).await?.lengths();
@@ -78,6 +112,12 @@ impl Ledger {
         self.ask(query, &Table::ALL).await
     }
 
+    /// The same, as the rows come: an answer of any size. A file that turns out to be damaged when some have come ends it.
+    pub async fn sql_stream(&self, query: &str) -> Result<Answer, Error> {
+        self.without_damaged(query, &Table::ALL, Answer::begun)
+            .await
+    }
+
     /// The tables once they have every row that is in a log of this machine now.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         self.publish().await?;
@@ -87,7 +127,8 @@ impl Ledger {
             let seen = self.handle(table).see(&[]).await?;
             tables.push((table, seen.version, seen.provider));
         }
-        Ok(Snapshot { tables })
+        let ledger = self.clone();
+        Ok(Snapshot { ledger, tables })
     }
 
     async fn rows<T: DeserializeOwned>(&self, table: Table, query: &str) -> Result<Vec<T>, Error> {
@@ -95,12 +136,47 @@ impl Ledger {
     }
 
     async fn ask(&self, query: &str, tables: &[Table]) -> Result<Vec<RecordBatch>, Error> {
+        self.without_damaged(query, tables, Answer::collect).await
+    }
+
+    /// A file that cannot be read is left out, and told: it must not take the others' rows along.
+    async fn without_damaged<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        query: &str,
+        tables: &[Table],
+        take: impl Fn(Answer) -> F,
+    ) -> Result<T, Error> {
+        loop {
+            let visible = self.all_visible(tables).await?;
+            let taken = match self.sessions().answer(query, visible).await {
+                Ok(answer) => take(answer).await,
+                Err(error) => Err(error),
+            };
+            match taken {
+                Err(Error::Unreadable(_)) if self.leave_damaged_out(tables).await? > 0 => {}
+                taken => return taken,
+            }
+        }
+    }
+
+    async fn leave_damaged_out(&self, tables: &[Table]) -> Result<usize, Error> {
+        let mut found = 0;
+        for table in tables {
+            found += self.handle(*table).leave_damaged_out().await?;
+        }
+        Ok(found)
+    }
+
+    async fn all_visible(
+        &self,
+        tables: &[Table],
+    ) -> Result<Vec<(Table, Arc<dyn TableProvider>)>, Error> {
         let mut visible = Vec::new();
         // In this order no feedback is there whose exchange is not.
         for table in tables.iter().rev() {
             visible.push((*table, self.visible(*table).await?));
         }
-        answer(query, visible).await
+        Ok(visible)
     }
 
     /// A table and the rows that are on their way into it. The order of reading is what makes it exact: [`pending`] says why.
@@ -120,8 +196,8 @@ impl Ledger {
     }
 
     async fn pending(&self, table: Table) -> Result<Pending, Error> {
-        self.blocking(move |store| pending::find(&store.join("wal"), table))
-            .await
+        let local = self.local();
+        blocking(move || pending::find(&local.join("wal"), table)).await
     }
 }
 
@@ -134,7 +210,7 @@ impl Snapshot {
 
     /// As [`Ledger::exchanges`].
     pub async fn exchanges(&self, q: &ExchangeQuery) -> Result<Vec<Exchange>, Error> {
-        Table::Exchanges.decode(&self.ask(&exchanges(q)).await?)
+        Table::Exchanges.decode(&self.ask(&exchanges(q, None)).await?)
     }
 
     /// As [`Ledger::feedback`].
@@ -145,49 +221,18 @@ impl Snapshot {
     async fn ask(&self, query: &str) -> Result<Vec<RecordBatch>, Error> {
         let tables = self.tables.iter();
         let tables = tables.map(|(table, _, provider)| (*table, Arc::clone(provider)));
-        answer(query, tables.collect()).await
+        let answer = self.ledger.sessions().answer(query, tables.collect()).await;
+        answer?.collect().await
     }
 }
 
-async fn answer(
-    query: &str,
-    tables: Vec<(Table, Arc<dyn TableProvider>)>,
-) -> Result<Vec<RecordBatch>, Error> {
-    let context =
-        SessionContext::new_with_config(SessionConfig::new().with_information_schema(true));
-    for (table, provider) in tables {
-        context
-            .register_table(table.name(), provider)
-            .map_err(|e| Error::Query(e.strip_backtrace()))?;
-    }
-    let options = SQLOptions::new()
-        .with_allow_ddl(false)
-        .with_allow_dml(false)
-        .with_allow_statements(false);
-    let frame = context
-        .sql_with_options(query, options)
-        .await
-        .map_err(|e| {
-            let text = e.strip_backtrace();
-            if text.contains("not supported:") {
-                Error::ReadOnly(text)
-            } else {
-                Error::Query(text)
-            }
-        })?;
-    frame
-        .collect()
-        .await
-        .map_err(|e| Error::Query(e.strip_backtrace()))
-}
-
-fn exchanges(q: &ExchangeQuery) -> String {
+fn exchanges(q: &ExchangeQuery, made: Option<DateTime<Utc>>) -> String {
     let order = "ts, replica, seq";
-    select(Table::Exchanges, &q.conditions(), order, q.limit)
+    select(Table::Exchanges, &q.conditions(made), order, q.limit)
 }
 
-fn conversations(q: &ConversationQuery) -> String {
-    let (conditions, order) = q.conditions_and_order();
+fn conversations(q: &ConversationQuery, made: Option<DateTime<Utc>>) -> String {
+    let (conditions, order) = q.conditions_and_order(made);
     select(Table::Exchanges, &conditions, order, q.limit)
 }
 

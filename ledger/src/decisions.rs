@@ -1,8 +1,4 @@
-//! What was decided: which adapter stands where, which alarm was raised, what a stream is measured against, and who
-//! works on what at this moment.
-
-use std::fs::{File, TryLockError};
-use std::path::Path;
+//! What was decided: which adapter stands where, which alarm was raised, and what a stream is measured against.
 
 use chrono::{DateTime, Utc};
 use retune_task::AlarmKind;
@@ -10,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::files;
+use crate::place::Place;
 use crate::rows::Cursor;
 use crate::stages::Stages;
 
@@ -60,41 +56,35 @@ pub struct Reference {
     pub prompts: Option<Value>,
 }
 
-/// The right to work on something. Given back when dropped, and by the operating system when its process dies.
-#[derive(Debug)]
-pub struct Lease {
-    _file: File,
-}
-
 /// The numbers of a task's decisions, in order.
-fn decisions(store: &Path, task: &str) -> Result<Vec<u64>, Error> {
+fn decisions(store: &Place, task: &str) -> Result<Vec<u64>, Error> {
     let number = |name: &String| {
         name.strip_suffix(".json")
             .and_then(|n| n.parse::<u64>().ok())
     };
-    let names = files::names(&store.join("stages").join(task))?;
+    let names = store.join("stages").join(task).names()?;
     let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
 
-fn decision(store: &Path, task: &str, seq: u64) -> Result<Stages, Error> {
-    let path = store.join("stages").join(task).join(format!("{seq}.json"));
-    let found = files::read_json::<Stages>(&path)?;
+fn decision(store: &Place, task: &str, seq: u64) -> Result<Stages, Error> {
+    let place = store.join("stages").join(task).join(format!("{seq}.json"));
+    let found = place.read_json::<Stages>()?;
     Ok(Stages {
         seq,
         ..found.unwrap_or_default()
     })
 }
 
-pub(crate) fn stages(store: &Path, task: &str) -> Result<Stages, Error> {
+pub(crate) fn stages(store: &Place, task: &str) -> Result<Stages, Error> {
     match decisions(store, task)?.last() {
         Some(seq) => decision(store, task, *seq),
         None => Ok(Stages::default()),
     }
 }
 
-pub(crate) fn history(store: &Path, task: &str) -> Result<Vec<Stages>, Error> {
+pub(crate) fn history(store: &Place, task: &str) -> Result<Vec<Stages>, Error> {
     let numbers = decisions(store, task)?;
     numbers
         .into_iter()
@@ -103,7 +93,7 @@ pub(crate) fn history(store: &Path, task: &str) -> Result<Vec<Stages>, Error> {
 }
 
 pub(crate) fn set_stages(
-    store: &Path,
+    store: &Place,
     task: &str,
     expected: u64,
     after: &Stages,
@@ -119,80 +109,60 @@ pub(crate) fn set_stages(
         at: Some(Utc::now()),
         ..after.clone()
     };
-    let path = store
+    let place = store
         .join("stages")
         .join(task)
         .join(format!("{}.json", next.seq));
-    if files::create_json_once(&path, &next)? {
+    if place.create_json_once(&next)? {
         Ok(())
     } else {
         Err(conflict())
     }
 }
 
-pub(crate) fn put_trigger(store: &Path, trigger: &Trigger) -> Result<bool, Error> {
-    let path = store
+pub(crate) fn put_trigger(store: &Place, trigger: &Trigger) -> Result<bool, Error> {
+    let place = store
         .join("triggers")
         .join(&trigger.task)
         .join(format!("{}.json", trigger.alarm));
-    files::create_json_once(&path, trigger)
+    place.create_json_once(trigger)
 }
 
 /// Triggers of a task, or of all, oldest first.
-pub(crate) fn triggers(store: &Path, task: Option<&str>) -> Result<Vec<Trigger>, Error> {
+pub(crate) fn triggers(store: &Place, task: Option<&str>) -> Result<Vec<Trigger>, Error> {
     let root = store.join("triggers");
     let tasks = match task {
         Some(task) => vec![task.to_owned()],
-        None => files::names(&root)?,
+        None => root.names()?,
     };
     let mut triggers: Vec<Trigger> = Vec::new();
     for task in tasks {
         let folder = root.join(task);
-        for name in files::names(&folder)? {
-            triggers.extend(files::read_json(&folder.join(name))?);
+        for name in folder.names()? {
+            triggers.extend(folder.join(name).read_json()?);
         }
     }
     triggers.sort_by(|a, b| (a.ts, &a.alarm).cmp(&(b.ts, &b.alarm)));
     Ok(triggers)
 }
 
-fn reference_path(store: &Path, task: &str, adapter: &str) -> std::path::PathBuf {
+fn reference_place(store: &Place, task: &str, adapter: &str) -> Place {
     store
         .join("references")
         .join(task)
         .join(format!("{adapter}.json"))
 }
 
-pub(crate) fn put_reference(store: &Path, reference: &Reference) -> Result<bool, Error> {
-    files::create_json_once(
-        &reference_path(store, &reference.task, &reference.adapter),
-        reference,
-    )
+pub(crate) fn put_reference(store: &Place, reference: &Reference) -> Result<bool, Error> {
+    reference_place(store, &reference.task, &reference.adapter).create_json_once(reference)
 }
 
 pub(crate) fn reference(
-    store: &Path,
+    store: &Place,
     task: &str,
     adapter: &str,
     digest: Option<&str>,
 ) -> Result<Option<Reference>, Error> {
-    let found: Option<Reference> = files::read_json(&reference_path(store, task, adapter))?;
+    let found: Option<Reference> = reference_place(store, task, adapter).read_json()?;
     Ok(found.filter(|r| digest.is_none() || r.digest.as_deref() == digest))
-}
-
-pub(crate) fn lease(store: &Path, name: &str) -> Result<Option<Lease>, Error> {
-    let folder = store.join("leases");
-    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-    let path = folder.join(format!("{name}.lock"));
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(Error::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(Lease { _file: file })),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(e)) => Err(Error::io(&path)(e)),
-    }
 }

@@ -14,6 +14,14 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// An object of the store's bucket.
+    #[error("{path}: {source}")]
+    Object {
+        /// Its URL.
+        path: String,
+        /// What the provider said.
+        source: Box<deltalake::logstore::object_store::Error>,
+    },
     /// A file is there, and is not what it should be.
     #[error("{}: {what}", path.display())]
     Damaged {
@@ -113,6 +121,11 @@ pub enum Error {
     /// A question that cannot be answered.
     #[error("{0}")]
     Query(String),
+    /// A table's file that cannot be read.
+    #[error(
+        "a file of a table cannot be read: {0}\n`retune ledger verify` names those that are damaged"
+    )]
+    Unreadable(String),
     /// The Delta table itself.
     #[error("table {table}: {source}")]
     Delta {

@@ -62,10 +62,6 @@ fn create_once_by(mut options: OpenOptions, path: &Path, bytes: &[u8]) -> Result
     }
 }
 
-pub(crate) fn create_json_once(path: &Path, value: &impl Serialize) -> Result<bool, Error> {
-    create_once(path, &json(path, value)?)
-}
-
 /// What a file of JSON holds.
 pub(crate) fn json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, Error> {
     let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| Error::Damaged {
@@ -77,14 +73,17 @@ pub(crate) fn json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, Error
 }
 
 /// Reads a file that may not be there.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(path)(e)),
-    };
-    let value = serde_json::from_slice(&bytes);
-    value.map(Some).map_err(|e| Error::Damaged {
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path)(e)),
+    }
+}
+
+/// What JSON says that [`json`] made.
+pub(crate) fn from_json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|e| Error::Damaged {
         path: path.to_owned(),
         what: format!("not what Retune wrote: {e}"),
     })

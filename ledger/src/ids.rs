@@ -3,33 +3,37 @@
 //! `chatcmpl-<replica 8><milliseconds 12><count 6><MAC 16>`, all lower-case hex. The MAC is a truncated HMAC-SHA256
 //! (RFC 2104) with the store's own key, so that any replica can tell a foreign or invented id without asking a table.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
-use crate::files;
+use crate::place::Place;
 
 const PREFIX: &str = "chatcmpl-";
-const BODY: usize = 26;
+const REPLICA: usize = 8;
+const MILLISECONDS: usize = 12;
+const BODY: usize = REPLICA + MILLISECONDS + 6;
 const MAC: usize = 16;
 const BLOCK: usize = 64;
 
 pub(crate) struct Ids {
     key: [u8; 32],
+    surrogates: [u8; 32],
     replica: String,
     count: AtomicU64,
 }
 
 impl Ids {
     /// Those of the installation whose store that is.
-    pub(crate) fn of(store: &Path, replica: String) -> Result<Self, Error> {
+    pub(crate) fn of(store: &Place, replica: String) -> Result<Self, Error> {
         Ok(Self::new(key(store)?, replica))
     }
 
     pub(crate) fn new(key: [u8; 32], replica: String) -> Self {
         Ids {
+            surrogates: Self::second(&key),
             key,
             replica,
             count: AtomicU64::new(0),
@@ -37,13 +41,28 @@ impl Ids {
     }
 
     pub(crate) fn next(&self) -> String {
+        self.at(Utc::now())
+    }
+
+    /// An id of an answer that was given at another time.
+    pub(crate) fn at(&self, ts: DateTime<Utc>) -> String {
         let count = self.count.fetch_add(1, Ordering::Relaxed) & 0xff_ffff;
-        let body = format!(
-            "{}{:012x}{count:06x}",
-            self.replica,
-            chrono::Utc::now().timestamp_millis()
-        );
+        let milliseconds = ts.timestamp_millis().clamp(0, 0xffff_ffff_ffff);
+        let body = format!("{}{milliseconds:012x}{count:06x}", self.replica);
         format!("{PREFIX}{body}{}", self.mac(&body))
+    }
+
+    /// For surrogates: another secret than the ids', from which neither tells the other.
+    fn second(key: &[u8; 32]) -> [u8; 32] {
+        Sha256::new()
+            .chain_update(b"surrogates")
+            .chain_update(key)
+            .finalize()
+            .into()
+    }
+
+    pub(crate) fn surrogates(&self) -> &[u8; 32] {
+        &self.surrogates
     }
 
     pub(crate) fn is_own(&self, id: &str) -> bool {
@@ -61,6 +80,14 @@ impl Ids {
             .zip(mac.bytes())
             .fold(0, |acc, (a, b)| acc | (a ^ b));
         wrong == 0
+    }
+
+    /// When this installation made the id; none where it did not.
+    pub(crate) fn made_at(&self, id: &str) -> Option<DateTime<Utc>> {
+        let milliseconds = id.get(PREFIX.len() + REPLICA..)?.get(..MILLISECONDS)?;
+        let milliseconds = i64::from_str_radix(milliseconds, 16).ok()?;
+        let made = DateTime::from_timestamp_millis(milliseconds)?;
+        self.is_own(id).then_some(made)
     }
 
     fn mac(&self, body: &str) -> String {
@@ -82,17 +109,17 @@ impl Ids {
 }
 
 /// The store's secret for ids, made with it.
-fn key(store: &Path) -> Result<[u8; 32], Error> {
-    let path = store.join("mac.key");
+fn key(store: &Place) -> Result<[u8; 32], Error> {
+    let place = store.join("mac.key");
     let mut fresh = [0u8; 32];
     fresh[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     fresh[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    if !files::create_once_for_owner(&path, &fresh)? {
-        files::only_for_owner(&path)?;
+    if !place.create_once_for_owner(&fresh)? {
+        place.only_for_owner()?;
     }
-    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+    let bytes = place.read()?.unwrap_or_default();
     bytes.try_into().map_err(|_| Error::Damaged {
-        path,
+        path: place.shown(),
         what: "is not 32 bytes long; restore it from a copy, or remove it: then feedback on earlier answers is refused".into(),
     })
 }
@@ -102,27 +129,25 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::Ids;
+    use crate::place::Place;
 
     #[test]
     fn a_store_s_key_is_its_own_and_its_owner_s_alone() {
-        let store = tempfile::tempdir().unwrap();
-        let id = Ids::of(store.path(), "0a1b2c3d".into()).unwrap().next();
-        let again = Ids::of(store.path(), "4e5f6a7b".into()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let store = Place::folder(folder.path().to_owned());
+        let id = Ids::of(&store, "0a1b2c3d".into()).unwrap().next();
+        let again = Ids::of(&store, "4e5f6a7b".into()).unwrap();
         assert!(again.is_own(&id));
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            let file = std::fs::metadata(store.path().join("mac.key")).unwrap();
+            let file = std::fs::metadata(store.join("mac.key").shown()).unwrap();
             assert_eq!(file.permissions().mode() & 0o777, 0o600);
             // As earlier versions made it.
             let open = std::fs::Permissions::from_mode(0o644);
-            std::fs::set_permissions(store.path().join("mac.key"), open).unwrap();
-            assert!(
-                Ids::of(store.path(), "8c9d0e1f".into())
-                    .unwrap()
-                    .is_own(&id)
-            );
-            let file = std::fs::metadata(store.path().join("mac.key")).unwrap();
+            std::fs::set_permissions(store.join("mac.key").shown(), open).unwrap();
+            assert!(Ids::of(&store, "8c9d0e1f".into()).unwrap().is_own(&id));
+            let file = std::fs::metadata(store.join("mac.key").shown()).unwrap();
             assert_eq!(file.permissions().mode() & 0o777, 0o600);
         }
     }

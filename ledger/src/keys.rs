@@ -9,7 +9,6 @@
 //! file neither hides the others nor their revocations.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use rand::TryRngCore;
@@ -19,6 +18,7 @@ use subtle::ConstantTimeEq;
 
 use crate::error::Error;
 use crate::files;
+use crate::place::Place;
 
 const FOLDER: &str = "keys";
 const PREFIX: &str = "rt-";
@@ -236,38 +236,38 @@ struct Revocation {
     revoked: DateTime<Utc>,
 }
 
-fn path(store: &Path, id: &str, ending: &str) -> PathBuf {
+fn place(store: &Place, id: &str, ending: &str) -> Place {
     store.join(FOLDER).join(format!("{id}{ending}"))
 }
 
-fn create(path: &Path, value: &impl Serialize) -> Result<bool, Error> {
-    files::create_once_for_owner(path, &files::json(path, value)?)
+fn create(place: &Place, value: &impl Serialize) -> Result<bool, Error> {
+    place.create_once_for_owner(&files::json(&place.shown(), value)?)
 }
 
-pub(crate) fn put(store: &Path, key: &Key) -> Result<bool, Error> {
-    let path = path(store, &key.id, FILE);
+pub(crate) fn put(store: &Place, key: &Key) -> Result<bool, Error> {
+    let place = place(store, &key.id, FILE);
     check(key, &key.id).map_err(|what| Error::Damaged {
-        path: path.clone(),
+        path: place.shown(),
         what,
     })?;
-    create(&path, key)
+    create(&place, key)
 }
 
-pub(crate) fn revoke(store: &Path, id: &str) -> Result<bool, Error> {
+pub(crate) fn revoke(store: &Place, id: &str) -> Result<bool, Error> {
     // An id is looked at before it becomes part of a path.
-    if !is_id(id) || !path(store, id, FILE).exists() {
+    if !is_id(id) || place(store, id, FILE).read()?.is_none() {
         return Err(Error::NoKey { id: id.to_owned() });
     }
     let revocation = Revocation {
         id: id.to_owned(),
         revoked: Utc::now(),
     };
-    create(&path(store, id, REVOKED_FILE), &revocation)
+    create(&place(store, id, REVOKED_FILE), &revocation)
 }
 
-pub(crate) fn all(store: &Path) -> Result<KeyList, Error> {
+pub(crate) fn all(store: &Place) -> Result<KeyList, Error> {
     let mut list = KeyList::default();
-    for name in files::names(&store.join(FOLDER))? {
+    for name in store.join(FOLDER).names()? {
         let id = match name.strip_suffix(FILE) {
             Some(id) if !name.ends_with(REVOKED_FILE) => id,
             _ => continue,
@@ -282,17 +282,17 @@ pub(crate) fn all(store: &Path) -> Result<KeyList, Error> {
     Ok(list)
 }
 
-fn read(store: &Path, id: &str) -> Result<Key, Error> {
-    let damaged = |path: &Path, what: &str| Error::Damaged {
-        path: path.to_owned(),
+fn read(store: &Place, id: &str) -> Result<Key, Error> {
+    let damaged = |place: &Place, what: &str| Error::Damaged {
+        path: place.shown(),
         what: format!("{what}; restore it from a copy, or remove it and make another key"),
     };
-    let file = path(store, id, FILE);
+    let file = place(store, id, FILE);
     let gone = || damaged(&file, "was there and is gone");
-    let mut key: Key = files::read_json(&file)?.ok_or_else(gone)?;
+    let mut key: Key = file.read_json()?.ok_or_else(gone)?;
     check(&key, id).map_err(|what| damaged(&file, &what))?;
-    let file = path(store, id, REVOKED_FILE);
-    let revocation: Option<Revocation> = files::read_json(&file)?;
+    let file = place(store, id, REVOKED_FILE);
+    let revocation: Option<Revocation> = file.read_json()?;
     key.revoked = revocation.map(|r| r.revoked);
     Ok(key)
 }
@@ -360,37 +360,39 @@ mod tests {
 
     #[test]
     fn keys_are_put_once_revoked_once_and_read_again() {
-        let store = tempfile::tempdir().unwrap();
-        assert!(all(store.path()).unwrap().is_empty());
+        let folder = tempfile::tempdir().unwrap();
+        let store = Place::folder(folder.path().to_owned());
+        assert!(all(&store).unwrap().is_empty());
         let (mut key, _) = Key::new("shop", Role::App).unwrap();
         key.tokens_per_minute = Some(600);
-        assert!(put(store.path(), &key).unwrap());
-        assert!(!put(store.path(), &key).unwrap());
-        assert_eq!(all(store.path()).unwrap().whole().unwrap(), [key.clone()]);
-        assert!(revoke(store.path(), &key.id).unwrap());
-        assert!(!revoke(store.path(), &key.id).unwrap());
-        let list = all(store.path()).unwrap();
+        assert!(put(&store, &key).unwrap());
+        assert!(!put(&store, &key).unwrap());
+        assert_eq!(all(&store).unwrap().whole().unwrap(), [key.clone()]);
+        assert!(revoke(&store, &key.id).unwrap());
+        assert!(!revoke(&store, &key.id).unwrap());
+        let list = all(&store).unwrap();
         assert!(list.keys[0].revoked.is_some() && !list.is_empty());
         for id in ["", "aaaaaaaa", "../../ab", "internal"] {
-            assert!(matches!(revoke(store.path(), id), Err(Error::NoKey { .. })));
+            assert!(matches!(revoke(&store, id), Err(Error::NoKey { .. })));
         }
     }
 
     #[test]
     fn a_damaged_file_is_named_and_hides_no_other() {
-        let store = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let store = Place::folder(folder.path().to_owned());
         let keys = [(); 4].map(|()| Key::new("shop", Role::Admin).unwrap().0);
         for key in &keys {
-            put(store.path(), key).unwrap();
+            put(&store, key).unwrap();
         }
-        let file = |key: &Key, ending| path(store.path(), &key.id, ending);
+        let file = |key: &Key, ending| place(&store, &key.id, ending).shown();
         std::fs::write(file(&keys[0], FILE), "{\"id\":").unwrap();
         let longer = std::fs::read_to_string(file(&keys[1], FILE)).unwrap();
         let longer = longer.replacen('{', "{\"expires\": 1,", 1);
         std::fs::write(file(&keys[1], FILE), longer).unwrap();
         // Whatever is in it, it was revoked.
         std::fs::write(file(&keys[2], REVOKED_FILE), "").unwrap();
-        let list = all(store.path()).unwrap();
+        let list = all(&store).unwrap();
         assert_eq!(list.keys, keys[3..]);
         let mut said: Vec<String> = list.damaged.iter().map(ToString::to_string).collect();
         said.sort();
@@ -410,12 +412,13 @@ mod tests {
     #[test]
     fn only_the_owner_reads_them() {
         use std::os::unix::fs::PermissionsExt;
-        let store = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let store = Place::folder(folder.path().to_owned());
         let (key, _) = Key::new("shop", Role::App).unwrap();
-        put(store.path(), &key).unwrap();
-        revoke(store.path(), &key.id).unwrap();
+        put(&store, &key).unwrap();
+        revoke(&store, &key.id).unwrap();
         for ending in [FILE, REVOKED_FILE] {
-            let file = std::fs::metadata(path(store.path(), &key.id, ending)).unwrap();
+            let file = std::fs::metadata(place(&store, &key.id, ending).shown()).unwrap();
             assert_eq!(file.permissions().mode() & 0o777, 0o600);
         }
     }

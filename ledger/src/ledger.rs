@@ -5,18 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use retune_task::Store;
 
 use crate::adapters::{self, AdapterRef};
-use crate::decisions::{self, Lease, Reference, Trigger};
+use crate::bucket::Bucket;
+use crate::decisions::{self, Reference, Trigger};
 use crate::error::Error;
 use crate::ids::Ids;
 use crate::keys::{self, Key, KeyList};
+use crate::lease::{self, Lease};
 use crate::manifest::Manifest;
+use crate::place::Place;
 use crate::rows::{Exchange, Feedback, Run, Window};
 use crate::schema::Table;
+use crate::session::Sessions;
 use crate::stages::Stages;
 use crate::table::Handle;
+use crate::upkeep::{self, Upkeep};
 use crate::wal::{self, LOGGED, Log};
 
 /// How long other processes may take to publish what they have.
@@ -24,16 +30,21 @@ const PUBLISHED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A cheap handle; clones share one ledger.
 #[derive(Clone)]
-pub struct Ledger(Arc<Inner>);
+pub struct Ledger(pub(crate) Arc<Inner>);
 
-struct Inner {
-    store: PathBuf,
+pub(crate) struct Inner {
+    store: Place,
+    /// The folder on this machine for logs and files; the store itself, where that is a folder.
+    local: PathBuf,
     replica: String,
     ids: Ids,
     seq: AtomicU64,
     handles: [Arc<Handle>; 4],
     log: Log,
+    sessions: Sessions,
+    settled: Duration,
     appends: [AtomicU64; 4],
+    _upkeep: Upkeep,
 }
 
 /// A table's rows in this process's lifetime.
@@ -49,6 +60,8 @@ pub struct LedgerStats {
     pub dropped: [(&'static str, u64); 5],
     /// Segments of the log whose end was torn by a kill or a power cut.
     pub torn: u64,
+    /// Files that cannot be read, and are left out of every answer.
+    pub damaged_files: u64,
     /// Age of the oldest waiting row, in seconds.
     pub lag_seconds: f64,
 }
@@ -56,7 +69,7 @@ pub struct LedgerStats {
 impl std::fmt::Debug for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ledger")
-            .field("store", &self.0.store)
+            .field("store", &self.0.store.shown())
             .field("replica", &self.0.replica)
             .finish_non_exhaustive()
     }
@@ -64,8 +77,10 @@ impl std::fmt::Debug for Ledger {
 
 impl Ledger {
     /// How long after its `ts` a row may become visible. In a folder all processes see each other's logs, so that a row is there when
-    /// it is written; this leaves time for a slow disk.
-    pub const SETTLED: Duration = Duration::from_secs(2);
+    /// it is written; this leaves time for a slow disk. In a bucket the rows of other machines come with their next append.
+    pub fn settled(&self) -> Duration {
+        self.0.settled
+    }
 
     /// Opens a store, and creates what is absent. Several processes may have it open at once. What processes that died left in their
     /// logs goes into the tables in the background.
@@ -78,45 +93,53 @@ impl Ledger {
         Self::open_as(store, false).await
     }
 
-    async fn open_as(store: &Store, adopts: bool) -> Result<Ledger, Error> {
-        let url = store.url.as_str();
-        if let Some((scheme, _)) = url
-            .split_once("://")
-            .filter(|(scheme, _)| *scheme != "file")
-        {
-            let what = format!(
-                "this version keeps its store in a local folder, not at {scheme}://; use file: and a folder"
-            );
-            return Err(Error::Url {
-                url: url.to_owned(),
-                what,
-            });
-        }
-        let path = url
-            .strip_prefix("file://")
-            .or_else(|| url.strip_prefix("file:"))
-            .unwrap_or(url);
-        std::fs::create_dir_all(path).map_err(Error::io(Path::new(path)))?;
-        let folder = std::path::absolute(path).map_err(Error::io(Path::new(path)))?;
+    async fn open_as(options: &Store, adopts: bool) -> Result<Ledger, Error> {
+        let absolute = |path: &str| -> Result<PathBuf, Error> {
+            std::fs::create_dir_all(path).map_err(Error::io(Path::new(path)))?;
+            std::path::absolute(path).map_err(Error::io(Path::new(path)))
+        };
+        let (store, local) = match folder_of(&options.url) {
+            Some(path) => {
+                let folder = absolute(path)?;
+                (Place::folder(folder.clone()), folder)
+            }
+            None => {
+                let bucket = Arc::new(Bucket::open(&options.url)?);
+                (Place::bucket(bucket), absolute(&options.local)?)
+            }
+        };
         let replica = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
         let [exchanges, feedback, windows, runs] = Table::ALL;
         let handles = [
-            Arc::new(Handle::open(&folder, exchanges).await?),
-            Arc::new(Handle::open(&folder, feedback).await?),
-            Arc::new(Handle::open(&folder, windows).await?),
-            Arc::new(Handle::open(&folder, runs).await?),
+            Arc::new(Handle::open(&store, exchanges).await?),
+            Arc::new(Handle::open(&store, feedback).await?),
+            Arc::new(Handle::open(&store, windows).await?),
+            Arc::new(Handle::open(&store, runs).await?),
         ];
+        let ids = {
+            let (store, replica) = (store.clone(), replica.clone());
+            blocking(move || Ids::of(&store, replica)).await?
+        };
         let logged = LOGGED.map(|table| Arc::clone(&handles[table as usize]));
-        let options = wal::Options::of(store);
-        Ok(Ledger(Arc::new(Inner {
-            ids: Ids::of(&folder, replica.clone())?,
+        let every = Duration::from_secs_f64(options.compact_seconds);
+        let (upkeep, waiting) = upkeep::prepare(every);
+        let ledger = Ledger(Arc::new(Inner {
+            ids,
             seq: AtomicU64::new(0),
-            log: Log::start(&folder, &replica, options, logged, adopts)?,
+            log: Log::start(&local, &replica, wal::Options::of(options), logged, adopts)?,
+            sessions: Sessions::new(options.query_memory_bytes)?,
+            settled: settled(options, &store),
             appends: Default::default(),
             handles,
             replica,
-            store: folder,
-        })))
+            _upkeep: upkeep,
+            store,
+            local,
+        }));
+        if adopts && !every.is_zero() {
+            waiting.begin(Arc::downgrade(&ledger.0), &ledger.0.local)?;
+        }
+        Ok(ledger)
     }
 
     /// This process's own name among those that write to the store: 8 hex digits.
@@ -127,6 +150,19 @@ impl Ledger {
     /// A fresh id for an answer.
     pub fn new_request_id(&self) -> String {
         self.0.ids.next()
+    }
+
+    /// A fresh id for an answer that was given at another time.
+    pub fn new_request_id_at(&self, ts: DateTime<Utc>) -> String {
+        self.0.ids.at(ts)
+    }
+
+    pub(crate) fn secret(&self) -> &[u8; 32] {
+        self.0.ids.surrogates()
+    }
+
+    pub(crate) fn made_at(&self, id: &str) -> Option<DateTime<Utc>> {
+        self.0.ids.made_at(id)
     }
 
     /// Whether this installation made the id.
@@ -189,6 +225,10 @@ impl Ledger {
         Ok(())
     }
 
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.0.sessions
+    }
+
     pub(crate) fn handle(&self, table: Table) -> &Handle {
         &self.0.handles[table as usize]
     }
@@ -210,10 +250,11 @@ impl Ledger {
     pub(crate) async fn publish(&self) -> Result<(), Error> {
         self.flush().await?;
         let give_up = Instant::now() + PUBLISHED_WITHIN;
-        let waiting = self.blocking(wal::ask_to_publish).await?;
+        let local = self.0.local.clone();
+        let waiting = blocking(move || wal::ask_to_publish(&local)).await?;
         loop {
             let left = waiting.clone();
-            let left = self.blocking(move |_| Ok(wal::not_published(left))).await?;
+            let left = blocking(move || Ok(wal::not_published(left))).await?;
             let Some(first) = left.first() else {
                 return Ok(());
             };
@@ -258,13 +299,18 @@ impl Ledger {
                 ("refused", get(&counters.refused)),
             ],
             torn: get(&counters.torn),
+            damaged_files: self.handle(table).damaged(),
             lag_seconds: logged.map_or(0.0, |_| log.lag(table as usize)),
         }
     }
 
-    /// The folder for reports, checkpoints and staging, on the store's own file system.
+    /// The folder on this machine for reports, checkpoints and staging; in the store, where that is a folder.
     pub fn files(&self) -> PathBuf {
-        self.0.store.join("files")
+        self.0.local.join("files")
+    }
+
+    pub(crate) fn local(&self) -> PathBuf {
+        self.0.local.clone()
     }
 
     /// Publishes a staging folder with PEFT's two files as the task's next adapter.
@@ -274,29 +320,33 @@ impl Ledger {
         staging: &Path,
         manifest: Manifest,
     ) -> Result<AdapterRef, Error> {
-        let (task, staging) = (task.to_owned(), staging.to_owned());
-        self.blocking(move |store| adapters::publish(store, &task, &staging, manifest))
+        let (task, staging, local) = (task.to_owned(), staging.to_owned(), self.local());
+        self.blocking(move |store| adapters::publish(store, &local, &task, &staging, manifest))
             .await
     }
 
     /// A task's adapters, in order.
     pub async fn adapters(&self, task: &str) -> Result<Vec<AdapterRef>, Error> {
-        let task = task.to_owned();
-        self.blocking(move |store| adapters::all(store, &task))
+        let (task, local) = (task.to_owned(), self.local());
+        self.blocking(move |store| adapters::all(store, &local, &task))
             .await
     }
 
     /// One adapter.
     pub async fn adapter(&self, task: &str, number: u32) -> Result<AdapterRef, Error> {
-        let task = task.to_owned();
-        self.blocking(move |store| adapters::get(store, &task, number))
+        let (task, local) = (task.to_owned(), self.local());
+        self.blocking(move |store| adapters::get(store, &local, &task, number))
             .await
     }
 
-    /// Checks that an adapter's files are those that were published.
+    /// Brings an adapter's files to its folder, where they are not yet, and checks that they are those that were published.
     pub async fn verify_adapter(&self, adapter: &AdapterRef) -> Result<(), Error> {
         let adapter = adapter.clone();
-        self.blocking(move |_| adapters::verify(&adapter)).await
+        self.blocking(move |store| {
+            adapters::fetch(store, &adapter)?;
+            adapters::verify(&adapter)
+        })
+        .await
     }
 
     /// The stages of a task's adapters.
@@ -376,21 +426,46 @@ impl Ledger {
 
     /// The right to do something alone; None while somebody else has it.
     pub async fn lease(&self, name: &str) -> Result<Option<Lease>, Error> {
-        let name = name.to_owned();
-        self.blocking(move |store| decisions::lease(store, &name))
+        let (name, holder) = (name.to_owned(), self.0.replica.clone());
+        self.blocking(move |store| lease::take(store, &name, &holder))
             .await
     }
 
+    /// Work on the store's files.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Path) -> Result<T, Error> + Send + 'static,
+        work: impl FnOnce(&Place) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let store = self.0.store.clone();
-        let done = tokio::task::spawn_blocking(move || work(&store)).await;
-        done.unwrap_or_else(|e| {
-            Err(Error::Query(format!(
-                "work on the store's files was cut off: {e}"
-            )))
-        })
+        blocking(move || work(&store)).await
+    }
+}
+
+/// Work that waits for a disk or the network, on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|e| {
+        Err(Error::Query(format!(
+            "work on the store's files was cut off: {e}"
+        )))
+    })
+}
+
+/// The folder that a store's URL names; none where it names a bucket.
+fn folder_of(url: &str) -> Option<&str> {
+    let path = url
+        .strip_prefix("file://")
+        .or_else(|| url.strip_prefix("file:"));
+    path.or_else(|| (!url.contains("://")).then_some(url))
+}
+
+/// In a bucket, what another machine wrote is there with its next append: one that is under way when it is due, and its own time.
+fn settled(options: &Store, store: &Place) -> Duration {
+    let disk = Duration::from_secs(2);
+    match store.as_bucket() {
+        None => disk,
+        Some(_) => disk + Duration::from_secs_f64(options.append_seconds) * 2,
     }
 }

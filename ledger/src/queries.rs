@@ -1,13 +1,18 @@
 //! What can be asked of the tables in rows: each question as the conditions of a query.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
 use crate::rows::{Cursor, Purpose};
 
+/// An exchange's `ts` is at most so far from the time in its id: an answer may take hours, and clocks be wrong.
+const AROUND: TimeDelta = TimeDelta::days(1);
+
 /// Which exchanges; every field that is set narrows.
 #[derive(Debug, Clone, Default)]
 pub struct ExchangeQuery {
+    /// This one.
+    pub request_id: Option<String>,
     /// Of this task.
     pub task: Option<String>,
     /// Answered by this adapter.
@@ -47,13 +52,13 @@ pub struct FeedbackQuery {
 }
 
 impl ExchangeQuery {
-    pub(crate) fn conditions(&self) -> Vec<String> {
-        let mut conditions = Vec::new();
+    /// `made`: when the `request_id` was made, where it tells, so that only files of that time are looked into.
+    pub(crate) fn conditions(&self, made: Option<DateTime<Utc>>) -> Vec<String> {
+        let mut conditions: Vec<String> = made.map(around).into_iter().collect();
         let mut equals = |column: &str, value: Option<&str>| {
-            if let Some(value) = value {
-                conditions.push(format!("{column} = {}", quoted(value)));
-            }
+            conditions.extend(value.map(|value| format!("{column} = {}", quoted(value))));
         };
+        equals("request_id", self.request_id.as_deref());
         equals("task", self.task.as_deref());
         equals("adapter", self.adapter.as_deref());
         equals("purpose", self.purpose.map(Purpose::as_str));
@@ -63,12 +68,17 @@ impl ExchangeQuery {
 }
 
 impl ConversationQuery {
-    pub(crate) fn conditions_and_order(&self) -> (Vec<String>, &'static str) {
+    /// `made` as for exchanges.
+    pub(crate) fn conditions_and_order(
+        &self,
+        made: Option<DateTime<Utc>>,
+    ) -> (Vec<String>, &'static str) {
         let mut conditions = vec![
             "purpose = 'user' and code = 200 and messages is not null".to_owned(),
             // Raw prompts are no conversations.
             "strpos(parameters, '\"raw_prompt\":true') = 0".to_owned(),
         ];
+        conditions.extend(made.map(around));
         let mut equals = |column: &str, value: Option<&str>| {
             conditions.extend(value.map(|value| format!("{column} = {}", quoted(value))));
         };
@@ -105,6 +115,12 @@ impl FeedbackQuery {
     }
 }
 
+/// The time that an exchange can have whose id was made at `made`.
+fn around(made: DateTime<Utc>) -> String {
+    let (from, to) = (time(made - AROUND), time(made + AROUND));
+    format!("ts between {from} and {to}")
+}
+
 /// Rows on one side of a place in the order: `>` or `<`.
 fn behind(cursor: &Cursor, sign: &str) -> String {
     let (ts, replica, seq) = (time(cursor.ts), quoted(&cursor.replica), cursor.seq);
@@ -113,7 +129,7 @@ fn behind(cursor: &Cursor, sign: &str) -> String {
     )
 }
 
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 

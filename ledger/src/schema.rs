@@ -15,8 +15,8 @@ use serde_json::{Map, Value};
 
 use crate::error::Error;
 
-/// The tables' schema version; older ones stay readable.
-pub(crate) const VERSION: &str = "1";
+/// The version of the tables' schema and layout; tables of older ones stay as they were made, and are read and appended to. 2: by day.
+pub(crate) const VERSION: u32 = 2;
 
 /// One of the ledger's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

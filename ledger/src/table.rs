@@ -1,69 +1,114 @@
 //! One Delta table: opened or created, appended to, asked.
 
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use deltalake::datafusion::catalog::TableProvider;
 use deltalake::kernel::Transaction;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitProperties;
 use deltalake::protocol::SaveMode;
-use deltalake::{DeltaTable, DeltaTableError, StructType};
-use serde::Deserialize;
+use deltalake::{DeltaTable, DeltaTableError, FilterOp, FilterValue, StructType};
 use tokio::sync::Mutex;
 
+use crate::bucket;
+use crate::commit::Commit;
 use crate::error::Error;
+use crate::faults;
+use crate::layout::DAY;
+use crate::ledger::blocking;
+use crate::place::Place;
 use crate::schema::{Table, VERSION};
+use crate::upkeep::{Merge, Part};
+use crate::verify;
 
 /// A handle that is kept and brought up to date, rather than opened anew for every question.
 pub(crate) struct Handle {
     table: Table,
-    folder: PathBuf,
+    place: Place,
+    /// None in a bucket.
+    folder: Option<PathBuf>,
+    /// What its files are to be written with: the rows' columns, and their day where it is partitioned by it.
+    schema: SchemaRef,
     delta: Mutex<DeltaTable>,
     appending: Mutex<()>,
+    /// Files that cannot be read, and are left out of every question.
+    damaged: Mutex<BTreeSet<String>>,
 }
 
 impl Handle {
-    pub(crate) async fn open(store: &Path, table: Table) -> Result<Self, Error> {
-        let folder = store.join(table.name());
-        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    pub(crate) async fn open(store: &Place, table: Table) -> Result<Self, Error> {
         let delta = |source: DeltaTableError| Error::Delta {
             table: table.name(),
             source: Box::new(source),
         };
-        let url = deltalake::ensure_table_uri(folder.to_string_lossy()).map_err(delta)?;
-        let mut opened = DeltaTable::try_from_url(url.clone()).await.map_err(delta)?;
+        let place = store.join(table.name());
+        let (url, folder) = match place.as_bucket() {
+            Some(bucket) => (bucket.table(table.name())?, None),
+            None => {
+                let folder = place.shown();
+                std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+                let url = deltalake::ensure_table_uri(folder.to_string_lossy()).map_err(delta)?;
+                (url, Some(folder))
+            }
+        };
+        let load = async || {
+            DeltaTable::try_from_url_with_storage_options(url.clone(), bucket::options()).await
+        };
+        let mut opened = load().await.map_err(delta)?;
         if opened.version().is_none() {
-            let schema: StructType =
-                table
-                    .schema()
-                    .as_ref()
-                    .try_into_kernel()
-                    .map_err(|e| Error::Row {
-                        table: table.name(),
-                        what: e.to_string(),
-                    })?;
+            let schema: StructType = table
+                .schema_with_partitions()
+                .as_ref()
+                .try_into_kernel()
+                .map_err(|e| Error::Row {
+                    table: table.name(),
+                    what: e.to_string(),
+                })?;
             let created = opened
                 .create()
                 .with_table_name(table.name())
                 .with_columns(schema.fields().cloned())
+                .with_partition_columns(table.partition_columns().iter().copied())
                 .with_save_mode(SaveMode::Ignore)
                 .with_raise_if_key_not_exists(false)
-                .with_configuration([("retune.schemaVersion", Some(VERSION))])
+                .with_configuration(table.configuration(&VERSION.to_string()))
                 .await;
             opened = match created {
                 Ok(created) => created,
                 // Another process created it at this moment.
-                Err(_) => DeltaTable::try_from_url(url).await.map_err(delta)?,
+                Err(_) => load().await.map_err(delta)?,
             };
         }
+        let snapshot = opened.snapshot().map_err(delta)?;
+        let metadata = snapshot.metadata();
+        let version = metadata.configuration().get("retune.schemaVersion");
+        let version = version.map_or("none", String::as_str);
+        if version.parse().is_ok_and(|version: u32| version > VERSION) {
+            return Err(Error::Damaged {
+                path: place.shown(),
+                what: format!(
+                    "was made by a newer Retune: its schema version is {version}, and this program knows those up to {VERSION}"
+                ),
+            });
+        }
+        let schema = match metadata.partition_columns().iter().any(|c| c == DAY) {
+            true => table.schema_with_partitions(),
+            // Version 1 had no partitions.
+            false => table.schema(),
+        };
         Ok(Handle {
             table,
+            place,
             folder,
+            schema,
             delta: Mutex::new(opened),
             appending: Mutex::new(()),
+            damaged: Mutex::default(),
         })
     }
 
@@ -72,6 +117,11 @@ impl Handle {
             table: self.table.name(),
             source: Box::new(source),
         }
+    }
+
+    /// The columns of its batches.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
     }
 
     /// Appends batches, and notes with them that the table now has `writer`'s rows up to number `last`.
@@ -91,14 +141,92 @@ impl Handle {
         let written = delta
             .write(batches)
             .with_save_mode(SaveMode::Append)
+            .with_writer_properties(self.table.writer_properties())
             .with_commit_properties(commit)
             .await
             .map_err(|e| self.error(e))?;
-        let mut delta = self.delta.lock().await;
-        if written.version() > delta.version() {
-            *delta = written;
-        }
+        self.keep(written).await;
         Ok(())
+    }
+
+    async fn keep(&self, newer: DeltaTable) {
+        let mut delta = self.delta.lock().await;
+        if newer.version() > delta.version() {
+            *delta = newer;
+        }
+    }
+
+    /// The files that it has now.
+    pub(crate) async fn parts(&self) -> Result<Vec<Part>, Error> {
+        let mut delta = self.delta.lock().await;
+        delta.update_state().await.map_err(|e| self.error(e))?;
+        let snapshot = delta.snapshot().map_err(|e| self.error(e))?;
+        let part = |file: deltalake::kernel::LogicalFileView| Part {
+            day: file.partition_values_map().remove(DAY).flatten(),
+            bytes: u64::try_from(file.size()).unwrap_or_default(),
+            rows: file.num_records().map(|rows| rows as u64),
+            path: file.path().into_owned(),
+        };
+        Ok(snapshot.log_data().iter().map(part).collect())
+    }
+
+    /// Writes small files anew as larger ones, beside others who append; the rows are the same.
+    pub(crate) async fn merge(&self, merge: &Merge) -> Result<(), Error> {
+        let step = |step| faults::at(step).map_err(Error::io(&self.place.shown()));
+        step("merge")?;
+        let delta = self.delta.lock().await.clone();
+        let day = merge.day.as_deref();
+        let is_of_day = day.map(|day| (DAY, FilterOp::Eq, FilterValue::Scalar(day)));
+        let filters: Vec<_> = is_of_day.into_iter().collect();
+        let target = NonZeroU64::new(merge.target_bytes).unwrap_or(NonZeroU64::MAX);
+        let (merged, _) = delta
+            .optimize()
+            .with_filters(&filters)
+            .with_target_size(target)
+            .with_writer_properties(self.table.writer_properties())
+            .with_max_concurrent_tasks(1)
+            .await
+            .map_err(|e| self.error(e))?;
+        step("merge-committed")?;
+        let version = merged.version().unwrap_or_default();
+        self.keep(merged).await;
+        self.sync_version(version).await
+    }
+
+    /// A file of it, and what is wrong with it; the rows that it has, if nothing is.
+    pub(crate) async fn check(&self, part: &Part) -> Result<(PathBuf, Result<u64, String>), Error> {
+        let (place, part) = (self.place.join(&part.path), part.clone());
+        blocking(move || Ok((place.shown(), verify::check(&place, &part)?))).await
+    }
+
+    /// Looks for files that cannot be read, and leaves them out from now on; how many are new.
+    pub(crate) async fn leave_damaged_out(&self) -> Result<usize, Error> {
+        let mut found = 0;
+        for part in self.parts().await? {
+            if self.damaged.lock().await.contains(&part.path) {
+                continue;
+            }
+            if let (path, Err(what)) = self.check(&part).await? {
+                tracing::error!(path = %path.display(), rows = part.rows, what, "a file of a table is damaged");
+                self.damaged.lock().await.insert(part.path);
+                found += 1;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Files that are left out.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.damaged.try_lock().map_or(0, |d| d.len() as u64)
+    }
+
+    /// Deletes files that no version has which the table's properties tell to keep; how many.
+    pub(crate) async fn vacuum(&self) -> Result<usize, Error> {
+        faults::at("vacuum").map_err(Error::io(&self.place.shown()))?;
+        let delta = self.delta.lock().await.clone();
+        let (after, metrics) = delta.vacuum().await.map_err(|e| self.error(e))?;
+        self.keep(after).await;
+        Ok(metrics.files_deleted.len())
     }
 
     /// Up to which number the table has `writer`'s rows, as far as anybody knows now.
@@ -120,16 +248,40 @@ impl Handle {
 
     /// Brings the commit that has `writer`'s rows up to `last`, and its files, to disk: the object store's local folder does not.
     pub(crate) async fn sync(&self, writer: &str, last: u64) -> Result<(), Error> {
-        let (folder, writer) = (self.folder.clone(), writer.to_owned());
+        let writer = writer.to_owned();
         let newest = self.delta.lock().await.version().unwrap_or_default();
-        let synced = tokio::task::spawn_blocking(move || {
-            sync_commit(&folder, newest, &writer, last).map_err(Error::io(&folder))
-        });
-        synced.await.unwrap_or_else(|e| {
-            Err(Error::Query(format!(
-                "bringing a table to disk was cut off: {e}"
-            )))
+        self.syncing(move |folder| {
+            // From the newest one back. Older ones became a checkpoint.
+            for version in (0..=newest).rev() {
+                let Some(commit) = Commit::read(folder, version)? else {
+                    return Ok(());
+                };
+                if commit.has(&writer, last) {
+                    return commit.sync(folder);
+                }
+            }
+            Ok(())
         })
+        .await
+    }
+
+    async fn sync_version(&self, version: u64) -> Result<(), Error> {
+        self.syncing(move |folder| match Commit::read(folder, version)? {
+            Some(commit) => commit.sync(folder),
+            None => Ok(()),
+        })
+        .await
+    }
+
+    async fn syncing(
+        &self,
+        work: impl FnOnce(&Path) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), Error> {
+        // What a bucket acknowledged, it has.
+        let Some(folder) = self.folder.clone() else {
+            return Ok(());
+        };
+        blocking(move || work(&folder).map_err(Error::io(&folder))).await
     }
 
     /// The table as it stands now, for a question, and up to which number it has these writers' rows.
@@ -140,9 +292,16 @@ impl Handle {
         for writer in writers {
             published.push(self.last_of(&delta, writer).await?.unwrap_or(0));
         }
-        let provider = delta.table_provider().await;
+        let mut provider = delta.table_provider();
+        let damaged = self.damaged.lock().await;
+        if !damaged.is_empty() {
+            let snapshot = delta.snapshot().map_err(|e| self.error(e))?;
+            let files = snapshot.log_data();
+            let paths = files.iter().map(|file| file.path().into_owned());
+            provider = provider.with_file_paths(paths.filter(|path| !damaged.contains(path)));
+        }
         Ok(Seen {
-            provider: provider.map_err(|e| self.error(e.into()))?,
+            provider: provider.await.map_err(|e| self.error(e.into()))?,
             version: delta.version().unwrap_or_default(),
             published,
         })
@@ -162,51 +321,4 @@ pub(crate) struct Seen {
     pub(crate) version: u64,
     /// Of each writer asked for, the last number of its rows that are in it.
     pub(crate) published: Vec<u64>,
-}
-
-/// Looks for the commit from the newest one back, and syncs what it added before itself.
-fn sync_commit(folder: &Path, newest: u64, writer: &str, last: u64) -> std::io::Result<()> {
-    #[derive(Deserialize)]
-    struct Line {
-        add: Option<Add>,
-        txn: Option<Txn>,
-    }
-    #[derive(Deserialize)]
-    struct Add {
-        path: String,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Txn {
-        app_id: String,
-        version: u64,
-    }
-    let log = folder.join("_delta_log");
-    for version in (0..=newest).rev() {
-        let path = log.join(format!("{version:020}.json"));
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            // Older ones became a checkpoint.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(e),
-        };
-        let lines: Vec<Line> = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect();
-        let txn = lines.iter().filter_map(|line| line.txn.as_ref());
-        if !txn
-            .into_iter()
-            .any(|txn| txn.app_id == writer && txn.version >= last)
-        {
-            continue;
-        }
-        for add in lines.iter().filter_map(|line| line.add.as_ref()) {
-            File::open(folder.join(&add.path))?.sync_all()?;
-        }
-        File::open(folder)?.sync_all()?;
-        File::open(&path)?.sync_all()?;
-        return File::open(&log)?.sync_all();
-    }
-    Ok(())
 }

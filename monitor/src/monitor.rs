@@ -1,7 +1,7 @@
 //! The passes: read what is new, fold it, act on what is settled, show what there is.
 //!
 //! A row becomes readable some time after it was answered, and two processes' rows out of order. So a row is *settled* once it is older
-//! than any row that could still come ([`Ledger::SETTLED`]). Settled rows are folded once, and only they decide: they freeze
+//! than any row that could still come ([`Ledger::settled`]). Settled rows are folded once, and only they decide: they freeze
 //! references, raise alarms, make `windows`. Younger ones are folded anew on top in every pass, for reports and gauges. Should a row
 //! come later still (a store that was away), a count notices it, and everything is folded again from the beginning.
 //!
@@ -66,9 +66,9 @@ impl Monitor {
         };
         Ok(Self {
             metrics: Metrics::new(registry, &tasks)?,
-            ledger,
             poll: Duration::from_secs_f64(settings.poll_seconds),
-            settle: TimeDelta::from_std(Ledger::SETTLED).unwrap_or(TimeDelta::MAX),
+            settle: TimeDelta::from_std(ledger.settled()).unwrap_or(TimeDelta::MAX),
+            ledger,
             settled: Book::new(rules, tasks.clone()),
             visible: None,
             tasks,

@@ -8,7 +8,7 @@
 
 use chrono::Utc;
 use retune_ledger::Run;
-use retune_task::sha256;
+use retune_task::{Task, sha256};
 
 use crate::book::{self, Book, DONE};
 use crate::dataset::Counts;
@@ -69,11 +69,20 @@ pub async fn run(
     crate::trainable(&o.base)?;
     let run_id = run_id(start);
     let lease = o.ledger.lease(&format!("retrain-{}", task.name)).await?;
-    let Some(_lease) = lease else {
-        return Err(Error::Busy {
-            task: task.name.clone(),
-        });
-    };
+    let lease = lease.ok_or_else(|| Error::Busy {
+        task: task.name.clone(),
+    })?;
+    lease.during(alone(o, task, start, run_id, observer)).await
+}
+
+/// What one process at a time does for a task.
+async fn alone(
+    o: &Options,
+    task: &Task,
+    start: &Start,
+    run_id: String,
+    observer: &mut (dyn FnMut(&Event) + Send),
+) -> Result<Report, Error> {
     let before = o
         .ledger
         .runs()

@@ -46,7 +46,20 @@ pub async fn import(
         )));
     }
     checked(base, folder)?;
-    let _one = lease(ledger, task).await?;
+    let lease = lease(ledger, task).await?;
+    lease
+        .during(alone(ledger, config, task, base, folder))
+        .await
+}
+
+/// What one process at a time does for a task.
+async fn alone(
+    ledger: &Ledger,
+    config: &Arc<Config>,
+    task: &str,
+    base: &Path,
+    folder: &Path,
+) -> Result<Imported, Error> {
     let digest = {
         let folder = folder.to_owned();
         blocking(move || Ok(adapter_digest(&folder)?)).await?

@@ -87,6 +87,7 @@ pub(crate) struct LedgerMetrics {
     lag: Desc,
     log_bytes: Desc,
     torn: Desc,
+    damaged: Desc,
 }
 
 impl LedgerMetrics {
@@ -127,6 +128,11 @@ impl LedgerMetrics {
                 "Segments of the write-ahead log whose end was torn by a kill or a power cut, and cut off.",
                 &[],
             )?,
+            damaged: desc(
+                "retune_ledger_damaged_files",
+                "Files of a table that cannot be read, and are left out of every answer.",
+                &["table"],
+            )?,
         }))
     }
 
@@ -137,6 +143,7 @@ impl LedgerMetrics {
         let lag = Gauge::with_opts(opts(&self.lag))?;
         let log_bytes = Gauge::with_opts(opts(&self.log_bytes))?;
         let torn = IntCounter::with_opts(opts(&self.torn))?;
+        let damaged = IntGaugeVec::new(opts(&self.damaged), &["table"])?;
         for table in self.ledger.stats() {
             rows.with_label_values(&[table.table.name()])
                 .inc_by(table.appended);
@@ -144,6 +151,8 @@ impl LedgerMetrics {
                 dropped.with_label_values(&[reason]).inc_by(rows);
             }
             torn.inc_by(table.torn);
+            let files = i64::try_from(table.damaged_files).unwrap_or(i64::MAX);
+            damaged.with_label_values(&[table.table.name()]).set(files);
             lag.set(lag.get().max(table.lag_seconds));
         }
         log_bytes.set(self.ledger.log_bytes() as f64);
@@ -153,6 +162,7 @@ impl LedgerMetrics {
             lag.collect(),
             log_bytes.collect(),
             torn.collect(),
+            damaged.collect(),
         ]
         .concat())
     }
@@ -166,6 +176,7 @@ impl Collector for LedgerMetrics {
             &self.lag,
             &self.log_bytes,
             &self.torn,
+            &self.damaged,
         ]
     }
 

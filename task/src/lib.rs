@@ -10,6 +10,7 @@ mod digest;
 mod format;
 mod names;
 mod probe;
+mod redact;
 mod schedule;
 mod template;
 
@@ -17,12 +18,13 @@ pub use base::{base_folder, base_id, ggufs};
 pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
 pub use config::{
     AlarmKind, Config, ConfigSource, Enforce, Engine, EngineKind, LoraPolicy, Monitor,
-    OnLogFailure, Problem, Problems, Promote, RetrainPolicy, Server, Store, Task, Tls, Upstream,
-    UpstreamServer,
+    OnLogFailure, Privacy, Problem, Problems, Promote, Prompts, RetrainPolicy, Server, Store, Task,
+    Tls, Upstream, UpstreamServer,
 };
 pub use digest::{hex, sha256};
 pub use format::{Check, Format, Grammar};
 pub use names::ModelName;
 pub use probe::PROBE_TOKENS;
+pub use redact::{Found, Redaction, Sensitive};
 pub use schedule::Schedule;
 pub use template::{ChatTemplate, Error};

@@ -70,7 +70,7 @@ fn three_mistakes_are_named_at_once_with_their_lines() {
 #[test]
 fn what_this_version_cannot_do_is_refused_rather_than_ignored() {
     let error = load(
-        &format!("[engine]\nkind = \"remote\"\n[store]\nurl = \"s3://b/p\"\n{TASK}enforce = \"retry\"\n[task.retrain]\ntrainer = \"openai\"\n"),
+        &format!("[engine]\nkind = \"remote\"\n[store]\nurl = \"http://b/p\"\n{TASK}enforce = \"retry\"\n[task.retrain]\ntrainer = \"openai\"\n"),
         &[],
     )
     .unwrap_err();
@@ -83,6 +83,31 @@ fn what_this_version_cannot_do_is_refused_rather_than_ignored() {
     ] {
         assert!(error.contains(part), "{part} in {error}");
     }
+}
+
+#[test]
+fn what_is_withheld_is_named_word_by_word() {
+    let privacy = "[task.privacy]\nredact = [\"email\", \"fone\", 3]\npatterns = [\"[0-9]+\", \"(\"]\nprompts = \"no\"\ntext_share = 2\n";
+    let error = load(&format!("{TASK}{privacy}"), &[]).unwrap_err();
+    for part in [
+        "task.support.privacy.redact: \"fone\" is no kind of personal data; did you mean \"phone\"?",
+        "task.support.privacy.redact: 3 is no kind of personal data; expected one of secret, email, iban, card, ip, phone",
+        "task.support.privacy.patterns: \"(\" is no regular expression",
+        "task.support.privacy.prompts: is \"no\"; expected \"keep\" or \"hash\" or \"drop\"",
+        "task.support.privacy.text_share: is 2; expected a number from 0 to 1",
+    ] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    let store = "[store]\nurl = \"s3://bucket/prefix\"\nlocal = \"here\"\n[query]\nmemory_bytes = 100000000\n";
+    let config = load(&format!("{store}{TASK}"), &[]).unwrap();
+    assert_eq!(config.store.url, "s3://bucket/prefix");
+    assert!(
+        config.store.local.ends_with("/here"),
+        "{}",
+        config.store.local
+    );
+    assert_eq!(config.store.query_memory_bytes, 100_000_000);
+    assert!(config.tasks[0].privacy.redaction.is_empty());
 }
 
 #[test]
@@ -251,7 +276,7 @@ fn each_mistake_is_said_with_its_place_its_value_and_what_was_expected() {
         (
             "[store]\nurl = \"gs:bucket\"\nTASK",
             "",
-            "retune.toml:2: store.url: is \"gs:bucket\": this version keeps its store in a local folder, not at gs:; expected file: and a folder",
+            "retune.toml:2: store.url: is \"gs:bucket\": expected file: and a folder, or a bucket: s3://bucket/prefix, gs://bucket/prefix, az://bucket/prefix, abfss://bucket/prefix",
         ),
         (
             "[store]\nurl = \"file:\"\nTASK",

@@ -44,6 +44,87 @@ async fn ask_until_the_end(http: reqwest::Client, url: String, client: usize) ->
     finished
 }
 
+fn clients(server: &Server) -> JoinSet<Vec<String>> {
+    let mut clients = JoinSet::new();
+    for client in 0..4 {
+        let (http, url) = (server.http.clone(), server.url.clone());
+        clients.spawn(ask_until_the_end(http, url, client));
+    }
+    clients
+}
+
+/// The same at chosen steps: the process dies there, or the step fails once and again.
+///
+/// `cargo test --release --features failpoints --test e2e kill`
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_death_or_a_failure_at_any_step_of_the_log_and_of_upkeep_loses_and_doubles_nothing() {
+    // A request whose row cannot be logged is answered without one, as the configuration says: the log's steps only die.
+    let steps = [
+        ("log-create", "2*off->1*return(die)", None),
+        ("log-write", "9*off->1*return(die)", None),
+        ("log-written", "9*off->1*return(die)", None),
+        (
+            "publish-read",
+            "2*off->1*return(die)",
+            Some("3*return(fail)"),
+        ),
+        (
+            "publish-committed",
+            "2*off->1*return(die)",
+            Some("3*return(fail)"),
+        ),
+        (
+            "publish-synced",
+            "2*off->1*return(die)",
+            Some("3*return(fail)"),
+        ),
+        (
+            "publish-deleted",
+            "2*off->1*return(die)",
+            Some("3*return(fail)"),
+        ),
+        ("merge", "1*return(die)", Some("3*return(fail)")),
+        ("merge-committed", "1*return(die)", Some("3*return(fail)")),
+        ("vacuum", "1*return(die)", Some("3*return(fail)")),
+    ];
+    for (step, die, fail) in steps {
+        let folder = folder();
+        let mut finished = Vec::new();
+        for what in [Some(die), fail].into_iter().flatten() {
+            let points = format!("{step}={what}");
+            let environment = [
+                ("RETUNE_STORE__APPEND_SECONDS", "0.1"),
+                ("RETUNE_STORE__APPEND_ROWS", "5"),
+                ("RETUNE_STORE__COMPACT_SECONDS", "0.2"),
+                ("FAILPOINTS", points.as_str()),
+            ];
+            let mut server = Server::start_with(folder.path(), &environment).await;
+            let clients = clients(&server);
+            if what == die {
+                let died = tokio::time::timeout(Duration::from_secs(60), server.exit_code());
+                assert_eq!(died.await, Ok(None), "{step} is no step that was reached");
+            } else {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                server.signal("KILL");
+                assert_eq!(server.exit_code().await, None);
+            }
+            finished.extend(clients.join_all().await.into_iter().flatten());
+        }
+        assert!(!finished.is_empty());
+        let mut server = Server::start(folder.path()).await;
+        server.signal("TERM");
+        assert_eq!(server.exit_code().await, Some(0), "{step}");
+        once(folder.path(), &finished);
+        let verified = crate::harness::run(folder.path(), &["ledger", "verify"]);
+        assert!(
+            verified.status.success(),
+            "{step}: {}",
+            crate::harness::text(&verified.stdout)
+        );
+    }
+}
+
 /// `RETUNE_KILLS=50 cargo test …` for more than a handful.
 #[tokio::test]
 async fn a_kill_at_any_moment_loses_no_finished_request_and_doubles_none() {
@@ -53,22 +134,17 @@ async fn a_kill_at_any_moment_loses_no_finished_request_and_doubles_none() {
     let environment = [
         ("RETUNE_STORE__APPEND_SECONDS", "0.2"),
         ("RETUNE_STORE__APPEND_ROWS", "10"),
+        ("RETUNE_STORE__COMPACT_SECONDS", "0.3"),
     ];
     let mut finished = Vec::new();
     for _ in 0..kills {
         let mut server = Server::start_with(folder.path(), &environment).await;
-        let mut clients = JoinSet::new();
-        for client in 0..4 {
-            let (http, url) = (server.http.clone(), server.url.clone());
-            clients.spawn(ask_until_the_end(http, url, client));
-        }
+        let clients = clients(&server);
         let moment = rand::rng().random_range(100..2500);
         tokio::time::sleep(Duration::from_millis(moment)).await;
         server.signal("KILL");
         assert_eq!(server.exit_code().await, None);
-        while let Some(ids) = clients.join_next().await {
-            finished.extend(ids.unwrap());
-        }
+        finished.extend(clients.join_all().await.into_iter().flatten());
     }
     assert!(finished.len() >= kills, "{} requests", finished.len());
     // Beside the stopped server, and then from the tables alone, once another has started and ended.

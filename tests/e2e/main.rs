@@ -17,6 +17,7 @@ mod enforce;
 mod gguf;
 mod harness;
 mod hub;
+mod in_and_out;
 mod keys;
 mod kill;
 mod ledger;
@@ -26,6 +27,7 @@ mod r#loop;
 mod model;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod privacy;
 mod shutdown;
 mod swap;
 mod tidy;

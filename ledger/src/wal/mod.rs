@@ -83,7 +83,7 @@ pub(crate) struct Counters {
 /// A finished segment of this process.
 #[derive(Debug, Clone)]
 pub(crate) struct Segment {
-    pub(crate) path: PathBuf,
+    pub(crate) found: segments::Found,
     pub(crate) bytes: u64,
     pub(crate) rows: u64,
     /// Milliseconds since the epoch of its first row.

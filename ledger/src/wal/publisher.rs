@@ -5,8 +5,8 @@
 //! this process or another, leaves exactly that out. Within one process only this task publishes; a dead one's log belongs to whoever
 //! holds its lock.
 //!
-//! It has threads of its own: thousands of rows become Parquet with one call that gives no other task a turn, and a request that waited
-//! behind it would take as much longer. Their priority is lower for the same reason.
+//! It has threads of its own, of low priority: thousands of rows become Parquet with one call that gives no other task a turn, and a
+//! request that waited behind it would take as much longer.
 
 use std::fs::TryLockError;
 use std::io;
@@ -23,9 +23,11 @@ use tokio::time::{Instant, timeout_at};
 use super::segments::{self, Found};
 use super::{Counters, LOGGED, Segment, Shared, held, writer};
 use crate::error::Error;
+use crate::faults;
 use crate::files;
 use crate::schema::Table;
 use crate::table::Handle;
+use crate::threads;
 
 /// Pause after a failed append; doubled up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(100);
@@ -36,9 +38,6 @@ const TRIES: usize = 6;
 const LOOK: Duration = Duration::from_millis(250);
 /// Between two looks for processes that died.
 const ADOPT: Duration = Duration::from_secs(30);
-/// The publisher's, where 0 is everybody's and 19 the lowest: a fifth of their share of a core that is fought over.
-#[cfg(target_os = "linux")]
-const NICENESS: i32 = 7;
 /// Segments that become one commit, in bytes.
 const COMMIT_BYTES: u64 = 64 << 20;
 
@@ -69,31 +68,10 @@ pub(crate) fn start(
         again: [false; 2],
         adopts,
     };
-    // One worker for what an append starts beside itself; the table's handles expect a runtime with workers.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("ledger-publish")
-        .on_thread_start(give_way)
-        .enable_all()
-        .build()
-        .map_err(Error::io(&wal))?;
+    let runtime = threads::runtime("ledger-publish").map_err(Error::io(&wal))?;
     // It ends when the log is closed, or the ledger and the writer are gone.
-    std::thread::Builder::new()
-        .name("ledger-publish".to_owned())
-        .spawn(move || {
-            give_way();
-            runtime.block_on(publisher.run(receiver, writer));
-        })
-        .map_err(Error::io(&wal))?;
-    Ok(())
-}
-
-/// The calling thread's turns come after those of threads that answer somebody. Only Linux has priorities of single threads.
-fn give_way() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::debug!(%error, "the publisher keeps its priority");
-    }
+    let run = move || runtime.block_on(publisher.run(receiver, writer));
+    threads::spawn("ledger-publish", run).map_err(Error::io(&wal))
 }
 
 struct Publisher {
@@ -212,7 +190,7 @@ impl Publisher {
                 table: LOGGED[table],
                 is_own: true,
             };
-            let found = some.iter().filter_map(found).collect();
+            let found = some.iter().map(|segment| segment.found.clone()).collect();
             let again = std::mem::replace(&mut self.again[table], true);
             let counters = &self.shared.counters[table];
             publish(&source, &self.handles[table], found, again, counters).await?;
@@ -230,16 +208,8 @@ impl Publisher {
     /// The oldest segments, as many as make a commit.
     fn next(&self, table: usize) -> Vec<Segment> {
         let finished = self.shared.finished(table);
-        let mut bytes = 0;
-        let mut some: Vec<Segment> = Vec::new();
-        for segment in finished.iter() {
-            bytes += segment.bytes;
-            if !some.is_empty() && bytes > COMMIT_BYTES {
-                break;
-            }
-            some.push(segment.clone());
-        }
-        some
+        let count = fitting(finished.iter().map(|segment| segment.bytes));
+        finished.iter().take(count).cloned().collect()
     }
 
     fn remove_folder(&self) {
@@ -294,7 +264,8 @@ impl Publisher {
             };
             let (handle, counters) = (&self.handles[table], &self.shared.counters[table]);
             while !rest.is_empty() {
-                let count = fitting(&rest);
+                let length = |found: &Found| std::fs::metadata(&found.path).map_or(0, |m| m.len());
+                let count = fitting(rest.iter().map(length));
                 let some = rest.drain(..count).collect();
                 publish(&source, handle, some, true, counters).await?;
             }
@@ -303,19 +274,11 @@ impl Publisher {
     }
 }
 
-fn found(segment: &Segment) -> Option<Found> {
-    let name = segment.path.file_stem()?.to_str()?;
-    Some(Found {
-        first: name.rsplit('-').next()?.parse().ok()?,
-        path: segment.path.clone(),
-    })
-}
-
-/// How many of these segments make a commit.
-fn fitting(segments: &[Found]) -> usize {
+/// How many segments of these lengths make a commit.
+fn fitting(lengths: impl Iterator<Item = u64>) -> usize {
     let mut bytes = 0;
-    let fit = segments.iter().take_while(|segment| {
-        bytes += std::fs::metadata(&segment.path).map_or(0, |m| m.len());
+    let fit = lengths.take_while(|length| {
+        bytes += length;
         bytes <= COMMIT_BYTES
     });
     fit.count().max(1)
@@ -362,30 +325,34 @@ async fn publish(
         false => 0,
     };
     let read = {
-        let (segments, schema) = (segments.clone(), source.table.schema());
+        let (segments, schema) = (segments.clone(), handle.schema().clone());
         let (folder, is_own) = (source.folder.clone(), source.is_own);
         let read = move || read(&segments, above, &schema, is_own, &folder);
         tokio::task::spawn_blocking(read)
             .await
             .unwrap_or_else(|e| Err(Error::Query(format!("reading the log was cut off: {e}"))))?
     };
+    let step = |step| faults::at(step).map_err(Error::io(&source.folder));
+    step("publish-read")?;
     let rows: usize = read.batches.iter().map(RecordBatch::num_rows).sum();
     if rows > 0 {
         handle
             .append(read.batches, source.replica, read.last)
             .await?;
     }
+    step("publish-committed")?;
     // Also where an earlier try committed them: perhaps it got no further.
     let committed = if rows > 0 { read.last } else { above };
     if committed > 0 {
         handle.sync(source.replica, committed).await?;
     }
+    step("publish-synced")?;
     for segment in &segments {
         match std::fs::remove_file(&segment.path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::io(&segment.path)(e));
             }
-            _ => {}
+            _ => step("publish-deleted")?,
         }
     }
     if !source.is_own && rows > 0 {

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::super::{Options, record};
 use super::*;
+use crate::place::Place;
 use crate::wal::pending;
 
 struct Store {
@@ -23,7 +24,11 @@ impl Store {
         let folder = tempfile::tempdir().unwrap();
         let mut handles = Vec::new();
         for table in LOGGED {
-            handles.push(Arc::new(Handle::open(folder.path(), table).await.unwrap()));
+            handles.push(Arc::new(
+                Handle::open(&Place::folder(folder.path().to_owned()), table)
+                    .await
+                    .unwrap(),
+            ));
         }
         Self {
             folder,
@@ -151,7 +156,7 @@ async fn a_commit_whose_answer_was_lost_is_not_made_twice_though_more_rows_came(
     let text = std::fs::read(&a.path).unwrap();
     let scan = segments::scan(&a.path, 1, &text).unwrap();
     let rows: Vec<&[u8]> = scan.records.iter().map(|r| r.row).collect();
-    let (batches, _) = segments::decode(&Table::Feedback.schema(), &rows);
+    let (batches, _) = segments::decode(store.handles[1].schema(), &rows);
     store.handles[1].append(batches, "a", 3).await.unwrap();
     let counters = Counters::default();
     publish(

@@ -12,6 +12,7 @@ use arrow::json::ReaderBuilder;
 use super::record::{self, Scan};
 use crate::error::Error;
 use crate::files;
+use crate::layout;
 use crate::schema::Table;
 
 pub(crate) const LOCK: &str = "lock";
@@ -118,7 +119,7 @@ pub(crate) fn decode<'a>(
 
 fn batch(schema: &SchemaRef, rows: &[&[u8]]) -> Result<RecordBatch, ArrowError> {
     // It stops reading when a batch is full, which it must not before its end is told.
-    let mut decoder = ReaderBuilder::new(schema.clone())
+    let mut decoder = ReaderBuilder::new(layout::without_day(schema))
         .with_batch_size(rows.len() + 1)
         .build_decoder()?;
     let not_one = || ArrowError::JsonError("it is not one JSON object".to_owned());
@@ -128,9 +129,8 @@ fn batch(schema: &SchemaRef, rows: &[&[u8]]) -> Result<RecordBatch, ArrowError> 
         }
     }
     let batch = decoder.flush()?;
-    batch
-        .filter(|batch| batch.num_rows() == rows.len())
-        .ok_or_else(not_one)
+    let batch = batch.filter(|batch| batch.num_rows() == rows.len());
+    layout::with_day(batch.ok_or_else(not_one)?, schema)
 }
 
 /// How a row is named where its text must not be: by its id.

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, mpsc};
@@ -16,6 +16,7 @@ use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 use super::syncer::{self, Dirty};
 use super::{LOGGED, Segment, Shared, held, now_ms, publisher, record, segments};
 use crate::error::Error;
+use crate::faults;
 
 /// Rows that are written with one call at most, in bytes.
 const AT_ONCE: usize = 8 << 20;
@@ -46,7 +47,7 @@ pub(crate) enum Message {
 /// The segment that is being written.
 struct Open {
     file: Arc<File>,
-    path: PathBuf,
+    found: segments::Found,
     bytes: u64,
     rows: u64,
     since: Instant,
@@ -249,11 +250,11 @@ impl Writer {
                 ));
             }
         }
-        let mut written = (&*open.file).write_all(&bytes);
+        let mut written = write(&open.file, &bytes);
         if written.is_ok() && self.syncer.is_none() {
             let dirty = Dirty {
                 file: open.file.clone(),
-                path: open.path.clone(),
+                path: open.found.path.clone(),
                 is_new: open.is_new,
             };
             written = dirty.sync();
@@ -293,7 +294,7 @@ impl Writer {
             self.finish(table);
         } else {
             // A segment without its header.
-            drop(std::fs::remove_file(&open.path));
+            drop(std::fs::remove_file(&open.found.path));
             self.open[table] = None;
         }
     }
@@ -303,7 +304,9 @@ impl Writer {
         let folder = self.shared.folder();
         self.hold_folder()?;
         loop {
-            let path = folder.join(segments::name(LOGGED[table], self.next[table]));
+            let first = self.next[table];
+            let path = folder.join(segments::name(LOGGED[table], first));
+            faults::at("log-create")?;
             let created = File::options().create_new(true).append(true).open(&path);
             let file = match created {
                 Ok(file) => file,
@@ -321,7 +324,7 @@ impl Writer {
             };
             return Ok(Open {
                 file: Arc::new(file),
-                path,
+                found: segments::Found { path, first },
                 bytes: 0,
                 rows: 0,
                 since: Instant::now(),
@@ -409,7 +412,7 @@ impl Writer {
         if let (Some(syncer), Some(_)) = (syncer, open.unsynced.take()) {
             let dirty = Dirty {
                 file: open.file.clone(),
-                path: open.path.clone(),
+                path: open.found.path.clone(),
                 is_new: std::mem::take(&mut open.is_new),
             };
             // It ends behind this thread.
@@ -430,7 +433,7 @@ impl Writer {
         };
         Self::give_to_sync(self.syncer.as_ref(), &mut open);
         self.shared.finished(table).push_back(Segment {
-            path: open.path,
+            found: open.found,
             bytes: open.bytes,
             rows: open.rows,
             since: open.since_ms,
@@ -441,6 +444,12 @@ impl Writer {
         // Gone only with the whole process.
         drop(self.publisher.send(publisher::Message::Finished));
     }
+}
+
+fn write(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    faults::at("log-write")?;
+    file.write_all(bytes)?;
+    faults::at("log-written")
 }
 
 /// What the publisher asks of the writer; none once the ledger is gone.

@@ -11,12 +11,15 @@ use serde_json::json;
 pub(crate) fn store(folder: &Path) -> Store {
     Store {
         url: format!("file:{}", folder.display()),
+        local: folder.join("local").display().to_string(),
         append_rows: 1000,
         append_bytes: 1 << 20,
         append_seconds: 60.0,
         fsync_seconds: 1.0,
         log_bytes: 1 << 30,
         on_log_failure: OnLogFailure::Drop,
+        compact_seconds: 0.0,
+        query_memory_bytes: 256 << 20,
     }
 }
 

@@ -114,7 +114,16 @@ impl Running {
         }
     }
 
+    /// The row, as the task lets it be kept.
     fn row(&self, code: u16, check: Option<&Check>) -> Exchange {
+        let row = self.whole_row(code, check);
+        match &self.asked.route.task {
+            Some(task) => self.app.ledger.withhold(row, &task.privacy),
+            None => row,
+        }
+    }
+
+    fn whole_row(&self, code: u16, check: Option<&Check>) -> Exchange {
         let Asked {
             request_id,
             request,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::Utc;
 use rand::Rng;
-use retune_ledger::Feedback;
+use retune_ledger::{ExchangeQuery, Feedback};
 use retune_wire::{Params, Refusal};
 use serde_json::{Map, Value, json};
 
@@ -38,9 +38,44 @@ pub(crate) async fn create(
         .rating
         .map_or_else(|| "none".to_owned(), |r| r.to_string());
     let id = feedback.feedback_id.clone();
+    let feedback = withheld(&app, feedback).await?;
     app.ledger.append_feedback(feedback).await?;
     app.metrics.feedback.with_label_values(&[&rating]).inc();
     Ok(HttpResponse::Created().json(json!({ "feedback_id": id })))
+}
+
+/// The feedback as the task of its exchange lets it be kept. The exchange is looked for only where a task withholds anything; one that
+/// cannot be found (yet, on another machine) gets every task's care.
+async fn withheld(app: &App, feedback: Feedback) -> Result<Feedback, Error> {
+    let tasks = &app.config.tasks;
+    let says_nothing = feedback.correction.is_none() && feedback.comment.is_none();
+    if says_nothing || tasks.iter().all(|task| task.privacy.redaction.is_empty()) {
+        return Ok(feedback);
+    }
+    let query = ExchangeQuery {
+        request_id: Some(feedback.request_id.clone()),
+        limit: Some(1),
+        ..ExchangeQuery::default()
+    };
+    let found = app.ledger.exchanges(&query).await?.pop();
+    let of_task = found.as_ref().and_then(|row| {
+        let name = row.task.as_deref()?;
+        let task = tasks.iter().find(|task| task.name == name)?;
+        Some((&task.privacy.redaction, row.conversation.as_str()))
+    });
+    let scope = feedback.request_id.clone();
+    Ok(match (of_task, found.is_some()) {
+        (Some((redaction, conversation)), _) => {
+            app.ledger
+                .withhold_feedback(feedback, redaction, conversation)
+        }
+        // Of no task, or of one that is gone.
+        (None, true) => feedback,
+        (None, false) => tasks.iter().fold(feedback, |feedback, task| {
+            let redaction = &task.privacy.redaction;
+            app.ledger.withhold_feedback(feedback, redaction, &scope)
+        }),
+    })
 }
 
 fn read(mut params: Params) -> Result<Feedback, Refusal> {

@@ -15,6 +15,8 @@ use super::{
 const BUILT_IN: &str = include_str!("../../builtin/retune.toml");
 const PREFIX: &str = "RETUNE_";
 const PORT: u16 = 8080;
+/// Where a store may be, other than in a folder.
+const STORES: [&str; 4] = ["s3", "gs", "az", "abfss"];
 
 impl Config {
     /// Reads `path`; without one `retune.toml` in the current folder, and where there is none the built-in
@@ -138,7 +140,11 @@ fn read(log: &Log, table: Table, source: ConfigSource) -> Config {
     let engine = engine::read(root.section("engine"));
     let config = Config {
         server,
-        store: store(root.section("store"), source.folder()),
+        store: store(
+            root.section("store"),
+            root.section("query"),
+            source.folder(),
+        ),
         monitor: monitor(root.section("monitor")),
         tasks: tasks::read(&mut root, &source, &engine),
         engine,
@@ -203,33 +209,44 @@ fn tls(s: &mut Section<'_>, folder: &Path) -> Option<Tls> {
     None
 }
 
-fn store(mut s: Section<'_>, folder: &Path) -> Store {
+fn store(mut s: Section<'_>, mut query: Section<'_>, folder: &Path) -> Store {
     let (url, place) = s
         .text("url", "file: and a folder, such as \"file:./retune-data\"")
         .unwrap_or_else(|| ("file:./retune-data".to_owned(), s.place.clone()));
-    // `s3://bucket`, `gs:bucket`: a path has its first colon behind a slash, or none.
-    let scheme = url.split_once(':').map(|(scheme, _)| scheme);
-    let scheme = scheme.filter(|s| s.bytes().all(|b| b.is_ascii_alphanumeric()));
     let path = s.path("url");
-    if let Some(scheme) = scheme.filter(|scheme| *scheme != "file") {
-        s.log.add(&place, &path, format!("is {url:?}: this version keeps its store in a local folder, not at {scheme}:; expected file: and a folder"));
-    }
-    let local = url
-        .strip_prefix("file://")
-        .or_else(|| url.strip_prefix("file:"))
-        .unwrap_or(&url);
-    if local.is_empty() {
-        s.log.add(
-            &place,
-            &path,
-            format!(
-                "is {url:?}, which names no folder; expected one, such as \"file:./retune-data\""
-            ),
-        );
-    }
-    let absolute = std::path::absolute(folder.join(local)).unwrap_or_else(|_| folder.join(local));
+    let absolute = |local: &str| {
+        let path = folder.join(local);
+        std::path::absolute(&path).unwrap_or(path)
+    };
+    let url = match bucket(&url) {
+        Some(Ok(())) => url,
+        Some(Err(what)) => {
+            s.log.add(&place, &path, format!("is {url:?}: {what}"));
+            url
+        }
+        None => {
+            let local = url
+                .strip_prefix("file://")
+                .or_else(|| url.strip_prefix("file:"));
+            let local = local.unwrap_or(&url);
+            if local.is_empty() {
+                s.log.add(
+                    &place,
+                    &path,
+                    format!("is {url:?}, which names no folder; expected one, such as \"file:./retune-data\""),
+                );
+            }
+            format!("file:{}", absolute(local).display())
+        }
+    };
+    let local = s.text(
+        "local",
+        "a folder on this machine, such as \"./retune-local\"",
+    );
+    let local = local.map_or_else(|| "retune-local".to_owned(), |(local, _)| local);
     let store = Store {
-        url: format!("file:{}", absolute.display()),
+        url,
+        local: absolute(&local).display().to_string(),
         append_rows: s.size("append_rows", 1, 1_000_000, 10_000),
         append_bytes: s.size("append_bytes", 1024, 1 << 30, 32 << 20),
         append_seconds: s.positive("append_seconds", 3600.0).unwrap_or(10.0),
@@ -243,9 +260,34 @@ fn store(mut s: Section<'_>, folder: &Path) -> Store {
             ],
             OnLogFailure::Drop,
         ),
+        compact_seconds: s.share("compact_seconds", 86_400.0).unwrap_or(60.0),
+        query_memory_bytes: query.size("memory_bytes", 64 << 20, 1 << 40, 1 << 30),
     };
     s.finish();
+    query.finish();
     store
+}
+
+/// None where it is a folder; else whether it names a bucket that this program can use.
+fn bucket(url: &str) -> Option<Result<(), String>> {
+    // A path has its first colon behind a slash, or none.
+    let (scheme, rest) = url.split_once(':')?;
+    let is_scheme = scheme.len() > 1 && scheme.bytes().all(|b| b.is_ascii_alphanumeric());
+    if !is_scheme || scheme == "file" {
+        return None;
+    }
+    let known = STORES.contains(&scheme);
+    let named = rest
+        .strip_prefix("//")
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+    Some(if known && named {
+        Ok(())
+    } else {
+        Err(format!(
+            "expected file: and a folder, or a bucket: {}://bucket/prefix",
+            STORES.join("://bucket/prefix, ")
+        ))
+    })
 }
 
 fn monitor(mut s: Section<'_>) -> Monitor {

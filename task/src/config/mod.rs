@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chat::ClientSystem;
 use crate::format::Format;
+use crate::redact::Redaction;
 use crate::schedule::Schedule;
 
 pub use engine::{EngineKind, Upstream, UpstreamServer};
@@ -116,8 +117,10 @@ pub struct Engine {
 /// `[store]`
 #[derive(Debug, Clone)]
 pub struct Store {
-    /// `file:` and a folder, made absolute.
+    /// `file:` and a folder, made absolute, or a bucket's URL.
     pub url: String,
+    /// The folder on this machine for logs and files of a store in a bucket, made absolute.
+    pub local: String,
     /// Rows in the log after which their table is appended to.
     pub append_rows: usize,
     /// Bytes in the log after which their table is appended to.
@@ -130,6 +133,10 @@ pub struct Store {
     pub log_bytes: u64,
     /// What becomes of requests whose row could not be kept.
     pub on_log_failure: OnLogFailure,
+    /// Seconds between two looks for small files that are worth merging; 0: none.
+    pub compact_seconds: f64,
+    /// `[query] memory_bytes`: what questions may take together; beyond it they use the disk.
+    pub query_memory_bytes: usize,
 }
 
 /// What becomes of a request whose row could not be kept.
@@ -177,6 +184,30 @@ pub struct Task {
     pub max_tokens: usize,
     /// `[task.retrain]`
     pub retrain: RetrainPolicy,
+    /// `[task.privacy]`
+    pub privacy: Privacy,
+}
+
+/// `[task.privacy]`: what of the apps' words is kept.
+#[derive(Debug, Clone)]
+pub struct Privacy {
+    /// What is replaced before anything is written.
+    pub redaction: Redaction,
+    /// What becomes of prompts.
+    pub prompts: Prompts,
+    /// Share of conversations whose text is kept.
+    pub text_share: f64,
+}
+
+/// What becomes of prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prompts {
+    /// They are kept.
+    Keep,
+    /// Each message is replaced by a digest, so that equal ones can be told.
+    Hash,
+    /// They are not.
+    Drop,
 }
 
 /// `[task.retrain]`

@@ -3,11 +3,15 @@
 use std::path::Path;
 
 use super::reader::{Node, Place, Section, Value, nearest};
-use super::{AlarmKind, ConfigSource, Enforce, Engine, LoraPolicy, Promote, RetrainPolicy, Task};
+use super::{
+    AlarmKind, ConfigSource, Enforce, Engine, LoraPolicy, Privacy, Promote, Prompts, RetrainPolicy,
+    Task,
+};
 use crate::base::base_id;
 use crate::chat::ClientSystem;
 use crate::format::Format;
 use crate::names::is_task_name;
+use crate::redact::{Redaction, Sensitive};
 use crate::schedule::Schedule;
 
 /// The built-in configuration's files.
@@ -126,6 +130,7 @@ fn task(mut s: Section<'_>, source: &ConfigSource) -> Task {
     let probe_share = s.share("probe_share", 1.0).unwrap_or(0.05);
     let max_tokens = s.size("max_tokens", 1, 100_000, 256);
     let retrain = retrain(s.section("retrain"));
+    let privacy = privacy(s.section("privacy"));
     s.finish();
     // Editors end a file with a newline; a prompt ends with its last word.
     let prompt = prompt.trim_end().to_owned();
@@ -139,6 +144,7 @@ fn task(mut s: Section<'_>, source: &ConfigSource) -> Task {
         probe_share,
         max_tokens,
         retrain,
+        privacy,
     }
 }
 
@@ -289,30 +295,88 @@ fn retrain(mut s: Section<'_>) -> RetrainPolicy {
     policy
 }
 
-/// The alarms that start a run; every word that is none is a problem of its own.
+fn privacy(mut s: Section<'_>) -> Privacy {
+    let kinds = words(
+        &mut s,
+        "redact",
+        "kind of personal data",
+        &Sensitive::ALL.map(|k| (k.name(), k)),
+    );
+    let own = s.value("patterns", "a list of regular expressions", |v| match v {
+        Value::List(list) => Some(list.clone()),
+        _ => None,
+    });
+    let mut patterns = Vec::new();
+    for node in own.unwrap_or_default() {
+        let made = match &node.value {
+            Value::Text(pattern) => {
+                Redaction::new(&[], std::slice::from_ref(pattern)).map(|_| pattern.clone())
+            }
+            _ => Err("it is not a text".to_owned()),
+        };
+        match made {
+            Ok(pattern) => patterns.push(pattern),
+            Err(what) => {
+                let key = s.path("patterns");
+                let what = format!("{} is no regular expression: {what}", node.shown());
+                s.log.add(&node.place, &key, what);
+            }
+        }
+    }
+    let ways = [
+        ("keep", Prompts::Keep),
+        ("hash", Prompts::Hash),
+        ("drop", Prompts::Drop),
+    ];
+    let privacy = Privacy {
+        // Each was made by itself before.
+        redaction: Redaction::new(&kinds.unwrap_or_default(), &patterns).unwrap_or_default(),
+        prompts: s.word("prompts", &ways, Prompts::Keep),
+        text_share: s.share("text_share", 1.0).unwrap_or(1.0),
+    };
+    s.finish();
+    privacy
+}
+
+/// The alarms that start a run.
 fn alarms(s: &mut Section<'_>) -> Option<Vec<AlarmKind>> {
-    let kinds = AlarmKind::ALL.map(AlarmKind::as_str);
-    let expected = kinds.join(", ");
-    let list = s.value("on", &format!("a list of {expected}"), |v| match v {
+    words(
+        s,
+        "on",
+        "kind of alarm",
+        &AlarmKind::ALL.map(|k| (k.as_str(), k)),
+    )
+}
+
+/// A list of some words; every one that is none of them is a problem of its own.
+fn words<T: Copy>(
+    s: &mut Section<'_>,
+    key: &'static str,
+    what: &str,
+    known: &[(&'static str, T)],
+) -> Option<Vec<T>> {
+    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+    let expected = names.join(", ");
+    let list = s.value(key, &format!("a list of {expected}"), |v| match v {
         Value::List(list) => Some(list.clone()),
         _ => None,
     })?;
-    let key = s.path("on");
-    let kind = |node: &Node| {
+    let path = s.path(key);
+    let word = |node: &Node| {
         let word = match &node.value {
             Value::Text(word) => word.as_str(),
             _ => "",
         };
-        let found = AlarmKind::ALL.into_iter().find(|k| k.as_str() == word);
+        let found = known.iter().find(|(name, _)| *name == word);
         if found.is_none() {
-            let hint = match nearest(&kinds, word) {
+            let hint = match nearest(&names, word) {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("expected one of {expected}"),
             };
-            let what = format!("{} is no kind of alarm; {hint}", node.shown());
-            s.log.add(&node.place, &key, what);
+            let problem = format!("{} is no {what}; {hint}", node.shown());
+            s.log.add(&node.place, &path, problem);
         }
-        found
+        found.map(|(_, value)| *value)
     };
-    Some(list.iter().filter_map(kind).collect())
+    Some(list.iter().filter_map(word).collect())
 }

@@ -1,0 +1,312 @@
+//! Logs from elsewhere: a line each, to an exchange and what was said of it.
+//!
+//! A line is `{"task", "messages": [… the answer last], "ts"?, "adapter"?, "user"?, "rating"?, "correction"?}`. What cannot be kept
+//! is named, and the others are. A line that was kept before is left out, so that an import that was cut off can be run again: the row
+//! carries the line's digest.
+
+use std::collections::HashSet;
+
+use arrow::array::AsArray;
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use chrono::{DateTime, TimeDelta, Utc};
+use retune_task::{ChatMessage, Check, ModelName, Task, conversation, sha256};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::rows::{Exchange, Feedback, Purpose};
+
+/// The `base` of what was not answered here.
+const BASE: &str = "imported";
+/// The parameter that has the line's digest.
+const DIGEST: &str = "imported";
+
+/// What became of a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Imported {
+    /// It is a row now.
+    Kept,
+    /// It was one already.
+    Known,
+    /// It is none, because of this.
+    Bad(String),
+}
+
+/// Takes lines into a ledger.
+pub struct Importer<'a> {
+    ledger: Ledger,
+    tasks: &'a [Task],
+    /// The task of lines that name none.
+    task: Option<String>,
+    known: HashSet<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    task: Option<String>,
+    messages: Vec<Said>,
+    ts: Option<Time>,
+    adapter: Option<String>,
+    user: Option<String>,
+    rating: Option<u8>,
+    correction: Option<String>,
+}
+
+/// RFC 3339, or seconds since 1970 as OpenAI's `created`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Time {
+    Text(DateTime<Utc>),
+    Seconds(i64),
+}
+
+/// A message as OpenAI's API has it.
+#[derive(Deserialize)]
+struct Said {
+    role: String,
+    content: Option<Content>,
+    tool_calls: Option<Value>,
+    tool_call_id: Option<String>,
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Deserialize)]
+struct Part {
+    text: Option<String>,
+}
+
+impl<'a> Importer<'a> {
+    /// For these tasks; `task` is that of lines that name none.
+    pub async fn new(
+        ledger: &Ledger,
+        tasks: &'a [Task],
+        task: Option<&str>,
+    ) -> Result<Self, Error> {
+        let mut known = HashSet::new();
+        let query = format!("select parameters from exchanges where base = '{BASE}'");
+        let mut answer = ledger.sql_stream(&query).await?;
+        while let Some(batch) = answer.next().await? {
+            let wrong = |e: arrow::error::ArrowError| Error::Query(e.to_string());
+            let texts = cast(batch.column(0), &DataType::Utf8).map_err(wrong)?;
+            let parameters = texts.as_string::<i32>().iter().flatten();
+            let parsed = parameters.filter_map(|text| serde_json::from_str::<Value>(text).ok());
+            known.extend(parsed.filter_map(|p| Some(p[DIGEST].as_str()?.to_owned())));
+        }
+        Ok(Self {
+            ledger: ledger.clone(),
+            tasks,
+            task: task.map(str::to_owned),
+            known,
+        })
+    }
+
+    /// Keeps one line; fails where the ledger cannot keep any.
+    pub async fn line(&mut self, text: &str) -> Result<Imported, Error> {
+        let digest = sha256(text.trim());
+        if self.known.contains(&digest) {
+            return Ok(Imported::Known);
+        }
+        let line = match serde_json::from_str::<Line>(text) {
+            Ok(line) => line,
+            Err(error) => return Ok(Imported::Bad(problem(&error))),
+        };
+        let (exchange, feedback) = match self.rows(line, &digest) {
+            Ok(rows) => rows,
+            Err(what) => return Ok(Imported::Bad(what)),
+        };
+        // The exchange last: a line is known by it, and until then is taken again.
+        if let Some(feedback) = feedback {
+            while let Err(error) = self.ledger.append_feedback(feedback.clone()).await {
+                self.make_room(error).await?;
+            }
+        }
+        while let Err(error) = self.ledger.append_exchange(exchange.clone()).await {
+            self.make_room(error).await?;
+        }
+        self.known.insert(digest);
+        Ok(Imported::Kept)
+    }
+
+    /// The log is full where lines come faster than tables take them.
+    async fn make_room(&self, error: Error) -> Result<(), Error> {
+        match error {
+            Error::LogFull { .. } => self.ledger.flush().await,
+            error => Err(error),
+        }
+    }
+
+    fn rows(&self, line: Line, digest: &str) -> Result<(Exchange, Option<Feedback>), String> {
+        let task = line.task.or_else(|| self.task.clone());
+        let task = task.ok_or("names no task; expected \"task\", or --task for all lines")?;
+        let configured = self.tasks.iter().find(|known| known.name == task);
+        let configured = configured.ok_or_else(|| {
+            let tasks: Vec<&str> = self.tasks.iter().map(|task| task.name.as_str()).collect();
+            format!(
+                "there is no task {task:?} in the configuration; there are: {}",
+                tasks.join(", ")
+            )
+        })?;
+        if let Some(adapter) = &line.adapter {
+            let of = match ModelName::parse(adapter) {
+                Some(ModelName::Adapter { task, .. } | ModelName::Baseline(task)) => Some(task),
+                _ => None,
+            };
+            if of.as_deref() != Some(task.as_str()) {
+                return Err(format!(
+                    "adapter {adapter:?} is none of {task}; expected {task}@<number> or {task}@base"
+                ));
+            }
+        }
+        if let Some(rating) = line.rating.filter(|rating| !(1..=5).contains(rating)) {
+            return Err(format!("rating is {rating}; expected 1 to 5"));
+        }
+        let ts = match line.ts {
+            None => Utc::now(),
+            Some(Time::Text(ts)) => ts,
+            Some(Time::Seconds(seconds)) => DateTime::from_timestamp(seconds, 0)
+                .ok_or_else(|| format!("ts is {seconds}; expected seconds since 1970"))?,
+        };
+        let year = ts.format("%Y").to_string();
+        if ts > Utc::now() + TimeDelta::days(1) || year.as_str() < "2000" || year.len() != 4 {
+            return Err(format!("ts is {ts}; expected a time from 2000 until now"));
+        }
+        let mut said = line.messages.into_iter();
+        let answer = said.next_back();
+        let answer = answer.filter(|last| last.role == "assistant");
+        let answer = answer
+            .ok_or("messages do not end with the answer; expected the role \"assistant\" last")?;
+        let messages = said.map(message).collect::<Result<Vec<_>, _>>()?;
+        if !messages.iter().any(|m| m.role == "user") {
+            return Err("messages have no question; expected one with the role \"user\"".into());
+        }
+        let calls = answer.tool_calls.clone().filter(|calls| !calls.is_null());
+        let text = message(answer)?.content;
+        let format = configured.format.as_ref();
+        let check = format.filter(|_| calls.is_none()).map(|f| f.check(&text));
+        let request_id = self.ledger.new_request_id_at(ts);
+        let feedback = (line.rating.is_some() || line.correction.is_some()).then(|| Feedback {
+            feedback_id: format!("fb-{}", &uuid::Uuid::new_v4().simple().to_string()[..24]),
+            request_id: request_id.clone(),
+            ts,
+            source: Some("import".to_owned()),
+            rater: None,
+            rating: line.rating,
+            correction: line.correction,
+            rubric: None,
+            comment: None,
+        });
+        let exchange = Exchange {
+            request_id,
+            replica: self.ledger.replica().to_owned(),
+            seq: 0,
+            ts,
+            purpose: Purpose::User,
+            model_requested: line.adapter.clone().unwrap_or_else(|| task.clone()),
+            task: Some(task),
+            adapter: line.adapter,
+            adapter_digest: None,
+            stage: None,
+            base: BASE.to_owned(),
+            api_key_id: None,
+            user: line.user,
+            metadata: None,
+            conversation: conversation(&messages),
+            messages: Some(messages),
+            answer: Some(text),
+            finish_reason: Some(
+                if calls.is_some() {
+                    "tool_calls"
+                } else {
+                    "stop"
+                }
+                .to_owned(),
+            ),
+            tool_calls: calls,
+            prompt_tokens: 0,
+            completion_tokens: 0,
+            time_to_first_token_ms: None,
+            duration_ms: 0.0,
+            parameters: json!({ DIGEST: digest }),
+            code: 200,
+            format_valid: check.as_ref().map(Check::is_valid),
+            format_reason: check.and_then(|check| match check {
+                Check::Valid => None,
+                Check::Invalid { reason, .. } => Some(reason.to_owned()),
+            }),
+            run_id: None,
+        };
+        let privacy = &configured.privacy;
+        let exchange = self.ledger.withhold(exchange, privacy);
+        let feedback = feedback.map(|said| {
+            let (redaction, conversation) = (&privacy.redaction, &exchange.conversation);
+            self.ledger.withhold_feedback(said, redaction, conversation)
+        });
+        Ok((exchange, feedback))
+    }
+}
+
+/// What is wrong with the JSON, and where, without its place in a "line 1" that is none of the file's.
+fn problem(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or(&text);
+    match error.column() {
+        0 => what.to_owned(),
+        column => format!("{what}, at column {column}"),
+    }
+}
+
+fn message(said: Said) -> Result<ChatMessage, String> {
+    let roles = ["system", "developer", "user", "assistant", "tool"];
+    if !roles.contains(&said.role.as_str()) {
+        let role = said.role;
+        return Err(format!(
+            "a message's role is {role:?}; expected one of {}",
+            roles.join(", ")
+        ));
+    }
+    let content = match said.content {
+        None => String::new(),
+        Some(Content::Text(text)) => text,
+        Some(Content::Parts(parts)) => {
+            let texts: Option<Vec<String>> = parts.into_iter().map(|part| part.text).collect();
+            texts
+                .ok_or("a message has parts that are no text, which are not kept")?
+                .join("\n")
+        }
+    };
+    let calls = said.tool_calls.filter(|calls| !calls.is_null());
+    Ok(ChatMessage {
+        role: said.role,
+        content,
+        tool_calls: calls.map(with_arguments),
+        tool_call_id: said.tool_call_id,
+        name: said.name,
+    })
+}
+
+/// Arguments are texts in OpenAI's API, and objects where templates read them.
+fn with_arguments(mut calls: Value) -> Value {
+    for call in calls.as_array_mut().into_iter().flatten() {
+        let arguments = call
+            .get_mut("function")
+            .and_then(|f| f.get_mut("arguments"));
+        if let Some(arguments) = arguments
+            && let Some(object) = arguments
+                .as_str()
+                .and_then(|text| serde_json::from_str(text).ok())
+        {
+            *arguments = object;
+        }
+    }
+    calls
+}

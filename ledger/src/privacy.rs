@@ -1,0 +1,110 @@
+//! What a task's configuration lets of people's words be kept: everything else is gone before a row is a row.
+//!
+//! A conversation's key is a digest of its first message, from which a short one can be guessed; where anything is withheld, it becomes
+//! one that takes the installation's secret. So what is one conversation stays one, and surrogates are the same within it.
+
+use retune_task::{Privacy, Prompts, Redaction};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::ledger::Ledger;
+use crate::rows::{Exchange, Feedback};
+
+impl Ledger {
+    /// An exchange as a task lets it be kept.
+    pub fn withhold(&self, mut row: Exchange, privacy: &Privacy) -> Exchange {
+        let (redaction, secret) = (&privacy.redaction, self.secret());
+        if redaction.is_empty() && privacy.prompts == Prompts::Keep && privacy.text_share >= 1.0 {
+            return row;
+        }
+        row.conversation = digest(secret, &row.conversation);
+        let scope = row.conversation.clone();
+        if fraction(&scope) >= privacy.text_share {
+            row.messages = None;
+            row.answer = None;
+            row.tool_calls = None;
+            row.metadata = None;
+            if let Value::Object(parameters) = &mut row.parameters {
+                parameters.remove("other_answers");
+            }
+            return row;
+        }
+        let clean = |text: &mut String| *text = redacted(redaction, text, secret, &scope);
+        for message in row.messages.iter_mut().flatten() {
+            clean(&mut message.content);
+            message.name.as_mut().map(clean);
+            texts(message.tool_calls.as_mut(), &clean);
+        }
+        row.answer.as_mut().map(clean);
+        texts(row.tool_calls.as_mut(), &clean);
+        texts(row.metadata.as_mut(), &clean);
+        texts(Some(&mut row.parameters), &clean);
+        match privacy.prompts {
+            Prompts::Keep => {}
+            Prompts::Drop => row.messages = None,
+            Prompts::Hash => {
+                for message in row.messages.iter_mut().flatten() {
+                    message.content = digest(secret, &message.content);
+                    message.tool_calls = None;
+                }
+            }
+        }
+        row
+    }
+
+    /// A feedback on an exchange of `conversation`, as it was kept.
+    pub fn withhold_feedback(
+        &self,
+        mut row: Feedback,
+        redaction: &Redaction,
+        conversation: &str,
+    ) -> Feedback {
+        let clean =
+            |text: &mut String| *text = redacted(redaction, text, self.secret(), conversation);
+        row.correction.as_mut().map(clean);
+        row.comment.as_mut().map(clean);
+        row
+    }
+}
+
+fn redacted(redaction: &Redaction, text: &str, secret: &[u8], scope: &str) -> String {
+    redaction.redact(text, secret, scope).into_owned()
+}
+
+/// Every text in a JSON value; keys stay.
+fn texts(value: Option<&mut Value>, clean: &impl Fn(&mut String)) {
+    match value {
+        Some(Value::String(text)) => clean(text),
+        Some(Value::Array(list)) => list.iter_mut().for_each(|value| texts(Some(value), clean)),
+        Some(Value::Object(map)) => map.values_mut().for_each(|value| texts(Some(value), clean)),
+        _ => {}
+    }
+}
+
+fn digest(secret: &[u8], text: &str) -> String {
+    let hash = Sha256::new().chain_update(secret).chain_update(text);
+    retune_task::hex(&hash.finalize())
+}
+
+/// A conversation's place between 0 and 1, the same at every replica.
+fn fraction(conversation: &str) -> f64 {
+    let hash = Sha256::digest(conversation);
+    let head = hash
+        .iter()
+        .take(4)
+        .fold(0_u32, |n, byte| n << 8 | u32::from(*byte));
+    f64::from(head) / 4_294_967_296.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_that_share_of_conversations() {
+        let kept = (0..10_000)
+            .filter(|n| fraction(&n.to_string()) < 0.1)
+            .count();
+        assert!((900..1100).contains(&kept), "{kept}");
+    }
+}

@@ -1,0 +1,124 @@
+//! Where questions are computed: one share of memory for all of them together, and the disk beyond it.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use deltalake::datafusion::catalog::TableProvider;
+use deltalake::datafusion::error::DataFusionError;
+use deltalake::datafusion::execution::SendableRecordBatchStream;
+use deltalake::datafusion::execution::context::SQLOptions;
+use deltalake::datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use deltalake::datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use deltalake::datafusion::prelude::{SessionConfig, SessionContext};
+use futures::StreamExt;
+
+use crate::error::Error;
+use crate::schema::Table;
+
+/// Memory's largest users that an error names.
+const NAMED: std::num::NonZeroUsize = std::num::NonZeroUsize::MIN.saturating_add(2);
+
+/// What all questions of a ledger share.
+pub(crate) struct Sessions {
+    runtime: Arc<RuntimeEnv>,
+    sort_reserve: usize,
+}
+
+impl Sessions {
+    /// Questions that may take so many bytes together.
+    pub(crate) fn new(memory_bytes: usize) -> Result<Self, Error> {
+        let pool = TrackConsumersPool::new(FairSpillPool::new(memory_bytes), NAMED);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(pool))
+            .build_arc()
+            .map_err(|e| Error::Query(e.strip_backtrace()))?;
+        Ok(Self {
+            runtime,
+            sort_reserve: (memory_bytes / 32).clamp(1 << 20, 10 << 20),
+        })
+    }
+
+    /// Starts to answer a question over some tables; refuses whatever would change something.
+    pub(crate) async fn answer(
+        &self,
+        query: &str,
+        tables: Vec<(Table, Arc<dyn TableProvider>)>,
+    ) -> Result<Answer, Error> {
+        let mut config = SessionConfig::new().with_information_schema(true);
+        // Long texts are only read of rows that are wanted.
+        let execution = &mut config.options_mut().execution;
+        execution.parquet.pushdown_filters = true;
+        // What each sort keeps back to merge what it wrote to disk: 10 MiB by default, of which a small share is soon gone.
+        execution.sort_spill_reservation_bytes = self.sort_reserve;
+        let context = SessionContext::new_with_config_rt(config, self.runtime.clone());
+        for (table, provider) in tables {
+            let registered = context.register_table(table.name(), provider);
+            registered.map_err(|e| Error::Query(e.strip_backtrace()))?;
+        }
+        let options = SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false);
+        let refused = |e: DataFusionError| {
+            let text = e.strip_backtrace();
+            if text.contains("not supported:") {
+                Error::ReadOnly(text)
+            } else {
+                Error::Query(text)
+            }
+        };
+        let frame = context.sql_with_options(query, options).await;
+        let stream = frame.map_err(refused)?.execute_stream().await;
+        Ok(Answer {
+            stream: stream.map_err(|e| failed(&e))?,
+            first: None,
+        })
+    }
+}
+
+/// A question's rows, as they are computed.
+pub struct Answer {
+    stream: SendableRecordBatchStream,
+    first: Option<RecordBatch>,
+}
+
+impl Answer {
+    /// The next rows; none at the end.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>, Error> {
+        match self.first.take() {
+            None => self.stream.next().await.transpose().map_err(|e| failed(&e)),
+            first => Ok(first),
+        }
+    }
+
+    /// Waits for the first rows, so that what fails at once fails here.
+    pub(crate) async fn begun(mut self) -> Result<Self, Error> {
+        self.first = self.next().await?;
+        Ok(self)
+    }
+
+    /// All of them.
+    pub async fn collect(mut self) -> Result<Vec<RecordBatch>, Error> {
+        let mut batches = Vec::new();
+        while let Some(batch) = self.next().await? {
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+}
+
+fn failed(error: &DataFusionError) -> Error {
+    let root = error.find_root();
+    let text = root.strip_backtrace();
+    match root {
+        DataFusionError::ResourcesExhausted(_) => Error::Query(format!(
+            "{text}\nquery.memory_bytes allows no more; allow more, or ask for less: fewer columns, a filter, a limit"
+        )),
+        DataFusionError::ParquetError(_)
+        | DataFusionError::ObjectStore(_)
+        | DataFusionError::ArrowError(..)
+        | DataFusionError::IoError(_)
+        | DataFusionError::External(_) => Error::Unreadable(text),
+        _ => Error::Query(text),
+    }
+}

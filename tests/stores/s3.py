@@ -1,0 +1,290 @@
+"""A store in a bucket: two servers write to it without talking to each other, one is killed, and the bucket fails in every way.
+
+    python tests/stores/s3.py --retune target/release/retune --s3s s3s-fs
+
+The bucket is s3s-fs, S3 over real HTTP on a folder, behind a proxy that can answer 500, say nothing, or refuse. At the end each finished
+exchange is in the table once.
+"""
+
+import argparse
+import contextlib
+import http.client
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+KEY, SECRET, BUCKET = "retune", "not-a-secret", "logs"
+
+
+class Faults:
+    """What the proxy does to every request: nothing, `500`, `silent` (it hangs until the fault is over), `refused`."""
+
+    kind = None
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    upstream = None
+    over = threading.Event()
+
+    def any(self):
+        length = int(self.headers.get("content-length") or 0)
+        body = self.rfile.read(length)
+        if Faults.kind == "refused":
+            self.close_connection = True
+            return
+        if Faults.kind == "silent":
+            while Faults.kind == "silent":
+                time.sleep(0.05)
+            self.close_connection = True
+            return
+        if Faults.kind == "500":
+            self.answer(500, {}, b"<Error><Code>InternalError</Code></Error>")
+            return
+        upstream = http.client.HTTPConnection(*Proxy.upstream)
+        upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            upstream.putheader(name, value)
+        upstream.endheaders(body)
+        answer = upstream.getresponse()
+        self.answer(answer.status, dict(answer.getheaders()), answer.read())
+        upstream.close()
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = any
+
+    def answer(self, status, headers, body):
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        length = headers.get("content-length", "0") if self.command == "HEAD" else str(len(body))
+        self.send_header("content-length", length)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def bucket(s3s, folder):
+    """An endpoint with faults."""
+    root = folder / "s3"
+    (root / BUCKET).mkdir(parents=True)
+    port = free_port()
+    log = open(folder / "s3s.log", "w")
+    child = subprocess.Popen(
+        [s3s, "--host", "127.0.0.1", "--port", str(port), "--access-key", KEY, "--secret-key", SECRET, str(root)], stdout=log, stderr=log
+    )
+    Proxy.upstream = ("127.0.0.1", port)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        Faults.kind = None
+        server.shutdown()
+        child.kill()
+        child.wait()
+
+
+class Machine:
+    """A folder of its own, as another machine has, and a server in it."""
+
+    def __init__(self, retune, endpoint, folder):
+        folder.mkdir()
+        self.retune, self.folder, self.child = retune, folder, None
+        self.env = os.environ | {
+            "RETUNE_SERVER__LISTEN": "127.0.0.1:0",
+            "RETUNE_STORE__URL": f"s3://{BUCKET}/retune",
+            "RETUNE_STORE__LOCAL": str(folder / "local"),
+            "RETUNE_STORE__APPEND_SECONDS": "0.5",
+            "AWS_ENDPOINT": endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+        }
+
+    def start(self):
+        self.log = open(self.folder / "log", "a")
+        self.child = subprocess.Popen(
+            [self.retune, "serve", "--json"], cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
+        line = self.child.stdout.readline()
+        assert line, (self.folder / "log").read_text()
+        self.url = json.loads(line)["listening"]
+        until(lambda: self.get("/readyz")[0] == 200, "a model answers")
+        return self
+
+    def kill(self, how=signal.SIGKILL):
+        self.child.send_signal(how)
+        return self.child.wait(timeout=120)
+
+    def get(self, path):
+        return self.send(urllib.request.Request(self.url + path))
+
+    def post(self, path, body):
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"content-type": "application/json"})
+        return self.send(request)
+
+    @staticmethod
+    def send(request):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.loads(answer.read() or b"null") if "json" in answer.headers.get_content_type() else None
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def ask(self, text, model="triage"):
+        status, answer = self.post("/v1/chat/completions", {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": text}]})
+        assert status == 200, answer
+        return answer["id"]
+
+    def feedback(self, id, rating):
+        return self.post("/v1/feedback", {"completion_id": id, "rating": rating})[0]
+
+    def run(self, *args, code=0):
+        done = subprocess.run([self.retune, *args], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, f"retune {' '.join(args)}: {done.returncode} {done.stderr}"
+        return done.stdout
+
+    def sql(self, query):
+        return [json.loads(line) for line in self.run("ledger", "sql", "--json", query).splitlines()]
+
+    def ids(self):
+        rows = self.sql("select request_id, count(*) as n from exchanges group by request_id")
+        return {row["request_id"]: row["n"] for row in rows}
+
+
+def until(true, what, seconds=90):
+    give_up = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            if true():
+                return
+        assert time.monotonic() < give_up, f"not within {seconds} s: {what}"
+        time.sleep(0.2)
+
+
+def adapter(folder):
+    """A PEFT folder for the model inside the program, that changes nothing: its B is zero."""
+    model = json.loads((Path(__file__).parents[2] / "models/pocket/config.json").read_text())
+    hidden, heads, layers, rank = model["hidden_size"], model["num_attention_heads"], model["num_hidden_layers"], 2
+    width = model.get("head_dim") or hidden // heads
+    header, data = {}, b""
+    for layer in range(layers):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_"
+        for part, shape, value in (("A", (rank, hidden), 0.01), ("B", (heads * width, rank), 0.0)):
+            count = shape[0] * shape[1]
+            header[f"{name}{part}.weight"] = {"dtype": "F32", "shape": shape, "data_offsets": (len(data), len(data) + 4 * count)}
+            data += struct.pack("<f", value) * count
+    folder.mkdir()
+    text = json.dumps(header).encode()
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--retune", required=True)
+    parser.add_argument("--s3s", default="s3s-fs", help="the program s3s-fs")
+    parser.add_argument("--keep", action="store_true", help="leave the folder, and say where it is")
+    args = parser.parse_args()
+    retune, s3s = str(Path(args.retune).resolve()), shutil.which(args.s3s) or args.s3s
+    folder = Path(tempfile.mkdtemp(prefix="retune-s3-"))
+    machines = []
+    try:
+        with bucket(s3s, folder) as endpoint:
+            machines += [Machine(retune, endpoint, folder / name).start() for name in ("one", "two")]
+            play(folder, *machines)
+        print("a bucket: shared, lost and found, and nothing lost or doubled")
+    except BaseException:
+        for machine in machines:
+            print((machine.folder / "log").read_text()[-3000:])
+        raise
+    finally:
+        for machine in machines:
+            if machine.child.poll() is None:
+                machine.kill()
+        if args.keep:
+            print(folder)
+        else:
+            shutil.rmtree(folder)
+
+
+def play(folder, one, two):
+    sent = [machine.ask(f"Where is order {n}?") for n in range(5) for machine in (one, two)]
+    # Either takes feedback on the other's answers, at once, and knows an invented id.
+    assert [two.feedback(sent[0], 5), one.feedback(sent[1], 1)] == [201, 201]
+    forged = sent[0][:-1] + ("0" if sent[0][-1] != "0" else "1")
+    assert one.feedback(forged, 5) == 404
+
+    # An adapter that one brings answers at the other.
+    one.run("adapter", "import", "--task", "triage", str(adapter(folder / "lora")))
+    until(lambda: "triage@1" in str(two.get("/v1/models")[1]), "the other server knows the adapter")
+    sent.append(two.ask("Hello", "triage@1"))
+    until(lambda: set(one.ids()) >= set(sent), "one machine sees the other's rows")
+
+    # The bucket is away, in three ways: apps are answered, and feedback is taken; the rows wait.
+    for fault, seconds in (("500", 8), ("silent", 30), ("refused", 8)):
+        Faults.kind = fault
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            asked = time.monotonic()
+            sent.append(one.ask(f"{fault} {len(sent)}"))
+            assert one.feedback(sent[-1], 4) == 201
+            assert time.monotonic() - asked < 5, "an app waited for the bucket"
+            time.sleep(0.5)
+        Faults.kind = None
+        until(lambda: set(two.ids()) >= set(sent), f"rows are in the table after {fault}", 120)
+
+    # Killed while the bucket is away, restarted on the same folder: what it answered is there.
+    Faults.kind = "500"
+    sent += [one.ask(f"last words {n}") for n in range(3)]
+    one.kill()
+    Faults.kind = None
+    one.start()
+    until(lambda: set(two.ids()) >= set(sent), "rows of a killed server are in the table", 120)
+
+    # Stopped, each publishes what it has; then all is there, once.
+    sent += [machine.ask("the end") for machine in (one, two)]
+    assert [machine.kill(signal.SIGTERM) for machine in (one, two)] == [0, 0]
+    ids = two.ids()
+    assert ids == {id: 1 for id in sent}, (len(ids), len(sent), [n for n in ids.values() if n > 1], set(sent) - set(ids))
+    said = two.sql("select count(*) as n, count(distinct request_id) as exchanges from feedback")[0]
+    assert said["n"] == said["exchanges"] > 2, said
+    two.run("ledger", "compact")
+    verified = json.loads(two.run("ledger", "verify", "--json").splitlines()[-1])
+    assert verified["problems"] == 0 and verified["rows"] >= len(sent), verified
+    assert two.ids() == ids
+    assert not list((folder / "one/local/wal").glob("*/*.wal")), "rows are left in a log"
+
+
+if __name__ == "__main__":
+    main()
