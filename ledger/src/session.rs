@@ -21,7 +21,7 @@ const NAMED: std::num::NonZeroUsize = std::num::NonZeroUsize::MIN.saturating_add
 /// What all questions of a ledger share.
 pub(crate) struct Sessions {
     runtime: Arc<RuntimeEnv>,
-    sort_reserve: usize,
+    memory_bytes: usize,
 }
 
 impl Sessions {
@@ -34,7 +34,7 @@ impl Sessions {
             .map_err(|e| Error::Query(e.strip_backtrace()))?;
         Ok(Self {
             runtime,
-            sort_reserve: (memory_bytes / 32).clamp(1 << 20, 10 << 20),
+            memory_bytes,
         })
     }
 
@@ -44,12 +44,16 @@ impl Sessions {
         query: &str,
         tables: Vec<(Table, Arc<dyn TableProvider>)>,
     ) -> Result<Answer, Error> {
-        let mut config = SessionConfig::new().with_information_schema(true);
+        // What a sort wrote to disk it merges a batch of each piece at a time, and rows are long: little memory means small batches, and
+        // less that is kept back for that than the default of 10 MiB.
+        let batch_rows = (self.memory_bytes >> 17).clamp(512, 8192);
+        let mut config = SessionConfig::new()
+            .with_information_schema(true)
+            .with_batch_size(batch_rows);
         // Long texts are only read of rows that are wanted.
         let execution = &mut config.options_mut().execution;
         execution.parquet.pushdown_filters = true;
-        // What each sort keeps back to merge what it wrote to disk: 10 MiB by default, of which a small share is soon gone.
-        execution.sort_spill_reservation_bytes = self.sort_reserve;
+        execution.sort_spill_reservation_bytes = (self.memory_bytes / 32).clamp(1 << 20, 10 << 20);
         let context = SessionContext::new_with_config_rt(config, self.runtime.clone());
         for (table, provider) in tables {
             let registered = context.register_table(table.name(), provider);

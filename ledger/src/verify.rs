@@ -101,11 +101,8 @@ pub(crate) fn check(place: &Place, part: &Part) -> Result<Result<u64, String>, E
         let bytes = place.read()?.map(Bytes::from);
         bytes.map(|bytes| (bytes.len() as u64, rows(bytes)))
     } else {
-        let path = place.shown();
-        match segments::open(&path)? {
-            Some((file, length)) => Some((length, rows(file))),
-            None => None,
-        }
+        let opened = segments::open(&place.shown())?;
+        opened.map(|(file, length)| (length, rows(file)))
     };
     let restore = "restore it from a copy; until then its rows are left out of every answer";
     let Some((length, rows)) = read else {

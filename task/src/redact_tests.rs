@@ -1,5 +1,5 @@
 //! What is found and what is not, on texts that a generator labels; and that surrogates have the shape of what they stand for.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
