@@ -50,6 +50,8 @@ impl Sessions {
         let mut config = SessionConfig::new()
             .with_information_schema(true)
             .with_batch_size(batch_rows);
+        // Sorts side by side take from each other what merging them needs; a single one gets by with any share of memory.
+        config.options_mut().optimizer.repartition_sorts = false;
         // Long texts are only read of rows that are wanted.
         let execution = &mut config.options_mut().execution;
         execution.parquet.pushdown_filters = true;

@@ -196,34 +196,20 @@ async fn a_damaged_file_is_named_counted_and_left_out_and_the_others_answer() {
 #[tokio::test]
 async fn a_question_larger_than_its_memory_uses_the_disk() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store {
-        query_memory_bytes: 64 << 20,
-        append_bytes: 256 << 20,
-        append_rows: 1_000_000,
-        ..common::store(folder.path())
-    };
-    let ledger = Ledger::open(&store).await.unwrap();
-    let filler = "x".repeat(2000);
-    for n in 0..60_000 {
-        let mut row = exchange(&ledger, &format!("{n} {filler}"));
-        row.messages = None;
-        ledger.append_exchange(row).await.unwrap();
-    }
-    ledger.flush().await.unwrap();
-    let mut answer = ledger
-        .sql_stream("select answer from exchanges order by answer desc")
-        .await
-        .unwrap();
+    let ledger = Ledger::open(&common::store(folder.path())).await.unwrap();
+    // 400 MB of texts, in 256 MiB.
+    let series = "generate_series(1, 400000)";
+    let sorted =
+        format!("select repeat('x', 1000) || value as text from {series} order by text desc");
+    let mut answer = ledger.sql_stream(&sorted).await.unwrap();
     let mut rows = 0;
     while let Some(batch) = answer.next().await.unwrap() {
         rows += batch.num_rows();
     }
-    assert_eq!(rows, 60_000);
+    assert_eq!(rows, 400_000);
     // What cannot use the disk says what allows more.
-    let refused = ledger
-        .sql("select array_agg(answer) from exchanges")
-        .await
-        .unwrap_err();
+    let whole = format!("select array_agg(repeat('x', 1000) || value) from {series}");
+    let refused = ledger.sql(&whole).await.unwrap_err();
     assert!(
         matches!(&refused, Error::Query(text) if text.contains("query.memory_bytes")),
         "{refused}"

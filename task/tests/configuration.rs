@@ -98,7 +98,7 @@ fn what_is_withheld_is_named_word_by_word() {
     ] {
         assert!(error.contains(part), "{part} in {error}");
     }
-    let store = "[store]\nurl = \"s3://bucket/prefix\"\nlocal = \"here\"\n[query]\nmemory_bytes = 100000000\n";
+    let store = "[store]\nurl = \"s3://bucket/prefix\"\nlocal = \"here\"\n[query]\nmemory_bytes = 300000000\n";
     let config = load(&format!("{store}{TASK}"), &[]).unwrap();
     assert_eq!(config.store.url, "s3://bucket/prefix");
     assert!(
@@ -106,7 +106,7 @@ fn what_is_withheld_is_named_word_by_word() {
         "{}",
         config.store.local
     );
-    assert_eq!(config.store.query_memory_bytes, 100_000_000);
+    assert_eq!(config.store.query_memory_bytes, 300_000_000);
     assert!(config.tasks[0].privacy.redaction.is_empty());
 }
 

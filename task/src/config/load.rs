@@ -261,7 +261,7 @@ fn store(mut s: Section<'_>, mut query: Section<'_>, folder: &Path) -> Store {
             OnLogFailure::Drop,
         ),
         compact_seconds: s.share("compact_seconds", 86_400.0).unwrap_or(60.0),
-        query_memory_bytes: query.size("memory_bytes", 64 << 20, 1 << 40, 1 << 30),
+        query_memory_bytes: query.size("memory_bytes", 256 << 20, 1 << 40, 1 << 30),
     };
     s.finish();
     query.finish();
