@@ -149,6 +149,19 @@ impl Server {
     }
 
     /// Its exit code, within half a minute; None where a signal ended it.
+    /// Waits until it ends by itself: to ask for its exit code closes its stdin, which is a wish that it stop.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn ended(&mut self, within: Duration) -> bool {
+        let give_up = std::time::Instant::now() + within;
+        while self.child.try_wait().unwrap().is_none() {
+            if std::time::Instant::now() >= give_up {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        true
+    }
+
     pub(crate) async fn exit_code(&mut self) -> Option<i32> {
         let status = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;
         status.expect("an end within half a minute").unwrap().code()

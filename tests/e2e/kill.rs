@@ -102,8 +102,9 @@ async fn a_death_or_a_failure_at_any_step_of_the_log_and_of_upkeep_loses_and_dou
             let mut server = Server::start_with(folder.path(), &environment).await;
             let clients = clients(&server);
             if what == die {
-                let died = tokio::time::timeout(Duration::from_secs(60), server.exit_code());
-                assert_eq!(died.await, Ok(None), "{step} is no step that was reached");
+                let ended = server.ended(Duration::from_secs(60)).await;
+                assert!(ended, "{step} is no step that was reached");
+                assert_eq!(server.exit_code().await, None, "{step}: it did not die");
             } else {
                 tokio::time::sleep(Duration::from_secs(4)).await;
                 server.signal("KILL");
