@@ -11,6 +11,7 @@ use deltalake::datafusion::catalog::TableProvider;
 use deltalake::kernel::Transaction;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitProperties;
+use deltalake::operations::vacuum::VacuumMode;
 use deltalake::protocol::SaveMode;
 use deltalake::{DeltaTable, DeltaTableError, FilterOp, FilterValue, StructType};
 use tokio::sync::Mutex;
@@ -220,11 +221,13 @@ impl Handle {
         self.damaged.try_lock().map_or(0, |d| d.len() as u64)
     }
 
-    /// Deletes files that no version has which the table's properties tell to keep; how many.
+    /// Deletes files that no version has which the table's properties tell to keep, those of commits that never came among them; how
+    /// many.
     pub(crate) async fn vacuum(&self) -> Result<usize, Error> {
         faults::at("vacuum").map_err(Error::io(&self.place.shown()))?;
         let delta = self.delta.lock().await.clone();
-        let (after, metrics) = delta.vacuum().await.map_err(|e| self.error(e))?;
+        let vacuum = delta.vacuum().with_mode(VacuumMode::Full);
+        let (after, metrics) = vacuum.await.map_err(|e| self.error(e))?;
         self.keep(after).await;
         Ok(metrics.files_deleted.len())
     }

@@ -108,6 +108,27 @@ async fn files_lie_by_day_and_are_merged_beside_others_that_append() {
 }
 
 #[tokio::test]
+async fn what_a_killed_process_left_goes_after_a_week_and_no_earlier() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&common::store(folder.path())).await.unwrap();
+    fill(&ledger, 2).await;
+    let files = parquet_files(folder.path(), Table::Exchanges);
+    let left = |name: &str, days: u64| {
+        let path = files[0].with_file_name(name);
+        std::fs::copy(&files[0], &path).unwrap();
+        let written = std::time::SystemTime::now() - Duration::from_secs(days * 24 * 3600);
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(written).unwrap();
+        path
+    };
+    let (old, recent) = (left("part-old.parquet", 8), left("part-recent.parquet", 6));
+    let kept = ledger.compact().await.unwrap().unwrap();
+    assert_eq!(kept[0].vacuumed, 1, "{kept:?}");
+    assert!(!old.exists() && recent.exists() && files[0].exists());
+    assert_eq!(texts(&ledger).await.len(), 2);
+}
+
+#[tokio::test]
 async fn small_files_are_merged_in_the_background_by_one_process_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store {
