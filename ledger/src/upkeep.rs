@@ -1,9 +1,9 @@
 //! Keeping the tables quick to ask: small files become larger ones, and files that no recent version has are deleted.
 //!
 //! A server appends every few seconds, so that rows are soon where other programs see them; each append is a file, and a question
-//! opens them all. So files of a day are merged when there are enough of them, twice: into middling ones while the day lasts, into
-//! large ones after it. A row is written three times in its life, however busy the day. Rows are never changed by it, and whoever
-//! reads a version goes on reading its files, which are kept for seven days.
+//! opens them all. So files of a day are merged when there are enough of them: into middling ones while the day lasts, into large ones
+//! after it. What is written anew at a time is small while rows are coming, however busy the day. Rows are never changed by it,
+//! and whoever reads a version goes on reading its files, which are kept for seven days.
 //!
 //! One process at a time does it, by a lease; the others append and read meanwhile.
 
