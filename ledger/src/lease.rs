@@ -125,7 +125,16 @@ impl Terms {
     fn create(&self, number: u64, until: DateTime<Utc>) -> Result<bool, Error> {
         let holder = self.holder.clone();
         let place = self.folder.join(format!("{number}.json"));
-        place.create_json_once(&Term { holder, until })
+        if !place.create_json_once(&Term { holder, until })? {
+            return Ok(false);
+        }
+        // Whoever slept since its last look may have created one that others had, and deleted: the newest one counts.
+        let is_newest = self.numbers()?.last().is_none_or(|last| *last <= number);
+        if !is_newest {
+            self.bucket
+                .delete(&[format!("{}/{number}.json", self.path)])?;
+        }
+        Ok(is_newest)
     }
 
     fn take(self) -> Result<Option<Kind>, Error> {
