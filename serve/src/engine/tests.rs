@@ -8,6 +8,7 @@
 )]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 use retune_task::ChatMessage;
@@ -72,6 +73,28 @@ fn generation(adapter: Option<&str>, text: &str) -> Generation {
         constraint: None,
         trail: Trail::default(),
     }
+}
+
+/// Waits until the base answers again.
+async fn back(engine: &Embedded) {
+    let begun = Instant::now();
+    while !engine.ready().await {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "the base stays away"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits for the engine's end as others see it, which is a moment after its requests'.
+async fn restarted(restarts: &IntCounter, times: u64) {
+    let begun = Instant::now();
+    while restarts.get() < times {
+        assert!(begun.elapsed() < Duration::from_secs(30), "nobody noticed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(restarts.get(), times);
 }
 
 /// The answer, its pieces joined, why it ended and its tokens.
@@ -200,7 +223,7 @@ async fn many_at_once_get_the_answers_of_one_alone_though_some_leave() {
                 max_tokens: 400,
                 ..generation(None, prompt)
             });
-            let patience = std::time::Duration::from_millis(3 * i as u64);
+            let patience = Duration::from_millis(3 * i as u64);
             if let Ok(generating) = tokio::time::timeout(patience, leaves).await {
                 drop(generating.unwrap().events.recv().await);
             }

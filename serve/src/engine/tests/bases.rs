@@ -145,7 +145,8 @@ async fn a_gguf_file_needs_its_tokenizer_and_takes_no_adapter() {
     model::write_tokenizer(folder.path());
     let adapter = folder.path().join("adapter");
     model::write_adapter(&adapter, 5);
-    let engine = Embedded::start(&base, counter()).await.unwrap();
+    let restarts = counter();
+    let engine = Embedded::start(&base, restarts.clone()).await.unwrap();
     let refused = engine.load("t@1#a/0", &adapter).await.unwrap_err();
     assert!(
         refused.to_string().contains("the base is a GGUF file"),
@@ -160,13 +161,8 @@ async fn a_gguf_file_needs_its_tokenizer_and_takes_no_adapter() {
         matches!(ended, Some(Event::Failed(Error::Restarting { .. }))),
         "{ended:?}"
     );
-    let begun = std::time::Instant::now();
-    // Ready is what it was until the breakdown is noticed: whether it is back, a question tells.
-    let asked = || engine.generate(generation(None, "Hello"));
-    while let Err(Error::Restarting { .. }) = asked().await.map(drop) {
-        assert!(begun.elapsed().as_secs() < 30, "it stays away");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    restarted(&restarts, 1).await;
+    back(&engine).await;
     assert_eq!(answer(&engine, generation(None, "Hello")).await.0, before);
 }
 

@@ -1,30 +1,6 @@
 //! An engine that panics: its requests fail as they should, and its model answers again, as before.
 
-use std::time::{Duration, Instant};
-
 use super::*;
-
-/// Until the base answers again.
-async fn back(f: &Fixture) {
-    let begun = Instant::now();
-    while !f.engine.ready().await {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "the base stays away"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Waits for the engine's end as others see it, which is a moment after its requests'.
-async fn restarted(f: &Fixture, times: u64) {
-    let begun = Instant::now();
-    while f.restarts.get() < times {
-        assert!(begun.elapsed() < Duration::from_secs(30), "nobody noticed");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(f.restarts.get(), times);
-}
 
 /// The text so far, and the error that it ended with.
 async fn failed(mut generating: Generating) -> (String, Error) {
@@ -66,11 +42,11 @@ async fn the_base_comes_back_by_itself() {
     let (adapter, ..) = answer(&f.engine, generation(Some("t@1#a/0"), "Hello")).await;
     for round in 1..3 {
         broken_in_the_middle(&f, None, &base).await;
-        restarted(&f, 2 * round - 1).await;
+        restarted(&f.restarts, 2 * round - 1).await;
         // Others go on meanwhile.
         let beside = answer(&f.engine, generation(Some("t@1#a/0"), "Hello")).await;
         assert_eq!(beside.0, adapter);
-        back(&f).await;
+        back(&f.engine).await;
         assert_eq!(answer(&f.engine, generation(None, "Hello")).await.0, base);
 
         // In a forward pass, where mistralrs' own restart would never get over it.
@@ -81,8 +57,8 @@ async fn the_base_comes_back_by_itself() {
             text.is_empty() && is_restarting(&error),
             "{text:?}, {error}"
         );
-        restarted(&f, 2 * round).await;
-        back(&f).await;
+        restarted(&f.restarts, 2 * round).await;
+        back(&f.engine).await;
         assert_eq!(answer(&f.engine, generation(None, "Hello")).await.0, base);
     }
 }
@@ -95,7 +71,7 @@ async fn an_adapter_is_forgotten_and_can_be_loaded_again() {
     let (adapter, ..) = answer(&f.engine, generation(Some("t@1#a/0"), "Hello")).await;
     broken_in_the_middle(&f, Some("t@1#a/0"), &adapter).await;
     assert!(!f.engine.holds_adapter("t@1#a/0"));
-    restarted(&f, 1).await;
+    restarted(&f.restarts, 1).await;
     assert!(f.engine.ready().await, "the base answers all the while");
     assert_eq!(answer(&f.engine, generation(None, "Hello")).await.0, base);
     f.load("t@1#a/1", 5).await;
@@ -106,7 +82,7 @@ async fn an_adapter_is_forgotten_and_can_be_loaded_again() {
     let asked = f.engine.generate(generation(Some("t@1#a/1"), "Hello"));
     let (_, error) = failed(asked.await.unwrap()).await;
     assert!(is_restarting(&error), "{error}");
-    restarted(&f, 2).await;
+    restarted(&f.restarts, 2).await;
     // Whoever lets go of it finds that it is gone already.
     let gone = f.engine.unload("t@1#a/1").await;
     assert!(matches!(gone, Err(Error::NotLoaded(_))), "{gone:?}");
