@@ -83,13 +83,12 @@ async fn run(args: &Args) -> Result<()> {
 async fn write(args: &Args, store: &Store) -> Result<()> {
     progress(&format!("writing {} rows", args.rows));
     let ledger = Ledger::open(store).await?;
-    let source = Source::new(args.seed, args.rows, Utc::now());
+    let mut source = Source::new(args.seed, args.rows, Utc::now());
     // Made beforehand in pieces, so that making them is not measured.
-    let (sender, receiver) = tokio::sync::mpsc::channel::<Vec<_>>(4);
+    let (sender, mut receiver) = tokio::sync::mpsc::channel::<Vec<_>>(4);
     let maker = {
         let ledger = ledger.clone();
         std::thread::spawn(move || {
-            let mut source = source;
             loop {
                 let piece: Vec<_> = std::iter::from_fn(|| source.row(&ledger))
                     .take(20_000)
@@ -100,7 +99,6 @@ async fn write(args: &Args, store: &Store) -> Result<()> {
             }
         })
     };
-    let mut receiver = receiver;
     let (mut written, mut busy, mut json_bytes) = (0_u64, 0.0, 0_u64);
     while let Some(piece) = receiver.recv().await {
         if written < SAMPLE {
@@ -129,12 +127,12 @@ async fn write(args: &Args, store: &Store) -> Result<()> {
     let stats = ledger.stats();
     let dropped: u64 = stats.iter().flat_map(|s| s.dropped).map(|(_, n)| n).sum();
     // Those that found the log full came again.
-    let sizes = ledger.size(Table::Exchanges).await?.rows;
-    ensure!(
-        sizes == written,
-        "{sizes} of {written} rows are there, {dropped} were refused once"
-    );
     let before = ledger.size(Table::Exchanges).await?;
+    ensure!(
+        before.rows == written,
+        "{} of {written} rows are there, {dropped} were refused once",
+        before.rows
+    );
     let start = Instant::now();
     ledger.compact().await?;
     let compacting = start.elapsed().as_secs_f64();

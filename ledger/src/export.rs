@@ -11,7 +11,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::keys::Role;
 use crate::ledger::Ledger;
 use crate::queries::quoted;
 use crate::session::Answer;
@@ -50,16 +49,12 @@ impl Ledger {
     /// Apps' exchanges whose text was kept and whose answer is whole, in the order (ts, replica, seq).
     pub async fn export(&self, wanted: &Export) -> Result<Lines, Error> {
         let keys = self.keys().await?;
-        // While there are no keys everybody is a rater; so was whoever spoke before there were any.
-        let trusted = match keys.is_empty() {
-            true => "true".to_owned(),
-            false => {
-                let raters = keys.keys.iter().filter(|key| key.role >= Role::Rater);
-                let raters: Vec<String> = raters.map(|key| quoted(&key.id)).collect();
-                match raters.is_empty() {
-                    true => "rater is null".to_owned(),
-                    false => format!("rater is null or rater in ({})", raters.join(", ")),
-                }
+        let trusted = match keys.raters() {
+            None => "true".to_owned(),
+            Some(raters) if raters.is_empty() => "rater is null".to_owned(),
+            Some(raters) => {
+                let raters: Vec<String> = raters.into_iter().map(quoted).collect();
+                format!("rater is null or rater in ({})", raters.join(", "))
             }
         };
         let mut conditions = vec![

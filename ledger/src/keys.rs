@@ -221,6 +221,13 @@ impl KeyList {
         self.keys.is_empty() && self.damaged.is_empty()
     }
 
+    /// Whose corrections train: the ids of keys with the role rater, or more. None while there are no keys: then everybody's do. So do
+    /// the words of whoever spoke without a key, before there were any, and of a key that was good when it said them.
+    pub fn raters(&self) -> Option<Vec<&str>> {
+        let raters = self.keys.iter().filter(|key| key.role >= Role::Rater);
+        (!self.is_empty()).then(|| raters.map(|key| key.id.as_str()).collect())
+    }
+
     /// The keys, if every file was in order.
     pub fn whole(self) -> Result<Vec<Key>, Error> {
         match self.damaged.into_iter().next() {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -22,7 +23,7 @@ use crate::schema::Table;
 use crate::session::Sessions;
 use crate::stages::Stages;
 use crate::table::Handle;
-use crate::upkeep::{self, Upkeep};
+use crate::upkeep;
 use crate::wal::{self, LOGGED, Log};
 
 /// How long other processes may take to publish what they have.
@@ -44,7 +45,8 @@ pub(crate) struct Inner {
     sessions: Sessions,
     settled: Duration,
     appends: [AtomicU64; 4],
-    _upkeep: Upkeep,
+    /// Dropped with the ledger, which ends the upkeep in the background.
+    _upkeep: Sender<()>,
 }
 
 /// A table's rows in this process's lifetime.
@@ -122,7 +124,7 @@ impl Ledger {
         };
         let logged = LOGGED.map(|table| Arc::clone(&handles[table as usize]));
         let every = Duration::from_secs_f64(options.compact_seconds);
-        let (upkeep, waiting) = upkeep::prepare(every);
+        let (upkeep, end) = channel();
         let ledger = Ledger(Arc::new(Inner {
             ids,
             seq: AtomicU64::new(0),
@@ -137,7 +139,7 @@ impl Ledger {
             local,
         }));
         if adopts && !every.is_zero() {
-            waiting.begin(Arc::downgrade(&ledger.0), &ledger.0.local)?;
+            upkeep::begin(Arc::downgrade(&ledger.0), end, every, &ledger.0.local)?;
         }
         Ok(ledger)
     }

@@ -3,7 +3,7 @@
 //! A conversation's key is a digest of its first message, from which a short one can be guessed; where anything is withheld, it becomes
 //! one that takes the installation's secret. So what is one conversation stays one, and surrogates are the same within it.
 
-use retune_task::{Privacy, Prompts, Redaction};
+use retune_task::{Privacy, Prompts, Redaction, fraction};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -19,7 +19,7 @@ impl Ledger {
         }
         row.conversation = digest(secret, &row.conversation);
         let scope = row.conversation.clone();
-        if fraction(&scope) >= privacy.text_share {
+        if fraction("text", &scope) >= privacy.text_share {
             row.messages = None;
             row.answer = None;
             row.tool_calls = None;
@@ -86,16 +86,6 @@ fn digest(secret: &[u8], text: &str) -> String {
     retune_task::hex(&hash.finalize())
 }
 
-/// A conversation's place between 0 and 1, the same at every replica.
-fn fraction(conversation: &str) -> f64 {
-    let hash = Sha256::digest(conversation);
-    let head = hash
-        .iter()
-        .take(4)
-        .fold(0_u32, |n, byte| n << 8 | u32::from(*byte));
-    f64::from(head) / 4_294_967_296.0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,7 +93,7 @@ mod tests {
     #[test]
     fn a_share_is_that_share_of_conversations() {
         let kept = (0..10_000)
-            .filter(|n| fraction(&n.to_string()) < 0.1)
+            .filter(|n| fraction("text", &n.to_string()) < 0.1)
             .count();
         assert!((900..1100).contains(&kept), "{kept}");
     }

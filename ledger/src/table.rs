@@ -31,8 +31,6 @@ use crate::verify;
 pub(crate) struct Handle {
     table: Table,
     place: Place,
-    /// None in a bucket.
-    folder: Option<PathBuf>,
     /// What its files are to be written with: the rows' columns, and their day where it is partitioned by it.
     schema: SchemaRef,
     delta: Mutex<DeltaTable>,
@@ -48,13 +46,12 @@ impl Handle {
             source: Box::new(source),
         };
         let place = store.join(table.name());
-        let (url, folder) = match place.as_bucket() {
-            Some(bucket) => (bucket.table(table.name())?, None),
+        let url = match place.as_bucket() {
+            Some(bucket) => bucket.table(table.name())?,
             None => {
                 let folder = place.shown();
                 std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-                let url = deltalake::ensure_table_uri(folder.to_string_lossy()).map_err(delta)?;
-                (url, Some(folder))
+                deltalake::ensure_table_uri(folder.to_string_lossy()).map_err(delta)?
             }
         };
         let load = async || {
@@ -105,7 +102,6 @@ impl Handle {
         Ok(Handle {
             table,
             place,
-            folder,
             schema,
             delta: Mutex::new(opened),
             appending: Mutex::new(()),
@@ -281,9 +277,10 @@ impl Handle {
         work: impl FnOnce(&Path) -> std::io::Result<()> + Send + 'static,
     ) -> Result<(), Error> {
         // What a bucket acknowledged, it has.
-        let Some(folder) = self.folder.clone() else {
+        if self.place.as_bucket().is_some() {
             return Ok(());
-        };
+        }
+        let folder = self.place.shown();
         blocking(move || work(&folder).map_err(Error::io(&folder))).await
     }
 

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Weak;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -170,53 +170,31 @@ impl Ledger {
     }
 }
 
-/// Ends the background's work when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Upkeep {
-    _end: Sender<()>,
-}
-
-/// What a ledger needs before there is one: the background begins with [`Waiting::begin`].
-pub(crate) struct Waiting {
+/// Looks at the tables again and again, on a thread of its own, until the ledger, which holds the sender of `end`, is gone.
+pub(crate) fn begin(
+    ledger: Weak<Inner>,
     end: Receiver<()>,
     every: Duration,
-}
-
-/// The background's two ends.
-pub(crate) fn prepare(every: Duration) -> (Upkeep, Waiting) {
-    let (_end, end) = channel();
-    (Upkeep { _end }, Waiting { end, every })
-}
-
-impl Waiting {
-    /// Looks at the tables again and again, on a thread of its own, until the ledger is gone.
-    pub(crate) fn begin(self, ledger: Weak<Inner>, store: &Path) -> Result<(), Error> {
-        let Self { end, every } = self;
-        let run = move || {
-            let mut vacuumed: Option<Instant> = None;
-            // Until the ledger is dropped; it is not held between the looks.
-            while end.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-                let Some(ledger) = ledger.upgrade().map(Ledger) else {
-                    return;
-                };
-                let vacuum = vacuumed.is_none_or(|at| at.elapsed() >= VACUUM);
-                let runtime = match threads::runtime("ledger-upkeep") {
-                    Ok(runtime) => runtime,
-                    Err(error) => {
-                        tracing::warn!(%error, "small files could not be merged");
-                        continue;
-                    }
-                };
-                if let Err(error) = runtime.block_on(ledger.keep_all_up(vacuum)) {
-                    tracing::warn!(%error, "small files could not be merged");
-                }
-                if vacuum {
-                    vacuumed = Some(Instant::now());
-                }
+    local: &Path,
+) -> Result<(), Error> {
+    let runtime = threads::runtime("ledger-upkeep").map_err(Error::io(local))?;
+    let run = move || {
+        let mut vacuumed: Option<Instant> = None;
+        // The ledger is not held between the looks.
+        while end.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+            let Some(ledger) = ledger.upgrade().map(Ledger) else {
+                return;
+            };
+            let vacuum = vacuumed.is_none_or(|at| at.elapsed() >= VACUUM);
+            if let Err(error) = runtime.block_on(ledger.keep_all_up(vacuum)) {
+                tracing::warn!(%error, "small files could not be merged");
             }
-        };
-        threads::spawn("ledger-upkeep", run).map_err(Error::io(store))
-    }
+            if vacuum {
+                vacuumed = Some(Instant::now());
+            }
+        }
+    };
+    threads::spawn("ledger-upkeep", run).map_err(Error::io(local))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use retune_ledger::{Feedback, FeedbackQuery, KeyList, Ledger, Role};
+use retune_ledger::{Feedback, FeedbackQuery, KeyList, Ledger};
 
 use crate::Error;
 
@@ -30,11 +30,10 @@ pub(crate) async fn trusted(
 
 /// Takes the corrections out of what was not said by a rater.
 fn withhold(feedback: &mut [Feedback], keys: &KeyList) {
-    if keys.is_empty() {
+    let Some(raters) = keys.raters() else {
         return;
-    }
-    let raters = keys.keys.iter().filter(|key| key.role >= Role::Rater);
-    let raters: HashSet<&str> = raters.map(|key| key.id.as_str()).collect();
+    };
+    let raters: HashSet<&str> = raters.into_iter().collect();
     for said in feedback {
         let trusted = match said.rater.as_deref() {
             None => true,
@@ -51,7 +50,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use chrono::Utc;
-    use retune_ledger::Key;
+    use retune_ledger::{Key, Role};
 
     use super::*;
     use crate::testing::corrected;

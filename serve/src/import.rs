@@ -47,44 +47,35 @@ pub async fn import(
     }
     checked(base, folder)?;
     let lease = lease(ledger, task).await?;
-    lease
-        .during(alone(ledger, config, task, base, folder))
-        .await
-}
-
-/// What one process at a time does for a task.
-async fn alone(
-    ledger: &Ledger,
-    config: &Arc<Config>,
-    task: &str,
-    base: &Path,
-    folder: &Path,
-) -> Result<Imported, Error> {
-    let digest = {
-        let folder = folder.to_owned();
-        blocking(move || Ok(adapter_digest(&folder)?)).await?
+    // One process at a time does this for a task.
+    let alone = async {
+        let digest = {
+            let folder = folder.to_owned();
+            blocking(move || Ok(adapter_digest(&folder)?)).await?
+        };
+        let known = ledger.adapters(task).await?;
+        if let Some(adapter) = known.into_iter().find(|a| a.manifest.digest == digest) {
+            return Ok(Imported {
+                adapter,
+                new: false,
+            });
+        }
+        let staging = ledger.files().join("import").join(task);
+        let manifest = {
+            let (config, task) = (Arc::clone(config), task.to_owned());
+            let (base, folder, staging) = (base.to_owned(), folder.to_owned(), staging.clone());
+            blocking(move || staged(&config, &task, &base, &folder, &staging)).await?
+        };
+        let adapter = ledger.put_adapter(task, &staging, manifest).await?;
+        tracing::info!(
+            task,
+            adapter = adapter.number,
+            digest = adapter.manifest.digest,
+            "adapter imported"
+        );
+        Ok(Imported { adapter, new: true })
     };
-    let known = ledger.adapters(task).await?;
-    if let Some(adapter) = known.into_iter().find(|a| a.manifest.digest == digest) {
-        return Ok(Imported {
-            adapter,
-            new: false,
-        });
-    }
-    let staging = ledger.files().join("import").join(task);
-    let manifest = {
-        let (config, task) = (Arc::clone(config), task.to_owned());
-        let (base, folder, staging) = (base.to_owned(), folder.to_owned(), staging.clone());
-        blocking(move || staged(&config, &task, &base, &folder, &staging)).await?
-    };
-    let adapter = ledger.put_adapter(task, &staging, manifest).await?;
-    tracing::info!(
-        task,
-        adapter = adapter.number,
-        digest = adapter.manifest.digest,
-        "adapter imported"
-    );
-    Ok(Imported { adapter, new: true })
+    lease.during(alone).await
 }
 
 /// Whether an adapter's files are those that were published, and fit the base in the folder `base`.

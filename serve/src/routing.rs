@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use retune_ledger::{AdapterRef, Stages};
-use retune_task::{Config, ModelName, PromptKind, Task};
-use sha2::{Digest, Sha256};
+use retune_task::{Config, ModelName, PromptKind, Task, fraction};
 
 use crate::error::Error;
 
@@ -201,18 +200,6 @@ pub(crate) fn adapter_name(task: &str, number: u32) -> String {
 
 pub(crate) fn baseline_name(task: &str) -> String {
     ModelName::of(task, None).to_string()
-}
-
-/// A key's fixed place in 0..1, another one for each task.
-fn fraction(task: &str, key: &str) -> f64 {
-    let digest = Sha256::new()
-        .chain_update(task)
-        .chain_update([0])
-        .chain_update(key)
-        .finalize();
-    let mut bytes = [0u8; 4];
-    bytes.copy_from_slice(&digest[..4]);
-    f64::from(u32::from_be_bytes(bytes)) / 4_294_967_296.0
 }
 
 #[cfg(test)]

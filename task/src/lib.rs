@@ -21,7 +21,7 @@ pub use config::{
     OnLogFailure, Privacy, Problem, Problems, Promote, Prompts, RetrainPolicy, Server, Store, Task,
     Tls, Upstream, UpstreamServer,
 };
-pub use digest::{hex, sha256};
+pub use digest::{fraction, hex, sha256};
 pub use format::{Check, Format, Grammar};
 pub use names::ModelName;
 pub use probe::PROBE_TOKENS;
