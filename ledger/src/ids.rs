@@ -111,13 +111,21 @@ impl Ids {
 /// The store's secret for ids, made with it.
 fn key(store: &Place) -> Result<[u8; 32], Error> {
     let place = store.join("mac.key");
-    let mut fresh = [0u8; 32];
-    fresh[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    fresh[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    if !place.create_once_for_owner(&fresh)? {
-        place.only_for_owner()?;
-    }
-    let bytes = place.read()?.unwrap_or_default();
+    // Read first: a question to a store on a full disk has nothing to write.
+    let bytes = match place.read()? {
+        Some(bytes) => {
+            place.only_for_owner()?;
+            bytes
+        }
+        None => {
+            let mut fresh = [0u8; 32];
+            fresh[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+            fresh[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+            // Whoever was first, its key is everybody's.
+            place.create_once_for_owner(&fresh)?;
+            place.read()?.unwrap_or_default()
+        }
+    };
     bytes.try_into().map_err(|_| Error::Damaged {
         path: place.shown(),
         what: "is not 32 bytes long; restore it from a copy, or remove it: then feedback on earlier answers is refused".into(),
