@@ -67,6 +67,7 @@ impl Source {
             correction: None,
             rubric: None,
             comment: None,
+            preferred_over: None,
         });
         let exchange = Exchange {
             request_id,

@@ -18,6 +18,9 @@ use crate::schema::Table;
 use crate::session::Answer;
 use crate::wal::pending::{self, Pending};
 
+/// Tries of a question whose files all can be read, afterwards.
+const TRIES: usize = 3;
+
 /// What a question to a table could see at one moment. Another one later sees other rows only if the mark is another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
@@ -139,13 +142,15 @@ impl Ledger {
         self.without_damaged(query, tables, Answer::collect).await
     }
 
-    /// A file that cannot be read is left out, and told: it must not take the others' rows along.
+    /// A file that cannot be read is left out, and told: it must not take the others' rows along. One that went while it was read, with
+    /// what somebody wanted to be forgotten, is not in the newest version.
     async fn without_damaged<T, F: Future<Output = Result<T, Error>>>(
         &self,
         query: &str,
         tables: &[Table],
         take: impl Fn(Answer) -> F,
     ) -> Result<T, Error> {
+        let mut tries = 1;
         loop {
             let visible = self.all_visible(tables).await?;
             let taken = match self.sessions().answer(query, visible).await {
@@ -154,6 +159,7 @@ impl Ledger {
             };
             match taken {
                 Err(Error::Unreadable(_)) if self.leave_damaged_out(tables).await? > 0 => {}
+                Err(Error::Unreadable(_)) if tries < TRIES => tries += 1,
                 taken => return taken,
             }
         }

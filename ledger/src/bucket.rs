@@ -92,6 +92,12 @@ impl Bucket {
         &self.url
     }
 
+    /// All objects of the provider's bucket.
+    #[cfg(feature = "ballista")]
+    pub(crate) fn objects(&self) -> ObjectStoreRef {
+        self.objects.clone()
+    }
+
     /// Where a table is.
     pub(crate) fn table(&self, name: &str) -> Result<Url, Error> {
         self.url.join(&format!("{name}/")).map_err(|e| Error::Url {

@@ -55,6 +55,24 @@ pub enum Error {
         /// Its number.
         number: u32,
     },
+    /// Some of an adapter's examples may not be learned from any more.
+    #[error(
+        "{forgotten} of the examples of this adapter of {task} were forgotten while it was trained; start the run again: it will do without them"
+    )]
+    Forgotten {
+        /// Its task.
+        task: String,
+        /// How many.
+        forgotten: usize,
+    },
+    /// A table that cannot forget.
+    #[error(
+        "table {table} was made by an earlier version, whose log keeps texts of its rows: nobody can be forgotten in it; export it, import that into a new store, and delete this one"
+    )]
+    CannotForget {
+        /// The table.
+        table: &'static str,
+    },
     /// There is no such key.
     #[error("there is no key {id:?}; `retune keys list` shows those that there are")]
     NoKey {
@@ -121,6 +139,14 @@ pub enum Error {
     /// A question that cannot be answered.
     #[error("{0}")]
     Query(String),
+    /// The cluster that was to answer.
+    #[error("the Ballista cluster {url} (query.ballista): {what}")]
+    Cluster {
+        /// Its scheduler.
+        url: String,
+        /// What it said.
+        what: String,
+    },
     /// A table's file that cannot be read.
     #[error(
         "a file of a table cannot be read: {0}\n`retune ledger verify` names those that are damaged"

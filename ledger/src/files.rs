@@ -81,6 +81,30 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
+/// Puts `bytes` in a file's place, so that it is at every moment the old or the new one.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let part = folder.join(format!(".part-{}", uuid::Uuid::new_v4()));
+    let write = || {
+        let mut file = File::options().write(true).create_new(true).open(&part)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&part, path)
+    };
+    write().map_err(|e| {
+        drop(std::fs::remove_file(&part));
+        Error::io(path)(e)
+    })
+}
+
+/// Deletes a file that may be gone.
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(path)(e)),
+        _ => Ok(()),
+    }
+}
+
 /// What JSON says that [`json`] made.
 pub(crate) fn from_json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|e| Error::Damaged {

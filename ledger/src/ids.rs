@@ -84,10 +84,7 @@ impl Ids {
 
     /// When this installation made the id; none where it did not.
     pub(crate) fn made_at(&self, id: &str) -> Option<DateTime<Utc>> {
-        let milliseconds = id.get(PREFIX.len() + REPLICA..)?.get(..MILLISECONDS)?;
-        let milliseconds = i64::from_str_radix(milliseconds, 16).ok()?;
-        let made = DateTime::from_timestamp_millis(milliseconds)?;
-        self.is_own(id).then_some(made)
+        made(id).filter(|_| self.is_own(id))
     }
 
     fn mac(&self, body: &str) -> String {
@@ -106,6 +103,13 @@ impl Ids {
             .finalize();
         retune_task::hex(&outer[..MAC / 2])
     }
+}
+
+/// When an id says that it was made, whoever made it.
+pub(crate) fn made(id: &str) -> Option<DateTime<Utc>> {
+    let milliseconds = id.get(PREFIX.len() + REPLICA..)?.get(..MILLISECONDS)?;
+    let milliseconds = i64::from_str_radix(milliseconds, 16).ok()?;
+    DateTime::from_timestamp_millis(milliseconds)
 }
 
 /// The store's secret for ids, made with it.

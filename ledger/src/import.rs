@@ -204,6 +204,7 @@ impl<'a> Importer<'a> {
             correction: line.correction,
             rubric: None,
             comment: None,
+            preferred_over: None,
         });
         let exchange = Exchange {
             request_id,

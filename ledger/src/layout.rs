@@ -153,7 +153,8 @@ pub(crate) fn with_day(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordB
     }
     let column = |field: &Arc<Field>| -> Result<ArrayRef, ArrowError> {
         match batch.column_by_name(field.name()) {
-            Some(column) => Ok(column.clone()),
+            // What was read from a file may have its texts in another form.
+            Some(column) => cast(column, field.data_type()),
             None if field.name() == DAY => day(&batch, field.data_type()),
             None => Ok(new_null_array(field.data_type(), batch.num_rows())),
         }

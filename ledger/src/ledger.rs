@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use retune_task::Store;
 
-use crate::adapters::{self, AdapterRef};
 use crate::bucket::Bucket;
 use crate::decisions::{self, Reference, Trigger};
 use crate::error::Error;
+use crate::forget::tombstones::Tombstones;
 use crate::ids::Ids;
 use crate::keys::{self, Key, KeyList};
 use crate::lease::{self, Lease};
-use crate::manifest::Manifest;
 use crate::place::Place;
 use crate::rows::{Exchange, Feedback, Run, Window};
 use crate::schema::Table;
@@ -44,6 +43,8 @@ pub(crate) struct Inner {
     log: Log,
     sessions: Sessions,
     settled: Duration,
+    tombstones: Arc<Tombstones>,
+    keep_days: Option<u64>,
     appends: [AtomicU64; 4],
     /// Dropped with the ledger, which ends the upkeep in the background.
     _upkeep: Sender<()>,
@@ -123,14 +124,19 @@ impl Ledger {
             blocking(move || Ids::of(&store, replica)).await?
         };
         let logged = LOGGED.map(|table| Arc::clone(&handles[table as usize]));
+        let tombstones = Arc::new(Tombstones::of(&store, *ids.surrogates()));
+        let log = wal::Options::of(options);
+        let log = Log::start(&local, &replica, log, logged, tombstones.clone(), adopts)?;
         let every = Duration::from_secs_f64(options.compact_seconds);
         let (upkeep, end) = channel();
         let ledger = Ledger(Arc::new(Inner {
             ids,
             seq: AtomicU64::new(0),
-            log: Log::start(&local, &replica, wal::Options::of(options), logged, adopts)?,
+            log,
             sessions: Sessions::new(options.query_memory_bytes)?,
             settled: settled(options, &store),
+            tombstones,
+            keep_days: options.keep_days,
             appends: Default::default(),
             handles,
             replica,
@@ -157,6 +163,18 @@ impl Ledger {
     /// A fresh id for an answer that was given at another time.
     pub fn new_request_id_at(&self, ts: DateTime<Utc>) -> String {
         self.0.ids.at(ts)
+    }
+
+    pub(crate) fn tombstones(&self) -> &Arc<Tombstones> {
+        &self.0.tombstones
+    }
+
+    pub(crate) fn keep_days(&self) -> Option<u64> {
+        self.0.keep_days
+    }
+
+    pub(crate) fn is_bucket(&self) -> bool {
+        self.0.store.as_bucket().is_some()
     }
 
     pub(crate) fn secret(&self) -> &[u8; 32] {
@@ -313,42 +331,6 @@ impl Ledger {
 
     pub(crate) fn local(&self) -> PathBuf {
         self.0.local.clone()
-    }
-
-    /// Publishes a staging folder with PEFT's two files as the task's next adapter.
-    pub async fn put_adapter(
-        &self,
-        task: &str,
-        staging: &Path,
-        manifest: Manifest,
-    ) -> Result<AdapterRef, Error> {
-        let (task, staging, local) = (task.to_owned(), staging.to_owned(), self.local());
-        self.blocking(move |store| adapters::publish(store, &local, &task, &staging, manifest))
-            .await
-    }
-
-    /// A task's adapters, in order.
-    pub async fn adapters(&self, task: &str) -> Result<Vec<AdapterRef>, Error> {
-        let (task, local) = (task.to_owned(), self.local());
-        self.blocking(move |store| adapters::all(store, &local, &task))
-            .await
-    }
-
-    /// One adapter.
-    pub async fn adapter(&self, task: &str, number: u32) -> Result<AdapterRef, Error> {
-        let (task, local) = (task.to_owned(), self.local());
-        self.blocking(move |store| adapters::get(store, &local, &task, number))
-            .await
-    }
-
-    /// Brings an adapter's files to its folder, where they are not yet, and checks that they are those that were published.
-    pub async fn verify_adapter(&self, adapter: &AdapterRef) -> Result<(), Error> {
-        let adapter = adapter.clone();
-        self.blocking(move |store| {
-            adapters::fetch(store, &adapter)?;
-            adapters::verify(&adapter)
-        })
-        .await
     }
 
     /// The stages of a task's adapters.

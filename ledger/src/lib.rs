@@ -7,12 +7,15 @@
 mod adapters;
 mod answers;
 mod bucket;
+#[cfg(feature = "ballista")]
+mod cluster;
 mod commit;
 mod decisions;
 mod error;
 mod export;
 mod faults;
 mod files;
+mod forget;
 mod ids;
 mod import;
 mod keys;
@@ -31,19 +34,19 @@ mod table;
 mod threads;
 mod upkeep;
 mod verify;
-#[doc(hidden)]
-pub mod wal;
+mod wal;
 
 pub use adapters::{ADAPTER_FILES, AdapterRef, adapter_digest};
 pub use answers::{Mark, Size, Snapshot};
 pub use decisions::{Reference, Trigger};
 pub use error::Error;
 pub use export::{Export, Lines};
+pub use forget::{Forgetting, Forgotten, LearnedFrom};
 pub use import::{Imported, Importer};
 pub use keys::{Key, KeyList, KeyText, Role};
 pub use lease::Lease;
 pub use ledger::{Ledger, LedgerStats};
-pub use manifest::{Manifest, Probe, Source};
+pub use manifest::{Examples, Manifest, Probe, Source};
 pub use queries::{ConversationQuery, ExchangeQuery, FeedbackQuery};
 pub use rows::{Cursor, Exchange, Feedback, Purpose, Run, Window};
 pub use schema::Table;

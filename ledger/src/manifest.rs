@@ -37,6 +37,29 @@ pub struct Probe {
     pub differs: bool,
 }
 
+/// Ids of the exchanges that an adapter was made from, by what they were for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examples {
+    /// It was trained on these.
+    pub train: Vec<String>,
+    /// Its checkpoint was chosen by these.
+    pub development: Vec<String>,
+    /// It was examined with these.
+    pub held_out: Vec<String>,
+}
+
+impl Examples {
+    /// All of them.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        let all = self
+            .train
+            .iter()
+            .chain(&self.development)
+            .chain(&self.held_out);
+        all.map(String::as_str)
+    }
+}
+
 /// How an adapter came about.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields are said by their names")]

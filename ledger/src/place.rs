@@ -105,6 +105,14 @@ impl Place {
         }
     }
 
+    /// Deletes it; one that is gone is no error.
+    pub(crate) fn remove(&self) -> Result<(), Error> {
+        match &self.bucket {
+            None => files::remove(&self.path),
+            Some(bucket) => bucket.delete(&[self.name()]),
+        }
+    }
+
     /// Names right below it, sorted; none where there is nothing. Hidden ones are parts, and left out.
     pub(crate) fn names(&self) -> Result<Vec<String>, Error> {
         match &self.bucket {

@@ -133,7 +133,7 @@ pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-fn time(ts: DateTime<Utc>) -> String {
+pub(crate) fn time(ts: DateTime<Utc>) -> String {
     format!(
         "timestamp '{}'",
         ts.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)

@@ -116,6 +116,8 @@ pub struct Feedback {
     pub correction: Option<String>,
     pub rubric: Option<Value>,
     pub comment: Option<String>,
+    /// Another exchange, whose answer is worse than this one's.
+    pub preferred_over: Option<String>,
 }
 
 /// The state of one stream of one adapter at one time.

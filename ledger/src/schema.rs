@@ -83,6 +83,7 @@ const FEEDBACK: &[(&str, Kind)] = &[
     ("correction", Text),
     ("rubric", Json),
     ("comment", Text),
+    ("preferred_over", Text),
 ];
 const WINDOWS: &[(&str, Kind)] = &[
     ("ts", Time),

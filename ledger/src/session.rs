@@ -61,25 +61,30 @@ impl Sessions {
             let registered = context.register_table(table.name(), provider);
             registered.map_err(|e| Error::Query(e.strip_backtrace()))?;
         }
-        let options = SQLOptions::new()
-            .with_allow_ddl(false)
-            .with_allow_dml(false)
-            .with_allow_statements(false);
-        let refused = |e: DataFusionError| {
-            let text = e.strip_backtrace();
-            if text.contains("not supported:") {
-                Error::ReadOnly(text)
-            } else {
-                Error::Query(text)
-            }
-        };
-        let frame = context.sql_with_options(query, options).await;
-        let stream = frame.map_err(refused)?.execute_stream().await;
-        Ok(Answer {
-            stream: stream.map_err(|e| failed(&e))?,
-            first: None,
-        })
+        ask(&context, query).await
     }
+}
+
+/// Starts to answer a question, wherever that is; refuses whatever would change something.
+pub(crate) async fn ask(context: &SessionContext, query: &str) -> Result<Answer, Error> {
+    let options = SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false);
+    let refused = |e: DataFusionError| {
+        let text = e.strip_backtrace();
+        if text.contains("not supported:") {
+            Error::ReadOnly(text)
+        } else {
+            Error::Query(text)
+        }
+    };
+    let frame = context.sql_with_options(query, options).await;
+    let stream = frame.map_err(refused)?.execute_stream().await;
+    Ok(Answer {
+        stream: stream.map_err(|e| failed(&e))?,
+        first: None,
+    })
 }
 
 /// A question's rows, as they are computed.

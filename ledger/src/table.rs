@@ -1,6 +1,6 @@
 //! One Delta table: opened or created, appended to, asked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,24 +8,31 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use deltalake::datafusion::catalog::TableProvider;
-use deltalake::kernel::Transaction;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
-use deltalake::kernel::transaction::CommitProperties;
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake::kernel::{Action, Transaction};
 use deltalake::operations::vacuum::VacuumMode;
-use deltalake::protocol::SaveMode;
+use deltalake::operations::write::SchemaMode;
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableError, FilterOp, FilterValue, StructType};
+use futures::TryStreamExt;
 use tokio::sync::Mutex;
+use tokio::sync::mpsc::Receiver;
 
 use crate::bucket;
 use crate::commit::Commit;
 use crate::error::Error;
 use crate::faults;
-use crate::layout::DAY;
+use crate::layout::{DAY, with_day};
 use crate::ledger::blocking;
 use crate::place::Place;
 use crate::schema::{Table, VERSION};
 use crate::upkeep::{Merge, Part};
 use crate::verify;
+
+/// How its files' names end.
+const PARQUET: &str = ".parquet";
 
 /// A handle that is kept and brought up to date, rather than opened anew for every question.
 pub(crate) struct Handle {
@@ -116,6 +123,20 @@ impl Handle {
         }
     }
 
+    pub(crate) fn table(&self) -> Table {
+        self.table
+    }
+
+    /// Its folder, or its place in a bucket.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Whether it is partitioned by days; tables of schema version 1 are not.
+    pub(crate) fn is_by_day(&self) -> bool {
+        self.schema.column_with_name(DAY).is_some()
+    }
+
     /// The columns of its batches.
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
@@ -138,6 +159,8 @@ impl Handle {
         let written = delta
             .write(batches)
             .with_save_mode(SaveMode::Append)
+            // A table of an earlier version gets the columns that it lacks with the first row that may have something in them.
+            .with_schema_mode(SchemaMode::Merge)
             .with_writer_properties(self.table.writer_properties())
             .with_commit_properties(commit)
             .await
@@ -188,6 +211,73 @@ impl Handle {
         let version = merged.version().unwrap_or_default();
         self.keep(merged).await;
         self.sync_version(version).await
+    }
+
+    /// Replaces a file by what is left of its rows, in one commit; none: by nothing. Nothing is done where no version has it any more.
+    pub(crate) async fn replace(
+        &self,
+        path: &str,
+        left: Option<Receiver<Result<RecordBatch, Error>>>,
+    ) -> Result<(), Error> {
+        let delta = {
+            let mut delta = self.delta.lock().await;
+            delta.update_state().await.map_err(|e| self.error(e))?;
+            delta.clone()
+        };
+        let snapshot = delta.snapshot().map_err(|e| self.error(e))?;
+        let files = snapshot.log_data();
+        let Some(file) = files.iter().find(|file| file.path() == path) else {
+            return Ok(());
+        };
+        let mut actions = vec![Action::Remove(file.remove_action(true))];
+        if let Some(mut left) = left {
+            let writer = RecordBatchWriter::for_table(&delta).map_err(|e| self.error(e))?;
+            let mut writer = writer.with_writer_properties(self.table.writer_properties());
+            while let Some(batch) = left.recv().await {
+                let batch = with_day(batch?, &self.schema).map_err(|e| self.error(e.into()))?;
+                writer.write(batch).await.map_err(|e| self.error(e))?;
+            }
+            let added = writer.flush().await.map_err(|e| self.error(e))?;
+            actions.extend(added.into_iter().map(Action::Add));
+        }
+        // Without a condition: the log keeps what it is told, and must not know of whom these rows were.
+        let operation = DeltaOperation::Delete { predicate: None };
+        let commit = CommitBuilder::from(CommitProperties::default())
+            .with_actions(actions)
+            .build(Some(snapshot), delta.log_store(), operation)
+            .await
+            .map_err(|e| self.error(e))?;
+        self.version().await?;
+        self.sync_version(commit.version()).await
+    }
+
+    /// Files that an earlier version has, and the newest does not.
+    pub(crate) async fn removed(&self) -> Result<HashSet<String>, Error> {
+        let delta = self.delta.lock().await.clone();
+        let snapshot = delta.snapshot().map_err(|e| self.error(e))?;
+        let log_store = delta.log_store();
+        let tombstones = snapshot.all_tombstones(log_store.as_ref());
+        let paths = tombstones.map_ok(|file| file.path().into_owned());
+        paths.try_collect().await.map_err(|e| self.error(e))
+    }
+
+    /// All files of rows in its folder, whatever version has them, if any.
+    pub(crate) async fn files(&self) -> Result<Vec<String>, Error> {
+        let place = self.place.clone();
+        blocking(move || {
+            let mut files = Vec::new();
+            for name in place.names()? {
+                if name.ends_with(PARQUET) {
+                    files.push(name);
+                } else if name.starts_with(DAY) {
+                    let within = place.join(&name).names()?.into_iter();
+                    let within = within.filter(|file| file.ends_with(PARQUET));
+                    files.extend(within.map(|file| format!("{name}/{file}")));
+                }
+            }
+            Ok(files)
+        })
+        .await
     }
 
     /// A file of it, and what is wrong with it; the rows that it has, if nothing is.

@@ -31,7 +31,7 @@ const SOME: usize = 4;
 /// Between two looks for files that no version has: those of killed processes, and merged ones.
 const VACUUM: Duration = Duration::from_secs(24 * 3600);
 /// The lease's name.
-const LEASE: &str = "upkeep";
+pub(crate) const LEASE: &str = "upkeep";
 
 /// A file of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +111,8 @@ impl Ledger {
             return Ok(None);
         };
         let all = async {
+            self.forget_begun(None, &mut |_| {}).await?;
+            self.let_go_by_age().await?;
             let mut kept = Vec::new();
             for table in Table::ALL {
                 kept.push(self.keep_up(table, Thoroughness::Everything, true).await?);
@@ -151,6 +153,12 @@ impl Ledger {
             return Ok(());
         };
         let all = async {
+            if let Err(error) = self.forget_begun(None, &mut |_| {}).await {
+                tracing::error!(%error, "what was begun to be forgotten is not gone yet; it is tried again");
+            }
+            if vacuum && let Err(error) = self.let_go_by_age().await {
+                tracing::error!(%error, "rows older than store.keep_days are not gone yet; it is tried again");
+            }
             for table in Table::ALL {
                 match self.keep_up(table, Thoroughness::Worthwhile, vacuum).await {
                     Ok(kept) if kept.files[0] != kept.files[1] || kept.vacuumed > 0 => {
@@ -180,6 +188,7 @@ pub(crate) fn begin(
     let runtime = threads::runtime("ledger-upkeep").map_err(Error::io(local))?;
     let run = move || {
         let mut vacuumed: Option<Instant> = None;
+        let mut forgotten = 0;
         // The ledger is not held between the looks.
         while end.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
             let Some(ledger) = ledger.upgrade().map(Ledger) else {
@@ -188,6 +197,10 @@ pub(crate) fn begin(
             let vacuum = vacuumed.is_none_or(|at| at.elapsed() >= VACUUM);
             if let Err(error) = runtime.block_on(ledger.keep_all_up(vacuum)) {
                 tracing::warn!(%error, "small files could not be merged");
+            }
+            match runtime.block_on(ledger.clean_own_reports(forgotten)) {
+                Ok(known) => forgotten = known,
+                Err(error) => tracing::error!(%error, "reports still show what was forgotten"),
             }
             if vacuum {
                 vacuumed = Some(Instant::now());

@@ -81,7 +81,7 @@ impl Ledger {
             let mut rest = Verified::default();
             logs(&local.join("wal"), &mut rest)?;
             adapters(store, &local, &mut rest)?;
-            for folder in ["stages", "triggers", "references", "keys"] {
+            for folder in ["stages", "triggers", "references", "keys", "forgotten"] {
                 decisions(&store.join(folder), &mut rest)?;
             }
             Ok(rest)

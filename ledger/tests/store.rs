@@ -64,6 +64,7 @@ async fn rows_come_back_as_they_were_in_order_and_behind_a_cursor() {
         correction: Some("{}".into()),
         rubric: Some(json!({"style": 3})),
         comment: None,
+        preferred_over: None,
     };
     ledger.append_feedback(feedback.clone()).await.unwrap();
     ledger.close().await.unwrap();
@@ -258,7 +259,7 @@ async fn adapters_are_numbered_immutable_and_verified() {
         std::fs::write(staging.join("adapter_config.json"), "{}").unwrap();
         std::fs::write(staging.join("adapter_model.safetensors"), content).unwrap();
         ledger
-            .put_adapter("triage", &staging, Manifest::default())
+            .put_adapter("triage", &staging, Manifest::default(), None)
             .await
             .unwrap()
     };

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
+#[path = "common/copy.rs"]
+mod copy;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use retune_ledger::{Error, ExchangeQuery, Ledger, Table};
 use retune_task::Store;
 
 use common::exchange;
+use copy::copy;
 
 /// Files of a table that are there, those of older versions too.
 fn parquet_files(store: &Path, table: Table) -> Vec<PathBuf> {
@@ -287,17 +290,4 @@ async fn a_table_of_a_newer_version_is_refused_before_anything_is_written() {
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("newer Retune"), "{refused}");
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{Exchange, Feedback, Purpose};
+use retune_ledger::{Examples, Exchange, Feedback, Purpose};
 use retune_task::{ChatMessage, Check, Split, Task};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,8 @@ pub struct Row {
     pub request_id: String,
     pub ts: DateTime<Utc>,
     pub conversation: String,
+    /// Who asked, as the app named them.
+    pub user: Option<String>,
     pub split: Split,
     /// As the app sent them.
     pub messages: Vec<ChatMessage>,
@@ -123,6 +125,16 @@ impl Dataset {
             .iter()
             .chain(&self.development)
             .chain(&self.held_out)
+    }
+
+    /// Which exchanges it is made of.
+    pub fn examples(&self) -> Examples {
+        let ids = |rows: &[Row]| rows.iter().map(|row| row.request_id.clone()).collect();
+        Examples {
+            train: ids(&self.train),
+            development: ids(&self.development),
+            held_out: ids(&self.held_out),
+        }
     }
 
     /// Rows asked after `ts`: what there is to learn about the traffic since an alarm.
@@ -299,6 +311,7 @@ fn known(task: &Task, exchange: &Exchange, said: &Said<'_>) -> Result<Row, Dropp
         request_id: exchange.request_id.clone(),
         ts: exchange.ts,
         conversation: exchange.conversation.clone(),
+        user: exchange.user.clone(),
         split: retune_task::held_out(&exchange.conversation),
         messages: messages.clone(),
         answer: answer.to_owned(),

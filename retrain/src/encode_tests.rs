@@ -19,6 +19,7 @@ fn row(messages: Vec<ChatMessage>, answer: &str) -> Row {
         request_id: "r".to_owned(),
         ts: time(0),
         conversation: "c".to_owned(),
+        user: None,
         split: Split::Train,
         messages,
         answer: answer.to_owned(),

@@ -198,11 +198,9 @@ impl Asking {
 
 async fn ask_both(server: &Server, contest: &Contest, row: Row) -> Result<Examined, Error> {
     let candidate = server
-        .ask(&contest.candidate, &row.messages, &contest.run_id)
+        .ask(&contest.candidate, &row, &contest.run_id)
         .await?;
-    let baseline = server
-        .ask(&contest.baseline, &row.messages, &contest.run_id)
-        .await?;
+    let baseline = server.ask(&contest.baseline, &row, &contest.run_id).await?;
     for (asked, answer) in [
         (&contest.candidate, &candidate),
         (&contest.baseline, &baseline),

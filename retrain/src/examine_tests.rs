@@ -24,6 +24,7 @@ fn row(n: usize, split: Split, known_by: KnownBy) -> Row {
         request_id: format!("request-{n}"),
         ts: time(n as i64),
         conversation: format!("conversation-{n}"),
+        user: None,
         split,
         messages: vec![user(&format!("prompt {n}"))],
         answer: format!(r#"{{"is":"{n}"}}"#),

@@ -1,10 +1,13 @@
 //! What a run leaves behind: every figure of it, for programs (JSON) and for people (Markdown).
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
 use crate::dataset::Counts;
 use crate::examine::Voted;
 use crate::verdict::{Figures, Verdict};
@@ -61,6 +64,9 @@ pub struct Report {
     pub lost: Vec<Sample>,
     /// Every examined prompt's vote, in the order of the list that was fixed before the first.
     pub examined: Vec<Voted>,
+    /// Samples and votes that were taken out, since who asked was forgotten, or it was too long ago; the figures count them.
+    #[serde(default)]
+    pub forgotten: u64,
 }
 
 /// A point of the loss curve.
@@ -85,6 +91,44 @@ pub struct Sample {
 }
 
 impl Report {
+    /// Makes the page for people anew from a report's file for programs, beside it.
+    ///
+    /// # Errors
+    /// The file that cannot be read or written, or is no report.
+    pub fn write_page(path: &Path) -> Result<(), Error> {
+        let text = std::fs::read_to_string(path).map_err(Error::file(path))?;
+        let report: Self = serde_json::from_str(&text).map_err(Error::Report)?;
+        write_whole(&path.with_extension("md"), &report.markdown())
+    }
+
+    /// `<folder>/<run id>.json` and `.md`.
+    pub(crate) fn write_files(&self, folder: &Path) -> Result<(), Error> {
+        std::fs::create_dir_all(folder).map_err(Error::file(folder))?;
+        let json = serde_json::to_string_pretty(self).map_err(Error::Report)?;
+        let path = folder.join(format!("{}.json", self.run_id));
+        write_whole(&path, &json)?;
+        write_whole(&path.with_extension("md"), &self.markdown())
+    }
+
+    /// The exchanges that it shows.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = &str> {
+        let samples = self.won.iter().chain(&self.lost).map(|s| &s.request_id);
+        let votes = self.examined.iter().map(|vote| &vote.request_id);
+        samples.chain(votes).map(String::as_str)
+    }
+
+    /// Shows some exchanges no more.
+    pub(crate) fn leave_out(&mut self, exchanges: &HashSet<String>) {
+        let before = self.shown().count();
+        self.won
+            .retain(|sample| !exchanges.contains(&sample.request_id));
+        self.lost
+            .retain(|sample| !exchanges.contains(&sample.request_id));
+        self.examined
+            .retain(|vote| !exchanges.contains(&vote.request_id));
+        self.forgotten += (before - self.shown().count()) as u64;
+    }
+
     /// For people: a page of Markdown.
     pub fn markdown(&self) -> String {
         let mut page = String::new();
@@ -215,9 +259,23 @@ impl Report {
             }
             samples(page, "Won", &self.won)?;
             samples(page, "Lost", &self.lost)?;
+            if self.forgotten > 0 {
+                writeln!(
+                    page,
+                    "\nForgotten since, and not shown: {} samples and votes.",
+                    self.forgotten
+                )?;
+            }
         }
         Ok(())
     }
+}
+
+/// A file that is there whole or not at all.
+fn write_whole(path: &Path, text: &str) -> Result<(), Error> {
+    let partial = path.with_added_extension("partial");
+    std::fs::write(&partial, text).map_err(Error::file(&partial))?;
+    std::fs::rename(&partial, path).map_err(Error::file(path))
 }
 
 fn samples(page: &mut String, title: &str, samples: &[Sample]) -> std::fmt::Result {

@@ -278,7 +278,10 @@ async fn a_killed_run_begins_again_cleanly() {
     let mut manifest = champion.manifest.clone();
     manifest.run_id = Some(run_id(&start()));
     manifest.number = 2;
-    ledger.put_adapter("ask", &orphan, manifest).await.unwrap();
+    ledger
+        .put_adapter("ask", &orphan, manifest, None)
+        .await
+        .unwrap();
     std::fs::create_dir_all(staging.join("run-dead")).unwrap();
     let mut row = new_row("ask", start().started_by.to_string(), run_id(&start()));
     row.state = "examining".to_owned();

@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use retune_task::ChatMessage;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::dataset::Row;
 use crate::{Error, Limits};
 
 /// Tries of one request, the first included.
@@ -64,14 +64,13 @@ impl Server {
         }
     }
 
-    /// One greedy answer of `model` to an app's messages, marked as an examination of `run_id`.
-    pub(crate) async fn ask(
-        &self,
-        model: &str,
-        messages: &[ChatMessage],
-        run_id: &str,
-    ) -> Result<Answer, Error> {
-        let body = json!({"model": model, "messages": messages, "temperature": 0});
+    /// One greedy answer of `model` to what an app asked, marked as an examination of `run_id`. It is asked in the name of whoever asked
+    /// first, so that the answer goes with them when they are forgotten.
+    pub(crate) async fn ask(&self, model: &str, row: &Row, run_id: &str) -> Result<Answer, Error> {
+        let mut body = json!({"model": model, "messages": row.messages, "temperature": 0});
+        if let Some(user) = &row.user {
+            body["user"] = json!(user);
+        }
         let request = format!("a question to `{model}`");
         let sent = self
             .send(&request, Method::POST, "/v1/chat/completions", |builder| {

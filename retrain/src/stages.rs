@@ -192,6 +192,7 @@ async fn read(
         won: Vec::new(),
         lost: Vec::new(),
         examined: Vec::new(),
+        forgotten: 0,
     };
     Ok((dataset, Snapshot::of(&exchanges), report))
 }
@@ -254,7 +255,11 @@ async fn train_candidate(
     outcome.adapter.save(&staging, &base_id(&o.base))?;
     let probes = probes::taken(&o.base, &outcome.adapter, &encoder, task).await?;
     let manifest = manifest(o, task, report, &settings, probes).await?;
-    let adapter = o.ledger.put_adapter(&task.name, &staging, manifest).await?;
+    let examples = Some(dataset.examples());
+    let adapter = o
+        .ledger
+        .put_adapter(&task.name, &staging, manifest, examples)
+        .await?;
     report.adapter = Some(name(&task.name, adapter.number));
     report.digest = Some(adapter.manifest.digest.clone());
     Ok(adapter)
@@ -380,6 +385,7 @@ pub(crate) async fn finish(
     mut report: Report,
     observer: Observer<'_>,
 ) -> Result<Report, Error> {
+    show_nothing_forgotten(o, &mut report).await?;
     observer(&Event::Verdict {
         verdict: report.verdict,
         reasons: report.reasons.clone(),
@@ -417,23 +423,17 @@ pub(crate) async fn finish(
         }
     }
     report.finished = Utc::now();
-    write_files(o, &report)?;
+    show_nothing_forgotten(o, &mut report).await?;
+    report.write_files(&o.ledger.files().join("reports"))?;
     book.decide(&report)?;
     book.enter(DONE, observer).await?;
     Ok(report)
 }
 
-/// `files/reports/<run id>.json` and `.md`, each whole or not at all.
-fn write_files(o: &Options, report: &Report) -> Result<(), Error> {
-    let folder = o.ledger.files().join("reports");
-    std::fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
-    let json = serde_json::to_string_pretty(report).map_err(Error::Report)?;
-    for (extension, text) in [("json", json), ("md", report.markdown())] {
-        let path = folder.join(format!("{}.{extension}", report.run_id));
-        let partial = folder.join(format!("{}.{extension}.partial", report.run_id));
-        std::fs::write(&partial, text).map_err(Error::file(&partial))?;
-        std::fs::rename(&partial, &path).map_err(Error::file(&path))?;
-    }
+/// The run has its rows in memory, where nobody else can take them from.
+async fn show_nothing_forgotten(o: &Options, report: &mut Report) -> Result<(), Error> {
+    let forgotten = o.ledger.forgotten(report.shown()).await?;
+    report.leave_out(&forgotten);
     Ok(())
 }
 

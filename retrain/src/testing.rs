@@ -277,6 +277,7 @@ pub(crate) fn rated(n: u64, at: i64, rater: &str, rating: u8) -> Feedback {
         correction: None,
         rubric: None,
         comment: None,
+        preferred_over: None,
     }
 }
 

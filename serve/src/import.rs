@@ -66,7 +66,7 @@ pub async fn import(
             let (base, folder, staging) = (base.to_owned(), folder.to_owned(), staging.clone());
             blocking(move || staged(&config, &task, &base, &folder, &staging)).await?
         };
-        let adapter = ledger.put_adapter(task, &staging, manifest).await?;
+        let adapter = ledger.put_adapter(task, &staging, manifest, None).await?;
         tracing::info!(
             task,
             adapter = adapter.number,

@@ -1,6 +1,6 @@
 //! `retune ledger`: questions to everything that was kept, its upkeep, and the ways in and out.
 
-use std::io::{BufRead, BufReader, BufWriter, IsTerminal, Read, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,7 +8,10 @@ use anyhow::{Context, Result, bail};
 use arrow::json::LineDelimitedWriter;
 use arrow::util::pretty::pretty_format_batches;
 use indicatif::{ProgressBar, ProgressStyle};
-use retune_ledger::{Export, Imported, Importer, Ledger, Table};
+use retune_ledger::{
+    Answer, Export, Forgetting, Forgotten, Imported, Importer, LearnedFrom, Ledger, Table,
+};
+use retune_retrain::Report;
 use retune_task::Config;
 use serde_json::json;
 
@@ -23,7 +26,8 @@ const LONGEST_LINE: u64 = 16 << 20;
     long_about = "Ask the ledger: the tables exchanges, feedback, windows and runs. Works beside a running server.",
     after_help = "Examples:\n  retune ledger sql \"select adapter, count(*), avg(duration_ms) from exchanges group by adapter\"\n  \
                   retune ledger sql --json \"select * from runs\"\n  retune ledger stats\n  \
-                  retune ledger import --task support logs.jsonl\n  retune ledger export --rating-at-least 4 > best.jsonl"
+                  retune ledger import --task support logs.jsonl\n  retune ledger export --rating-at-least 4 > best.jsonl\n  \
+                  retune ledger forget --user alice@example.org"
 )]
 pub(crate) enum Command {
     /// Answer an SQL query over exchanges, feedback, windows and runs.
@@ -39,6 +43,20 @@ pub(crate) enum Command {
     ///
     /// `serve` and `up` do so by themselves while they run (store.compact_seconds), less thoroughly.
     Compact,
+    /// Forget a person: what was asked in their name until now, and what was said of it.
+    ///
+    /// It goes from every version of the tables, from the logs of this machine, from reports of runs and from what runs asked again.
+    /// Adapters that were trained on it are listed, to be retrained: what they learned stays in them. Killed, it is gone on with by the
+    /// next server, or by the same command.
+    #[command(verbatim_doc_comment)]
+    Forget {
+        /// As apps name the person in `safety_identifier` or `user`.
+        #[arg(long)]
+        user: String,
+        /// Only tell what there is, and which adapters were trained on it.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Take logs from elsewhere, a line each.
     ///
     /// A line is {"task", "messages": [… the answer last], "ts"?, "adapter"?, "user"?, "rating"?, "correction"?}; OpenAI's chat JSONL
@@ -68,12 +86,25 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> {
     let config = setup::config(common)?;
-    let ledger = Ledger::open_briefly(&config.store).await?;
+    let ledger = match command {
+        // What dead processes left in their logs has to be in the tables before anything can be taken from there.
+        Command::Forget { .. } => Ledger::open(&config.store).await?,
+        _ => Ledger::open_briefly(&config.store).await?,
+    };
     match command {
-        Command::Sql { query } => sql(common, &ledger, query).await?,
+        Command::Sql { query } => {
+            let answer = match &config.store.query_ballista {
+                None => ledger.sql_stream(query).await?,
+                Some(url) => on_cluster(&ledger, url, query).await?,
+            };
+            sql(common, answer).await?;
+        }
         Command::Stats => stats(common, &ledger).await?,
         Command::Verify => return verify(common, &ledger).await,
         Command::Compact => compact(common, &ledger).await?,
+        Command::Forget { user, dry_run } => {
+            return forget(common, &ledger, user, *dry_run).await;
+        }
         Command::Import { file, task } => {
             return import(common, &config, &ledger, file, task.as_deref()).await;
         }
@@ -91,13 +122,24 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-async fn sql(common: &Common, ledger: &Ledger, query: &str) -> Result<()> {
+#[cfg(feature = "ballista")]
+async fn on_cluster(ledger: &Ledger, url: &str, query: &str) -> Result<Answer> {
+    Ok(ledger.sql_on_cluster(url, query).await?)
+}
+
+#[cfg(not(feature = "ballista"))]
+async fn on_cluster(_: &Ledger, url: &str, _: &str) -> Result<Answer> {
+    bail!(
+        "query.ballista is {url:?}, and this program was built without Ballista; build it with `cargo build --release --features ballista`, \
+         or leave the key out"
+    )
+}
+
+async fn sql(common: &Common, mut answer: Answer) -> Result<()> {
     if !common.json {
-        let batches = ledger.sql(query).await?;
-        return output::line(pretty_format_batches(&batches)?);
+        return output::line(pretty_format_batches(&answer.collect().await?)?);
     }
     // As they come: an answer may be larger than the memory.
-    let mut answer = ledger.sql_stream(query).await?;
     while let Some(batch) = answer.next().await? {
         let mut lines = LineDelimitedWriter::new(Vec::new());
         lines.write(&batch)?;
@@ -209,6 +251,79 @@ async fn compact(common: &Common, ledger: &Ledger) -> Result<()> {
     Ok(())
 }
 
+async fn forget(common: &Common, ledger: &Ledger, user: &str, dry_run: bool) -> Result<ExitCode> {
+    let done = if dry_run {
+        ledger.would_forget(user).await?
+    } else {
+        let bar = bar("{msg} {wide_bar} {pos}/{len}")?;
+        let mut progress = |at| match at {
+            Forgetting::Waiting => bar.set_message("waiting for another process that merges files"),
+            Forgetting::Publishing => bar.set_message("waiting for the logs"),
+            Forgetting::Files(table, done, all) => {
+                bar.set_message(table.name());
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
+            }
+        };
+        let done = ledger.forget(user, &mut progress).await?;
+        bar.finish_and_clear();
+        ledger.close().await?;
+        for report in &done.reports {
+            Report::write_page(report)?;
+        }
+        done
+    };
+    match common.json {
+        true => output::json(&serde_json::to_value(&done)?)?,
+        false => told(&done, dry_run)?,
+    }
+    for path in &done.unread {
+        let path = path.display();
+        output::problem(format!(
+            "{path} cannot be read, and may have some of their rows; delete it, or restore it from a copy and forget them again"
+        ));
+    }
+    Ok(match done.unread.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn told(done: &Forgotten, dry_run: bool) -> Result<()> {
+    let (exchanges, feedback) = (done.exchanges, done.feedback);
+    if dry_run {
+        output::line(format!(
+            "{exchanges} exchanges, {feedback} feedback: nothing was changed"
+        ))?;
+    } else {
+        let (rewritten, deleted) = (done.files_rewritten, done.files_deleted);
+        let reports = done.reports.len();
+        output::line(format!(
+            "forgotten: {exchanges} exchanges, {feedback} feedback ({rewritten} files written anew, {deleted} of older versions deleted, \
+             {reports} reports changed)"
+        ))?;
+    }
+    if !done.adapters.is_empty() {
+        output::line("adapters that learned from them:")?;
+        let cells = |of: &LearnedFrom| {
+            let counts = [of.train, of.development, of.held_out].map(|n| n.to_string());
+            std::iter::once(of.adapter.clone()).chain(counts).collect()
+        };
+        let rows: Vec<Vec<String>> = done.adapters.iter().map(cells).collect();
+        output::table(
+            &["adapter", "trained on", "chosen by", "examined with"],
+            &rows,
+        )?;
+    }
+    if !done.adapters_unknown.is_empty() {
+        output::line(format!(
+            "not known of adapters that an earlier version trained: {}",
+            done.adapters_unknown.join(", ")
+        ))?;
+    }
+    Ok(())
+}
+
 async fn import(
     common: &Common,
     config: &Config,
@@ -288,10 +403,7 @@ async fn export(ledger: &Ledger, wanted: &Export) -> Result<()> {
 
 /// On stderr, and only where a person looks.
 fn bar(template: &str) -> Result<ProgressBar> {
-    let bar = match std::io::stderr().is_terminal() {
-        true => ProgressBar::no_length(),
-        false => ProgressBar::hidden(),
-    };
+    let bar = ProgressBar::no_length();
     bar.set_style(ProgressStyle::with_template(template)?);
     Ok(bar)
 }

@@ -61,6 +61,32 @@ fn the_demo_notices_retrains_and_gets_better() {
     one_alarm_means_one_run(&kept, &figures);
     adapter_files(&kept, figures["adapter"].as_str().unwrap());
     dashboards_ask_for_what_there_is(&kept);
+    who_is_forgotten_was_learned_from(&kept, figures["adapter"].as_str().unwrap());
+}
+
+/// One of the apps is forgotten: the adapter that learned from it is named, and its report shows the app no more.
+fn who_is_forgotten_was_learned_from(kept: &Path, adapter: &str) {
+    let examined = rows(
+        kept,
+        "select \"user\" as app, count(*) as n from exchanges where purpose = 'examination' group by 1 order by 2 desc",
+    );
+    let app = examined[0]["app"].as_str().unwrap();
+    let output = run(kept, &["ledger", "forget", "--json", "--user", app]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let done: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(done["adapters"][0]["adapter"], adapter, "{done}");
+    assert!(done["adapters"][0]["train"].as_u64() > Some(0), "{done}");
+    let left = format!("select count(*) as n from exchanges where \"user\" = '{app}'");
+    assert_eq!(rows(kept, &left)[0]["n"], 0);
+    let report = done["reports"][0].as_str().unwrap();
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let shown: Value = serde_json::from_str(&read(Path::new(report))).unwrap();
+    assert!(shown["forgotten"].as_u64() > Some(0), "{report}");
+    let page = read(&Path::new(report).with_extension("md"));
+    assert!(page.contains("Forgotten since, and not shown"), "{page}");
+    let shown = run(kept, &["adapter", "show", "--json", adapter]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["forgotten"], done["adapters"]);
 }
 
 fn one_alarm_means_one_run(kept: &Path, figures: &Value) {

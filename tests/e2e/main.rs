@@ -13,6 +13,7 @@ mod bad_input;
 mod bases;
 mod capabilities;
 mod enforce;
+mod forget;
 #[path = "../../serve/tests/http/gguf.rs"]
 mod gguf;
 mod harness;
@@ -31,3 +32,5 @@ mod privacy;
 mod shutdown;
 mod swap;
 mod tidy;
+#[path = "../../ledger/tests/common/words.rs"]
+mod words;

@@ -45,7 +45,8 @@ fn crates_know_only_whom_they_may() {
     let may_know = [
         ("task", &[][..]),
         ("stats", &[][..]),
-        ("ledger", &["retune-task"][..]),
+        ("ledger", &["retune-task", "retune-record"][..]),
+        ("ledger/record", &[][..]),
         (
             "serve",
             &[
@@ -56,7 +57,7 @@ fn crates_know_only_whom_they_may() {
             ][..],
         ),
         ("serve/wire", &["retune-task"][..]),
-        ("tests/fuzz", &["retune-wire"][..]),
+        ("tests/fuzz", &["retune-wire", "retune-record"][..]),
         (
             "monitor",
             &["retune-task", "retune-stats", "retune-ledger"][..],
@@ -91,7 +92,7 @@ fn crates_know_only_whom_they_may() {
 fn what_is_fuzzed_builds_without_engine_tables_and_http() {
     let lock = fs::read_to_string(Path::new(ROOT).join("tests/fuzz/Cargo.lock")).unwrap();
     let has = |name: &str| lock.contains(&format!("name = \"{name}\"\n"));
-    assert!(has("retune-wire"));
+    assert!(has("retune-wire") && has("retune-record"));
     for heavy in [
         "actix-web",
         "datafusion",

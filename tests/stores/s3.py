@@ -11,7 +11,6 @@ import contextlib
 import http.client
 import http.server
 import json
-import os
 import shutil
 import signal
 import socket
@@ -20,9 +19,9 @@ import subprocess
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
+
+from machine import Machine, until
 
 KEY, SECRET, BUCKET = "retune", "not-a-secret", "logs"
 
@@ -111,88 +110,6 @@ def bucket(s3s, folder):
         child.wait()
 
 
-class Machine:
-    """A folder of its own, as another machine has, and a server in it."""
-
-    def __init__(self, retune, endpoint, folder):
-        folder.mkdir()
-        self.retune, self.folder, self.child = retune, folder, None
-        self.env = os.environ | {
-            "RETUNE_SERVER__LISTEN": "127.0.0.1:0",
-            "RETUNE_STORE__URL": f"s3://{BUCKET}/retune",
-            "RETUNE_STORE__LOCAL": str(folder / "local"),
-            "RETUNE_STORE__APPEND_SECONDS": "0.5",
-            "AWS_ENDPOINT": endpoint,
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_REGION": "us-east-1",
-        }
-
-    def start(self):
-        self.log = open(self.folder / "log", "a")
-        self.child = subprocess.Popen(
-            [self.retune, "serve", "--json"], cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=self.log, text=True
-        )
-        line = self.child.stdout.readline()
-        assert line, (self.folder / "log").read_text()
-        self.url = json.loads(line)["listening"]
-        until(lambda: self.get("/readyz")[0] == 200, "a model answers")
-        return self
-
-    def kill(self, how=signal.SIGKILL):
-        self.child.send_signal(how)
-        return self.child.wait(timeout=120)
-
-    def get(self, path):
-        return self.send(urllib.request.Request(self.url + path))
-
-    def post(self, path, body):
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"content-type": "application/json"})
-        return self.send(request)
-
-    @staticmethod
-    def send(request):
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.loads(answer.read() or b"null") if "json" in answer.headers.get_content_type() else None
-        except urllib.error.HTTPError as error:
-            return error.code, error.read()
-
-    def ask(self, text, model="triage"):
-        status, answer = self.post("/v1/chat/completions", {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": text}]})
-        assert status == 200, answer
-        return answer["id"]
-
-    def feedback(self, id, rating):
-        return self.post("/v1/feedback", {"completion_id": id, "rating": rating})[0]
-
-    def run(self, *args, code=0):
-        done = subprocess.run([self.retune, *args], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=120)
-        assert done.returncode == code, f"retune {' '.join(args)}: {done.returncode} {done.stderr}"
-        return done.stdout
-
-    def try_to(self, *args):
-        return subprocess.run([self.retune, *args], cwd=self.folder, env=self.env, capture_output=True, timeout=120).returncode == 0
-
-    def sql(self, query):
-        return [json.loads(line) for line in self.run("ledger", "sql", "--json", query).splitlines()]
-
-    def ids(self):
-        rows = self.sql("select request_id, count(*) as n from exchanges group by request_id")
-        return {row["request_id"]: row["n"] for row in rows}
-
-
-def until(true, what, seconds=90):
-    give_up = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            if true():
-                return
-        assert time.monotonic() < give_up, f"not within {seconds} s: {what}"
-        time.sleep(0.2)
-
-
 def adapter(folder):
     """A PEFT folder for the model inside the program, that changes nothing: its B is zero."""
     model = json.loads((Path(__file__).parents[2] / "models/pocket/config.json").read_text())
@@ -224,7 +141,15 @@ def main():
     machines = []
     try:
         with bucket(s3s, folder) as endpoint:
-            machines += [Machine(retune, endpoint, folder / name).start() for name in ("one", "two")]
+            environment = {
+                "RETUNE_STORE__URL": f"s3://{BUCKET}/retune",
+                "AWS_ENDPOINT": endpoint,
+                "AWS_ALLOW_HTTP": "true",
+                "AWS_ACCESS_KEY_ID": KEY,
+                "AWS_SECRET_ACCESS_KEY": SECRET,
+                "AWS_REGION": "us-east-1",
+            }
+            machines += [Machine(retune, folder / name, environment).start() for name in ("one", "two")]
             play(folder, *machines)
         print("a bucket: shared, lost and found, and nothing lost or doubled")
     except BaseException:
@@ -274,6 +199,13 @@ def play(folder, one, two):
     Faults.kind = None
     one.start()
     until(lambda: set(two.ids()) >= set(sent), "rows of a killed server are in the table", 120)
+
+    # Forgotten on one machine while the other still has rows in its log: nobody sees them again.
+    hers = [machine.ask(f"Ann's {n}", user="ann@example.org") for n in range(3) for machine in (one, two)]
+    done = json.loads(one.run("ledger", "forget", "--user", "ann@example.org", "--json"))
+    assert done["exchanges"] <= len(hers) and done["unread"] == [], done
+    assert two.feedback(hers[0], 1) == 201
+    until(lambda: not set(two.ids()) & set(hers), "what was in the other machine's log is forgotten too")
 
     # Stopped, each publishes what it has; then all is there, once.
     sent += [machine.ask("the end") for machine in (one, two)]

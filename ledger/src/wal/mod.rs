@@ -1,7 +1,7 @@
 //! The write-ahead log: where a row is from the moment that it is acknowledged until its table has it.
 //!
 //! Each process that keeps rows has a folder, `wal/<replica>/`, with a file `lock` that it holds locked while it lives, and segments
-//! `<table>-<first number>.wal` ([`record`]). A row gets a number of its process and table, which grows by one. One thread
+//! `<table>-<first number>.wal` ([`retune_record`]). A row gets a number of its process and table, which grows by one. One thread
 //! ([`writer`]) writes what waits with one call; others ([`publisher`]) append finished segments to the Delta table, in order, each
 //! commit with the last number in it as an application transaction, and delete them. So of every replica a table's version says up to
 //! which number it has the rows, and nothing is appended twice, whoever dies between the steps.
@@ -11,7 +11,6 @@
 
 pub(crate) mod pending;
 pub(crate) mod publisher;
-pub mod record;
 pub(crate) mod segments;
 mod syncer;
 pub(crate) mod writer;
@@ -28,6 +27,7 @@ use retune_task::{OnLogFailure, Store};
 use tokio::sync::oneshot;
 
 use crate::error::Error;
+use crate::forget::tombstones::Tombstones;
 use crate::schema::Table;
 use crate::table::Handle;
 
@@ -175,6 +175,7 @@ impl Log {
         replica: &str,
         options: Options,
         handles: [Arc<Handle>; 2],
+        tombstones: Arc<Tombstones>,
         adopts: bool,
     ) -> Result<Self, Error> {
         let shared = Arc::new(Shared::new(store, replica, options));
@@ -183,7 +184,11 @@ impl Log {
         let (to_publisher, receiver) = tokio::sync::mpsc::unbounded_channel();
         let writer: Weak<_> = Arc::downgrade(&to_writer);
         writer::start(shared.clone(), from_ledger, to_publisher.clone())?;
-        publisher::start(shared.clone(), handles, writer, receiver, adopts)?;
+        let tables = publisher::Tables {
+            handles,
+            tombstones,
+        };
+        publisher::start(shared.clone(), tables, writer, receiver, adopts)?;
         Ok(Self {
             shared,
             to_writer,

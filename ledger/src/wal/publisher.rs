@@ -25,6 +25,7 @@ use super::{Counters, LOGGED, Segment, Shared, held, writer};
 use crate::error::Error;
 use crate::faults;
 use crate::files;
+use crate::forget::tombstones::Tombstones;
 use crate::schema::Table;
 use crate::table::Handle;
 use crate::threads;
@@ -54,9 +55,16 @@ pub(crate) enum Message {
     Close(Done),
 }
 
+/// Where the rows go, and what keeps some of them from it.
+#[derive(Clone)]
+pub(crate) struct Tables {
+    pub(crate) handles: [Arc<Handle>; 2],
+    pub(crate) tombstones: Arc<Tombstones>,
+}
+
 pub(crate) fn start(
     shared: Arc<Shared>,
-    handles: [Arc<Handle>; 2],
+    tables: Tables,
     writer: Weak<std_mpsc::Sender<writer::Message>>,
     receiver: mpsc::UnboundedReceiver<Message>,
     adopts: bool,
@@ -64,7 +72,7 @@ pub(crate) fn start(
     let wal = shared.wal.clone();
     let publisher = Publisher {
         shared,
-        handles,
+        tables,
         again: [false; 2],
         adopts,
     };
@@ -76,7 +84,7 @@ pub(crate) fn start(
 
 struct Publisher {
     shared: Arc<Shared>,
-    handles: [Arc<Handle>; 2],
+    tables: Tables,
     /// Whether the last commit failed: it may be in the table all the same.
     again: [bool; 2],
     adopts: bool,
@@ -193,7 +201,7 @@ impl Publisher {
             let found = some.iter().map(|segment| segment.found.clone()).collect();
             let again = std::mem::replace(&mut self.again[table], true);
             let counters = &self.shared.counters[table];
-            publish(&source, &self.handles[table], found, again, counters).await?;
+            publish(&source, &self.tables, found, again, counters).await?;
             self.again[table] = false;
             let mut finished = self.shared.finished(table);
             for segment in &some {
@@ -262,12 +270,12 @@ impl Publisher {
                 table: name,
                 is_own: false,
             };
-            let (handle, counters) = (&self.handles[table], &self.shared.counters[table]);
+            let counters = &self.shared.counters[table];
             while !rest.is_empty() {
                 let length = |found: &Found| std::fs::metadata(&found.path).map_or(0, |m| m.len());
                 let count = fitting(rest.iter().map(length));
                 let some = rest.drain(..count).collect();
-                publish(&source, handle, some, true, counters).await?;
+                publish(&source, &self.tables, some, true, counters).await?;
             }
         }
         remove(&folder).map_err(Error::io(&folder))
@@ -315,11 +323,12 @@ struct Source<'a> {
 /// Brings some segments' rows into the table, and deletes the segments. `again`: some of them may be there already.
 async fn publish(
     source: &Source<'_>,
-    handle: &Handle,
+    tables: &Tables,
     segments: Vec<Found>,
     again: bool,
     counters: &Counters,
 ) -> Result<(), Error> {
+    let handle = &tables.handles[source.table as usize];
     let above = match again {
         true => handle.transaction(source.replica).await?.unwrap_or(0),
         false => 0,
@@ -327,7 +336,13 @@ async fn publish(
     let read = {
         let (segments, schema) = (segments.clone(), handle.schema().clone());
         let (folder, is_own) = (source.folder.clone(), source.is_own);
-        let read = move || read(&segments, above, &schema, is_own, &folder);
+        let (table, tombstones) = (source.table, tables.tombstones.clone());
+        let read = move || {
+            let mut read = read(&segments, above, &schema, is_own, &folder)?;
+            // Looked for once the rows are there: whoever forgets waits for the segments that there are after its tombstone.
+            forget(&mut read.batches, table, &tombstones)?;
+            Ok(read)
+        };
         tokio::task::spawn_blocking(read)
             .await
             .unwrap_or_else(|e| Err(Error::Query(format!("reading the log was cut off: {e}"))))?
@@ -370,6 +385,25 @@ async fn publish(
     add(&counters.damaged, read.damaged);
     add(&counters.refused, read.refused);
     add(&counters.torn, read.torn);
+    Ok(())
+}
+
+/// Leaves out what was forgotten before it came to its table.
+fn forget(batches: &mut [RecordBatch], table: Table, tombstones: &Tombstones) -> Result<(), Error> {
+    let gone = tombstones.gone()?;
+    if gone.is_nothing() {
+        return Ok(());
+    }
+    for batch in batches {
+        let left = gone.clean(table, batch).map_err(|e| Error::Row {
+            table: table.name(),
+            what: e.to_string(),
+        })?;
+        if let Some(left) = left {
+            tombstones.note(table, batch)?;
+            *batch = left;
+        }
+    }
     Ok(())
 }
 

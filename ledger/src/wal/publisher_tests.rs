@@ -9,14 +9,15 @@ use retune_task::OnLogFailure;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::super::{Options, record};
+use super::super::Options;
 use super::*;
 use crate::place::Place;
 use crate::wal::pending;
+use retune_record as record;
 
 struct Store {
     folder: TempDir,
-    handles: [Arc<Handle>; 2],
+    tables: Tables,
 }
 
 impl Store {
@@ -30,10 +31,12 @@ impl Store {
                     .unwrap(),
             ));
         }
-        Self {
-            folder,
+        let place = Place::folder(folder.path().to_owned());
+        let tables = Tables {
             handles: handles.try_into().ok().unwrap(),
-        }
+            tombstones: Arc::new(Tombstones::of(&place, [0; 32])),
+        };
+        Self { folder, tables }
     }
 
     fn wal(&self) -> PathBuf {
@@ -66,7 +69,7 @@ impl Store {
         };
         Publisher {
             shared: Arc::new(Shared::new(self.folder.path(), replica, options)),
-            handles: self.handles.clone(),
+            tables: self.tables.clone(),
             again: [false; 2],
             adopts: true,
         }
@@ -85,7 +88,10 @@ impl Store {
     async fn seen(&self) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
         let context = deltalake::datafusion::prelude::SessionContext::new();
         let pending = pending::find(&self.wal(), Table::Feedback).unwrap();
-        let seen = self.handles[1].see(&pending.replicas()).await.unwrap();
+        let seen = self.tables.handles[1]
+            .see(&pending.replicas())
+            .await
+            .unwrap();
         let logs = pending
             .provider(seen.provider.schema(), &seen.published)
             .unwrap();
@@ -126,7 +132,7 @@ async fn a_death_between_commit_and_delete_neither_doubles_its_rows_nor_swallows
     let source = store.source("a");
     publish(
         &source,
-        &store.handles[1],
+        &store.tables,
         vec![first.clone()],
         false,
         &counters,
@@ -156,12 +162,15 @@ async fn a_commit_whose_answer_was_lost_is_not_made_twice_though_more_rows_came(
     let text = std::fs::read(&a.path).unwrap();
     let scan = segments::scan(&a.path, 1, &text).unwrap();
     let rows: Vec<&[u8]> = scan.records.iter().map(|r| r.row).collect();
-    let (batches, _) = segments::decode(store.handles[1].schema(), &rows);
-    store.handles[1].append(batches, "a", 3).await.unwrap();
+    let (batches, _) = segments::decode(store.tables.handles[1].schema(), &rows);
+    store.tables.handles[1]
+        .append(batches, "a", 3)
+        .await
+        .unwrap();
     let counters = Counters::default();
     publish(
         &store.source("a"),
-        &store.handles[1],
+        &store.tables,
         vec![a, b],
         true,
         &counters,

@@ -8,8 +8,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
+use retune_record::{self as record, Scan};
 
-use super::record::{self, Scan};
 use crate::error::Error;
 use crate::files;
 use crate::layout;

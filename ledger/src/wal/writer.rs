@@ -10,11 +10,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use retune_record as record;
 use retune_task::OnLogFailure;
 use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 
 use super::syncer::{self, Dirty};
-use super::{LOGGED, Segment, Shared, held, now_ms, publisher, record, segments};
+use super::{LOGGED, Segment, Shared, held, now_ms, publisher, segments};
 use crate::error::Error;
 use crate::faults;
 

@@ -19,6 +19,8 @@ pub(crate) fn store(folder: &Path) -> Store {
         log_bytes: 1 << 30,
         on_log_failure: OnLogFailure::Drop,
         compact_seconds: 0.0,
+        keep_days: None,
+        query_ballista: None,
         query_memory_bytes: 256 << 20,
     }
 }

@@ -33,6 +33,7 @@ fn feedback(request_id: &str) -> Feedback {
         correction: None,
         rubric: None,
         comment: None,
+        preferred_over: None,
     }
 }
 

@@ -41,6 +41,7 @@ pub(crate) async fn one(
         let history = app.ledger.stages_history(&named.task).await?;
         shown["history"] = json!(standings(&history, adapter.number));
         shown["manifest"] = json!(adapter.manifest);
+        shown["forgotten"] = json!(app.ledger.forgotten_of(adapter).await?);
     }
     Ok(HttpResponse::Ok().json(shown))
 }

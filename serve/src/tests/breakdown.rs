@@ -30,7 +30,7 @@ async fn server() -> Server {
     let ledger = Ledger::open(&config.store).await.unwrap();
     let manifest = Manifest::begin(&config.tasks[0], Source::Import, &path("tiny")).unwrap();
     let staged = path("adapter");
-    let put = ledger.put_adapter("count", &staged, manifest);
+    let put = ledger.put_adapter("count", &staged, manifest, None);
     let number = put.await.unwrap().number;
     let stages = ledger.stages("count").await.unwrap();
     let history = ledger.stages_history("count").await.unwrap();

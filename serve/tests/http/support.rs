@@ -169,6 +169,7 @@ impl Server {
                     task: task.to_owned(),
                     ..Manifest::default()
                 },
+                None,
             )
             .await
             .unwrap()

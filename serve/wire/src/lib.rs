@@ -5,6 +5,7 @@
 //! No I/O, no engine and no HTTP: what reads bytes from elsewhere is small enough to be fuzzed by itself (tests/fuzz).
 
 pub mod calls;
+mod feedback;
 mod messages;
 mod params;
 mod refusal;
@@ -16,6 +17,7 @@ mod sampling;
 pub mod sse;
 mod tools;
 
+pub use feedback::Feedback;
 pub use params::Params;
 pub use refusal::Refusal;
 pub use request::{Ask, Chat, Request};

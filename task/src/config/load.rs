@@ -261,6 +261,16 @@ fn store(mut s: Section<'_>, mut query: Section<'_>, folder: &Path) -> Store {
             OnLogFailure::Drop,
         ),
         compact_seconds: s.share("compact_seconds", 86_400.0).unwrap_or(60.0),
+        keep_days: match s.count("keep_days", 0, 36_500, 0) {
+            0 => None,
+            days => Some(days),
+        },
+        query_ballista: query
+            .text(
+                "ballista",
+                "a scheduler's URL, such as \"df://scheduler:50050\"",
+            )
+            .map(|(url, _)| url),
         query_memory_bytes: query.size("memory_bytes", 256 << 20, 1 << 40, 1 << 30),
     };
     s.finish();

@@ -135,6 +135,10 @@ pub struct Store {
     pub on_log_failure: OnLogFailure,
     /// Seconds between two looks for small files that are worth merging; 0: none.
     pub compact_seconds: f64,
+    /// Days that exchanges and what is said of them are kept; none: for ever.
+    pub keep_days: Option<u64>,
+    /// `[query] ballista`: the scheduler of a Ballista cluster that answers `retune ledger sql`.
+    pub query_ballista: Option<String>,
     /// `[query] memory_bytes`: what questions may take together; beyond it they use the disk.
     pub query_memory_bytes: usize,
 }

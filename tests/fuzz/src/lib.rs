@@ -2,6 +2,8 @@
 
 pub mod mutate;
 
+use std::fmt::Debug;
+
 use retune_wire::{Ask, Chat, Params, Refusal, Request, ResponseFormat, ToolChoice};
 use serde_json::{Map, Value};
 
@@ -26,10 +28,12 @@ const CODES: [&str; 15] = [
 /// One that no API has.
 const UNKNOWN: &str = "no such parameter";
 
-type Read = fn(Params) -> Result<Request, Refusal>;
-
-/// Reads a body and checks what came of it.
-pub fn request(body: &[u8], read: Read) {
+/// Reads a body and checks what came of it; `accepted` checks what was let in.
+pub fn request<T: PartialEq + Debug>(
+    body: &[u8],
+    read: fn(Params) -> Result<T, Refusal>,
+    accepted: fn(&T),
+) {
     let asked = |body: &[u8]| Params::parse(body).and_then(read);
     let members = serde_json::from_slice::<Map<String, Value>>(body).ok();
     match (asked(body), members) {
@@ -76,8 +80,8 @@ fn refused(refusal: &Refusal, members: Option<&Map<String, Value>>) {
     }
 }
 
-/// What is read is what docs/api.md allows, and can be kept.
-fn accepted(request: &Request) {
+/// A request to a model that is read is what docs/api.md allows, and can be kept.
+pub fn generation(request: &Request) {
     let within = |x: f64, from: f64, to: f64| assert!((from..=to).contains(&x), "{x}");
     let sampling = &request.sampling;
     within(sampling.temperature, 0.0, 2.0);

@@ -1,4 +1,6 @@
-//! A segment of the log as bytes: how rows get in, and what can be got out whatever became of them. Pure.
+//! A segment of the log as bytes: how rows get in, and what can be got out whatever became of them.
+//!
+//! Pure, and by itself: what reads bytes that a kill or a bad disk left is fuzzed (tests/fuzz).
 //!
 //! A segment is a header and records. The header is `RETUNWAL`, the format's version and a checksum of both; a record is
 //! `[length u32][checksum u32][number u64][row]`, little-endian, the checksum (CRC-32) over all the rest. Numbers grow by one from
@@ -17,14 +19,18 @@ pub const OVERHEAD: usize = 16;
 /// One row, and its number in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
+    /// Grows by one from record to record.
     pub number: u64,
+    /// JSON text.
     pub row: &'a [u8],
 }
 
 /// Bytes between two good records that are none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damage {
+    /// Where it begins.
     pub offset: usize,
+    /// How long it is.
     pub bytes: usize,
     /// Rows that were there, as the numbers around them tell.
     pub rows: u64,
@@ -33,7 +39,9 @@ pub struct Damage {
 /// All that a segment's bytes give.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Scan<'a> {
+    /// Good records, in order.
     pub records: Vec<Record<'a>>,
+    /// What is between them and none.
     pub damaged: Vec<Damage>,
     /// Bytes behind the last good record: a write that was cut off, or damage with nothing good behind it.
     pub torn: usize,

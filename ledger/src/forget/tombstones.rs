@@ -1,0 +1,254 @@
+//! Who was forgotten: what is left of a person, and keeps what they asked from coming back.
+//!
+//! A tombstone is a folder `forgotten/<name>/` of files that are created once, as all decisions are:
+//! - `wish.json`: the user, by a key that tells the name to nobody, and until when what they asked is to go;
+//! - `exchanges-<n>.json`: ids of exchanges and feedback that were found, before any of them goes: who goes on after a kill needs them;
+//! - `done.json`: that it is done, and what was done. From then on it does not change: what still comes of that person gets a new one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Forgotten;
+use super::gone::{Gone, text, user_key};
+use crate::error::Error;
+use crate::place::Place;
+use crate::schema::Table;
+
+const FOLDER: &str = "forgotten";
+const WISH: &str = "wish.json";
+const FOUND: &str = "exchanges-";
+const DONE: &str = "done.json";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Wish {
+    user: String,
+    at: DateTime<Utc>,
+}
+
+/// Ids of a user's exchanges, and of what was said of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Found {
+    pub(crate) exchanges: BTreeSet<String>,
+    pub(crate) feedback: BTreeSet<String>,
+}
+
+impl Found {
+    /// Takes over what another has; whether any of it is new.
+    fn take(&mut self, other: &Self) -> bool {
+        let before = (self.exchanges.len(), self.feedback.len());
+        self.exchanges.extend(other.exchanges.iter().cloned());
+        self.feedback.extend(other.feedback.iter().cloned());
+        before != (self.exchanges.len(), self.feedback.len())
+    }
+}
+
+/// One person who was, or is to be, forgotten.
+#[derive(Debug, Clone)]
+pub(crate) struct Tombstone {
+    pub(crate) name: String,
+    /// By [`user_key`].
+    pub(crate) user: String,
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) found: Found,
+    /// Files that `found` is from.
+    files: usize,
+    pub(crate) is_done: bool,
+}
+
+/// All of them, each read once.
+#[derive(Debug)]
+pub(crate) struct Tombstones {
+    folder: Place,
+    secret: [u8; 32],
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    tombstones: BTreeMap<String, Arc<Tombstone>>,
+    gone: Arc<Gone>,
+}
+
+/// A tombstone's name.
+fn name(at: DateTime<Utc>, user: &str) -> String {
+    let time = at.to_rfc3339_opts(SecondsFormat::Micros, true);
+    let time: String = time.chars().filter(char::is_ascii_alphanumeric).collect();
+    format!("{time}-{}", user.get(..12).unwrap_or_default())
+}
+
+/// The name of a tombstone's list.
+fn list(number: usize) -> String {
+    format!("{FOUND}{number:06}.json")
+}
+
+impl Tombstones {
+    pub(crate) fn of(store: &Place, secret: [u8; 32]) -> Self {
+        Self {
+            folder: store.join(FOLDER),
+            secret,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Begins to forget a user; the tombstone's name.
+    pub(crate) fn begin(&self, user: &str, at: DateTime<Utc>) -> Result<String, Error> {
+        let user = user_key(&self.secret, user);
+        let name = name(at, &user);
+        let wish = self.folder.join(&name).join(WISH);
+        wish.create_json_once(&Wish { user, at })?;
+        Ok(name)
+    }
+
+    /// One, as it is now.
+    pub(crate) fn one(&self, name: &str) -> Result<Tombstone, Error> {
+        self.read(name)?.ok_or_else(|| Error::Damaged {
+            path: self.folder.join(name).shown(),
+            what: "was there, and is gone".to_owned(),
+        })
+    }
+
+    /// Notes rows that come from a log and go no further, since what others said of them goes too, wherever it is.
+    pub(crate) fn note(&self, table: Table, batch: &RecordBatch) -> Result<(), Error> {
+        let wrong = |e: ArrowError| Error::Row {
+            table: table.name(),
+            what: e.to_string(),
+        };
+        let ids = match table {
+            Table::Feedback => text(batch, "feedback_id"),
+            _ => text(batch, "request_id"),
+        };
+        let ids = ids.map_err(wrong)?;
+        for tombstone in self.all()? {
+            let gone = self.sum(std::iter::once(&tombstone));
+            let going = gone.going(table, batch).map_err(wrong)?;
+            let going = going.iter().zip(ids.iter().flatten());
+            let going = going.filter(|(goes, _)| **goes);
+            let going = going.map(|(_, id)| id.to_owned()).collect();
+            let mut found = Found::default();
+            match table {
+                Table::Exchanges => found.exchanges = going,
+                // Only to be counted.
+                _ if tombstone.is_done => {}
+                _ => found.feedback = going,
+            }
+            match tombstone.is_done {
+                false => drop(self.add(&tombstone.name, &found)?),
+                true if found.exchanges.is_subset(&tombstone.found.exchanges) => {}
+                true => self.begin_again(&tombstone, &found)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// More of somebody who was forgotten.
+    fn begin_again(&self, tombstone: &Tombstone, found: &Found) -> Result<(), Error> {
+        let user = tombstone.user.clone();
+        let folder = self.folder.join(name(Utc::now(), &user));
+        folder.join(list(1)).create_json_once(found)?;
+        // Last: until it is there, there is no tombstone.
+        let at = tombstone.at;
+        folder.join(WISH).create_json_once(&Wish { user, at })?;
+        Ok(())
+    }
+
+    /// Notes what was found, unless it is known; all that is known then.
+    pub(crate) fn add(&self, name: &str, found: &Found) -> Result<Found, Error> {
+        loop {
+            let Tombstone {
+                found: mut known,
+                files,
+                ..
+            } = self.one(name)?;
+            let is_new = known.take(found);
+            let place = self.folder.join(name).join(list(files + 1));
+            // Where another process was quicker, its list is looked at first.
+            if !is_new || place.create_json_once(found)? {
+                return Ok(known);
+            }
+        }
+    }
+
+    pub(crate) fn end(&self, name: &str, done: &Forgotten) -> Result<(), Error> {
+        let place = self.folder.join(name).join(DONE);
+        place.create_json_once(done).map(drop)
+    }
+
+    /// What was done; none before it is.
+    pub(crate) fn done(&self, name: &str) -> Result<Option<Forgotten>, Error> {
+        self.folder.join(name).join(DONE).read_json()
+    }
+
+    /// What there is now.
+    pub(crate) fn all(&self) -> Result<Vec<Arc<Tombstone>>, Error> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look(&mut known)?;
+        Ok(known.tombstones.values().cloned().collect())
+    }
+
+    /// All that they say is to go.
+    pub(crate) fn gone(&self) -> Result<Arc<Gone>, Error> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look(&mut known)?;
+        Ok(known.gone.clone())
+    }
+
+    /// Reads what is new, or was not done.
+    fn look(&self, known: &mut Known) -> Result<(), Error> {
+        let mut changed = false;
+        for name in self.folder.names()? {
+            if known.tombstones.get(&name).is_some_and(|t| t.is_done) {
+                continue;
+            }
+            // One without its wish is being made at this moment.
+            if let Some(tombstone) = self.read(&name)? {
+                known.tombstones.insert(name, Arc::new(tombstone));
+                changed = true;
+            }
+        }
+        if changed {
+            known.gone = Arc::new(self.sum(known.tombstones.values()));
+        }
+        Ok(())
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Tombstone>, Error> {
+        let folder = self.folder.join(name);
+        let Some(Wish { user, at }) = folder.join(WISH).read_json()? else {
+            return Ok(None);
+        };
+        let names = folder.names()?;
+        let mut tombstone = Tombstone {
+            name: name.to_owned(),
+            user,
+            at,
+            found: Found::default(),
+            files: 0,
+            is_done: names.iter().any(|name| name == DONE),
+        };
+        for name in names.iter().filter(|name| name.starts_with(FOUND)) {
+            let found: Option<Found> = folder.join(name).read_json()?;
+            tombstone.found.take(&found.unwrap_or_default());
+            tombstone.files += 1;
+        }
+        Ok(Some(tombstone))
+    }
+
+    fn sum<'a>(&self, tombstones: impl Iterator<Item = &'a Arc<Tombstone>>) -> Gone {
+        let mut gone = Gone {
+            secret: self.secret,
+            ..Gone::default()
+        };
+        for tombstone in tombstones {
+            let exchanges = tombstone.found.exchanges.iter().cloned();
+            gone.exchanges.extend(exchanges);
+            let until = gone.users.entry(tombstone.user.clone()).or_default();
+            *until = tombstone.at.max(*until);
+        }
+        gone
+    }
+}
