@@ -1,3 +1,4 @@
+//! What is to go and what stays, row by row and report by report.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use chrono::TimeZone;

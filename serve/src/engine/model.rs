@@ -68,7 +68,9 @@ impl Model {
     pub(super) fn new(pipeline: SharedPipeline, begun: Instant) -> Result<Self, Error> {
         #[cfg(test)]
         let weak = Arc::downgrade(&pipeline);
-        let mistral = MistralRsBuilder::new(pipeline, scheduler(), false, None)
+        // Its throughput is told for the sake of the thread that tells it, which ends with that (src/log.rs), and else never.
+        let throughput = true;
+        let mistral = MistralRsBuilder::new(pipeline, scheduler(), throughput, None)
             .with_model_id(NAME)
             .with_no_prefix_cache(true)
             .build();
