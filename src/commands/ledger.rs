@@ -128,6 +128,7 @@ async fn on_cluster(ledger: &Ledger, url: &str, query: &str) -> Result<Answer> {
 }
 
 #[cfg(not(feature = "ballista"))]
+#[allow(clippy::unused_async, reason = "with the feature it waits")]
 async fn on_cluster(_: &Ledger, url: &str, _: &str) -> Result<Answer> {
     bail!(
         "query.ballista is {url:?}, and this program was built without Ballista; build it with `cargo build --release --features ballista`, \
