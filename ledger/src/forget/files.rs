@@ -79,7 +79,7 @@ pub(crate) async fn clean(
     for path in beside {
         look();
         let place = handle.place().join(&path);
-        if !removed.contains(&path) && !is_abandoned(&place, handle.table()).await? {
+        if !removed.contains(&path) && !is_abandoned(&place, handle.table(), gone).await? {
             continue;
         }
         let has_any = has_any(handle, &path, gone).await;
@@ -129,13 +129,13 @@ fn day_of(path: &str) -> Option<NaiveDate> {
     folder.strip_prefix(DAY)?.strip_prefix('=')?.parse().ok()
 }
 
-/// Whether a file that no version has or had is one that nobody is about to commit. Of the tables whose rows come from a log of this
-/// machine every commit was waited for, and those that begin now have no such rows.
-async fn is_abandoned(place: &Place, table: Table) -> Result<bool, Error> {
+/// Whether a file that no version has or had is one that nobody is about to commit. Of a person's rows in the tables that this machine's
+/// logs fill every commit was waited for, and those that begin now have none of them; old rows may be coming, from an import.
+async fn is_abandoned(place: &Place, table: Table, gone: &Gone) -> Result<bool, Error> {
     if place.as_bucket().is_some() {
         return Ok(false);
     }
-    if LOGGED.contains(&table) {
+    if LOGGED.contains(&table) && gone.before.is_none() {
         return Ok(true);
     }
     let path = place.shown();

@@ -126,9 +126,8 @@ impl Tombstones {
         for tombstone in self.all()? {
             let gone = self.sum(std::iter::once(&tombstone));
             let going = gone.going(table, batch).map_err(wrong)?;
-            let going = going.iter().zip(ids.iter().flatten());
-            let going = going.filter(|(goes, _)| **goes);
-            let going = going.map(|(_, id)| id.to_owned()).collect();
+            let going = (0..batch.num_rows()).filter(|row| going[*row]);
+            let going = going.map(|row| ids.value(row).to_owned()).collect();
             let mut found = Found::default();
             match table {
                 Table::Exchanges => found.exchanges = going,
