@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use arrow::error::ArrowError;
 use chrono::{DateTime, Utc};
 use deltalake::datafusion::catalog::TableProvider;
 use deltalake::datafusion::prelude::SessionContext;
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::ledger::{Ledger, blocking};
 use crate::queries::{ConversationQuery, ExchangeQuery, FeedbackQuery};
 use crate::rows::{Exchange, Feedback, Run};
-use crate::schema::Table;
+use crate::schema::{Table, texts};
 use crate::session::Answer;
 use crate::wal::pending::{self, Pending};
 
@@ -119,6 +120,28 @@ impl Ledger {
     pub async fn sql_stream(&self, query: &str) -> Result<Answer, Error> {
         self.without_damaged(query, &Table::ALL, Answer::begun)
             .await
+    }
+
+    /// The texts of a question's first and second column, row by row.
+    pub(crate) async fn each_text(
+        &self,
+        query: &str,
+        mut take: impl FnMut(&str, Option<&str>),
+    ) -> Result<(), Error> {
+        let mut answer = self.sql_stream(query).await?;
+        while let Some(batch) = answer.next().await? {
+            let wrong = |e: ArrowError| Error::Query(e.to_string());
+            let first = texts(batch.column(0)).map_err(wrong)?;
+            let second = match batch.num_columns() {
+                0 | 1 => None,
+                _ => Some(texts(batch.column(1)).map_err(wrong)?),
+            };
+            for row in (0..batch.num_rows()).filter(|row| first.is_valid(*row)) {
+                let second = second.as_ref().filter(|texts| texts.is_valid(row));
+                take(first.value(row), second.map(|texts| texts.value(row)));
+            }
+        }
+        Ok(())
     }
 
     /// The tables once they have every row that is in a log of this machine now.

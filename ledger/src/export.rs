@@ -3,9 +3,7 @@
 //! Answers are the raters' newest correction, where there is one, else what the model said. Only raters' corrections count, as for
 //! retraining. An export of any size takes little memory: it is one query, whose order spills.
 
-use arrow::array::{Array, AsArray, RecordBatch, StringArray};
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::array::{Array, RecordBatch};
 use retune_task::ChatMessage;
 use serde::Serialize;
 use serde_json::Value;
@@ -13,6 +11,7 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::queries::quoted;
+use crate::schema::text;
 use crate::session::Answer;
 
 /// Which exchanges are exported; every field that is set narrows.
@@ -96,12 +95,7 @@ fn lines(batch: &RecordBatch) -> Result<Vec<String>, Error> {
         table: "exchanges",
         what,
     };
-    let column = |name: &str| -> Result<StringArray, Error> {
-        let column = batch.column_by_name(name);
-        let column = column.ok_or_else(|| wrong(format!("there is no column {name}")))?;
-        let texts = cast(column, &DataType::Utf8).map_err(|e| wrong(e.to_string()))?;
-        Ok(texts.as_string::<i32>().clone())
-    };
+    let column = |name: &str| text(batch, name).map_err(|e| wrong(e.to_string()));
     let (messages, answers, calls) = (
         column("messages")?,
         column("answer")?,

@@ -43,23 +43,33 @@ pub(crate) fn only_for_owner(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn create_once_by(mut options: OpenOptions, path: &Path, bytes: &[u8]) -> Result<bool, Error> {
+fn create_once_by(options: OpenOptions, path: &Path, bytes: &[u8]) -> Result<bool, Error> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let part = folder.join(format!(".part-{}", uuid::Uuid::new_v4()));
+    match by_part(options, path, bytes, |part| std::fs::hard_link(part, path)) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(Error::io(path)(e)),
+    }
+}
+
+/// Brings bytes to disk under a hidden name beside `path`, and has them named.
+fn by_part(
+    mut options: OpenOptions,
+    path: &Path,
+    bytes: &[u8],
+    name: impl FnOnce(&Path) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let part = path.with_file_name(format!(".part-{}", uuid::Uuid::new_v4()));
     let mut write = || {
         let mut file = options.write(true).create_new(true).open(&part)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
-    let linked = write().and_then(|()| std::fs::hard_link(&part, path));
+    let named = write().and_then(|()| name(&part));
     // A left-over part is an unlinked name, nothing reads it.
     drop(std::fs::remove_file(&part));
-    match linked {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
-        Err(e) => Err(Error::io(path)(e)),
-    }
+    named
 }
 
 /// What a file of JSON holds.
@@ -83,18 +93,10 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 
 /// Puts `bytes` in a file's place, so that it is at every moment the old or the new one.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let part = folder.join(format!(".part-{}", uuid::Uuid::new_v4()));
-    let write = || {
-        let mut file = File::options().write(true).create_new(true).open(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&part, path)
-    };
-    write().map_err(|e| {
-        drop(std::fs::remove_file(&part));
-        Error::io(path)(e)
-    })
+    let renamed = by_part(File::options(), path, bytes, |part| {
+        std::fs::rename(part, path)
+    });
+    renamed.map_err(Error::io(path))
 }
 
 /// Deletes a file that may be gone.

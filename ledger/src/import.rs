@@ -6,9 +6,6 @@
 
 use std::collections::HashSet;
 
-use arrow::array::AsArray;
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
 use chrono::{DateTime, TimeDelta, Utc};
 use retune_task::{ChatMessage, Check, ModelName, Task, conversation, sha256};
 use serde::Deserialize;
@@ -94,14 +91,12 @@ impl<'a> Importer<'a> {
     ) -> Result<Self, Error> {
         let mut known = HashSet::new();
         let query = format!("select parameters from exchanges where base = '{BASE}'");
-        let mut answer = ledger.sql_stream(&query).await?;
-        while let Some(batch) = answer.next().await? {
-            let wrong = |e: arrow::error::ArrowError| Error::Query(e.to_string());
-            let texts = cast(batch.column(0), &DataType::Utf8).map_err(wrong)?;
-            let parameters = texts.as_string::<i32>().iter().flatten();
-            let parsed = parameters.filter_map(|text| serde_json::from_str::<Value>(text).ok());
-            known.extend(parsed.filter_map(|p| Some(p[DIGEST].as_str()?.to_owned())));
-        }
+        ledger
+            .each_text(&query, |parameters, _| {
+                let parsed = serde_json::from_str::<Value>(parameters).ok();
+                known.extend(parsed.and_then(|p| Some(p[DIGEST].as_str()?.to_owned())));
+            })
+            .await?;
         Ok(Self {
             ledger: ledger.clone(),
             tasks,

@@ -23,6 +23,7 @@ mod layout;
 mod lease;
 mod ledger;
 mod manifest;
+mod parquet_file;
 mod place;
 mod privacy;
 mod queries;

@@ -6,8 +6,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::error::ArrowError;
 use arrow::json::{ArrayWriter, ReaderBuilder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -203,7 +205,7 @@ impl Table {
     }
 
     pub(crate) fn batch(self, rows: &[Map<String, Value>]) -> Result<RecordBatch, Error> {
-        let wrong = |e: arrow::error::ArrowError| Error::Row {
+        let wrong = |e: ArrowError| Error::Row {
             table: self.name(),
             what: e.to_string(),
         };
@@ -252,6 +254,23 @@ impl Table {
         }
         Ok(rows)
     }
+}
+
+/// A column, by its name.
+pub(crate) fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, ArrowError> {
+    batch
+        .column_by_name(name)
+        .ok_or_else(|| ArrowError::SchemaError(format!("there is no column {name}")))
+}
+
+/// A column's texts, whatever form a file or a question gave them.
+pub(crate) fn text(batch: &RecordBatch, name: &str) -> Result<StringArray, ArrowError> {
+    texts(column(batch, name)?)
+}
+
+/// The same of a column itself.
+pub(crate) fn texts(column: &ArrayRef) -> Result<StringArray, ArrowError> {
+    Ok(cast(column, &DataType::Utf8)?.as_string::<i32>().clone())
 }
 
 impl fmt::Display for Table {

@@ -5,22 +5,17 @@
 
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::file::reader::ChunkReader;
 use serde_json::Value;
 
 use crate::adapters;
 use crate::error::Error;
 use crate::files;
 use crate::ledger::Ledger;
+use crate::parquet_file;
 use crate::place::Place;
 use crate::schema::Table;
 use crate::upkeep::Part;
 use crate::wal::{LOGGED, segments};
-
-/// Rows decoded at once.
-const BATCH_ROWS: usize = 4096;
 
 /// Something that is not as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,15 +92,13 @@ impl Ledger {
 
 /// Whether a table's file is whole: the rows in it, or what is wrong. Fails where that cannot be found out.
 pub(crate) fn check(place: &Place, part: &Part) -> Result<Result<u64, String>, Error> {
-    let read = if place.as_bucket().is_some() {
-        let bytes = place.read()?.map(Bytes::from);
-        bytes.map(|bytes| (bytes.len() as u64, rows(bytes)))
-    } else {
-        let opened = segments::open(&place.shown())?;
-        opened.map(|(file, length)| (length, rows(file)))
-    };
+    let mut rows = 0;
+    let read = parquet_file::read(place, None, |batch| {
+        rows += batch.num_rows() as u64;
+        Ok(true)
+    })?;
     let restore = "restore it from a copy; until then its rows are left out of every answer";
-    let Some((length, rows)) = read else {
+    let Some((length, decoded)) = read else {
         return Ok(Err(format!("is gone: {restore}")));
     };
     let expected = part.bytes;
@@ -114,25 +107,13 @@ pub(crate) fn check(place: &Place, part: &Part) -> Result<Result<u64, String>, E
             "has {length} bytes, and the table's log says {expected}: {restore}"
         )));
     }
-    Ok(match (rows, part.rows) {
+    Ok(match (decoded, part.rows) {
         (Err(error), _) => Err(format!("cannot be decoded ({error}): {restore}")),
-        (Ok(rows), Some(expected)) if rows != expected => Err(format!(
+        (Ok(()), Some(expected)) if rows != expected => Err(format!(
             "has {rows} rows, and the table's log says {expected}: {restore}"
         )),
-        (Ok(rows), _) => Ok(rows),
+        (Ok(()), _) => Ok(rows),
     })
-}
-
-/// Decodes everything.
-fn rows(file: impl ChunkReader + 'static) -> Result<u64, String> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .and_then(|builder| builder.with_batch_size(BATCH_ROWS).build())
-        .map_err(|e| e.to_string())?;
-    let mut rows = 0;
-    for batch in reader {
-        rows += batch.map_err(|e| e.to_string())?.num_rows() as u64;
-    }
-    Ok(rows)
 }
 
 fn logs(wal: &Path, verified: &mut Verified) -> Result<(), Error> {

@@ -179,11 +179,10 @@ impl Desk<'_> {
         };
         let history = standings(&self.ledger.stages_history(&task).await?, adapter.number);
         let mut item = stages.item(&adapter);
-        let forgotten = self.ledger.forgotten_of(&adapter).await?;
         if self.common.json {
             item["history"] = json!(history);
             item["manifest"] = json!(adapter.manifest);
-            item["forgotten"] = json!(forgotten);
+            item["forgotten"] = json!(self.ledger.forgotten_of(&adapter).await?);
             return output::json(&item);
         }
         print(self.common, &[item])?;

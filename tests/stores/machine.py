@@ -49,7 +49,8 @@ class Machine:
     def send(request):
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.loads(answer.read() or b"null") if "json" in answer.headers.get_content_type() else None
+                body, is_json = answer.read(), "json" in answer.headers.get_content_type()
+                return answer.status, json.loads(body or b"null") if is_json else body
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 

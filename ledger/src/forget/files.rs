@@ -9,12 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
-use bytes::Bytes;
 use chrono::NaiveDate;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::errors::ParquetError;
-use parquet::file::reader::ChunkReader;
 use tokio::sync::mpsc;
 
 use super::gone::Gone;
@@ -22,13 +17,12 @@ use crate::error::Error;
 use crate::faults;
 use crate::layout::DAY;
 use crate::ledger::blocking;
+use crate::parquet_file;
 use crate::place::Place;
 use crate::schema::Table;
 use crate::table::Handle;
 use crate::wal::LOGGED;
 
-/// Rows read at once.
-const BATCH_ROWS: usize = 4096;
 /// What no version has, and is younger, may be somebody's who is about to commit it.
 const UNFINISHED: std::time::Duration = std::time::Duration::from_secs(3600);
 
@@ -197,47 +191,18 @@ fn left_of(
     receiver
 }
 
-/// Gives a file's batches away until that says false; whether there is such a file.
+/// A file's batches until `take` says false; whether there is such a file.
 fn read(
     place: &Place,
     columns: Option<&[&str]>,
     take: impl FnMut(RecordBatch) -> Result<bool, ArrowError>,
 ) -> Result<bool, Error> {
-    let read = if place.as_bucket().is_some() {
-        place
-            .read()?
-            .map(|bytes| batches(Bytes::from(bytes), columns, take))
-    } else {
-        match std::fs::File::open(place.shown()) {
-            Ok(file) => Some(batches(file, columns, take)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(Error::io(&place.shown())(e)),
-        }
-    };
-    let damaged = |e: ParquetError| Error::Damaged {
-        path: place.shown(),
-        what: e.to_string(),
-    };
-    match read {
+    match parquet_file::read(place, columns, take)? {
         None => Ok(false),
-        Some(read) => read.map(|()| true).map_err(damaged),
+        Some((_, Ok(()))) => Ok(true),
+        Some((_, Err(error))) => Err(Error::Damaged {
+            path: place.shown(),
+            what: error.to_string(),
+        }),
     }
-}
-
-fn batches(
-    file: impl ChunkReader + 'static,
-    columns: Option<&[&str]>,
-    mut take: impl FnMut(RecordBatch) -> Result<bool, ArrowError>,
-) -> Result<(), ParquetError> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(BATCH_ROWS);
-    let projection = match columns {
-        None => ProjectionMask::all(),
-        Some(columns) => ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied()),
-    };
-    for batch in builder.with_projection(projection).build()? {
-        if !take(batch?)? {
-            return Ok(());
-        }
-    }
-    Ok(())
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::ids;
 use crate::rows::Purpose;
-use crate::schema::Table;
+use crate::schema::{Table, column, text};
 
 /// How long after it a run that was under way may still ask what the forgotten one had asked.
 const UNDER_WAY: TimeDelta = TimeDelta::days(1);
@@ -216,18 +216,6 @@ impl Gone {
         let made = self.exchanges.iter().filter_map(|id| ids::made(id));
         made.min()?.date_naive().pred_opt()
     }
-}
-
-fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, ArrowError> {
-    batch
-        .column_by_name(name)
-        .ok_or_else(|| ArrowError::SchemaError(format!("there is no column {name}")))
-}
-
-/// A column's texts.
-pub(crate) fn text(batch: &RecordBatch, name: &str) -> Result<StringArray, ArrowError> {
-    let texts = cast(column(batch, name)?, &DataType::Utf8)?;
-    Ok(texts.as_string::<i32>().clone())
 }
 
 /// From the request to the row.

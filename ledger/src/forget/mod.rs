@@ -24,9 +24,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, RecordBatch, StringArray};
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +37,7 @@ use crate::upkeep;
 use crate::wal::LOGGED;
 use files::Cleaned;
 use gone::{Gone, user_key};
-use tombstones::Found;
+use tombstones::{Found, Tombstones};
 
 /// Between two looks whether another process is done with what it does alone.
 const LOOK: Duration = Duration::from_millis(200);
@@ -104,8 +101,8 @@ impl Ledger {
             }
         }
         let name = {
-            let (tombstones, user) = (self.tombstones().clone(), user.to_owned());
-            self.blocking(move |_| tombstones.begin(&user, Utc::now()))
+            let user = user.to_owned();
+            self.by_tombstones(move |all| all.begin(&user, Utc::now()))
                 .await?
         };
         step("forget-begun")?;
@@ -118,8 +115,8 @@ impl Ledger {
                 progress(Forgetting::Waiting);
                 tokio::time::sleep(LOOK).await;
             }
-            let (tombstones, name) = (self.tombstones().clone(), name.clone());
-            if let Some(done) = self.blocking(move |_| tombstones.done(&name)).await? {
+            let name = name.clone();
+            if let Some(done) = self.by_tombstones(move |all| all.done(&name)).await? {
                 return Ok(done);
             }
         }
@@ -145,8 +142,7 @@ impl Ledger {
         &self,
         exchanges: impl Iterator<Item = &'a str>,
     ) -> Result<HashSet<String>, Error> {
-        let tombstones = self.tombstones().clone();
-        let gone = self.blocking(move |_| tombstones.gone()).await?;
+        let gone = self.by_tombstones(Tombstones::gone).await?;
         let gone = exchanges.filter(|id| gone.has_exchange(id));
         Ok(gone.map(str::to_owned).collect())
     }
@@ -157,12 +153,19 @@ impl Ledger {
         user: Option<&str>,
         progress: Progress<'_>,
     ) -> Result<(), Error> {
-        let tombstones = self.tombstones().clone();
-        let all = self.blocking(move |_| tombstones.all()).await?;
+        let all = self.by_tombstones(Tombstones::all).await?;
         for tombstone in all.iter().filter(|t| !t.is_done) {
             self.forget_one(&tombstone.name, user, progress).await?;
         }
         Ok(())
+    }
+
+    async fn by_tombstones<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tombstones) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let tombstones = self.tombstones().clone();
+        self.blocking(move |_| work(&tombstones)).await
     }
 
     async fn forget_one(
@@ -179,8 +182,8 @@ impl Ledger {
         }
         step("forget-published")?;
         let tombstone = {
-            let (tombstones, name) = (self.tombstones().clone(), name.to_owned());
-            self.blocking(move |_| tombstones.one(&name)).await?
+            let name = name.to_owned();
+            self.by_tombstones(move |all| all.one(&name)).await?
         };
         let names = match user.filter(|user| user_key(self.secret(), user) == tombstone.user) {
             Some(user) => vec![user.to_owned()],
@@ -190,10 +193,14 @@ impl Ledger {
         let found = self
             .find(&names, tombstone.at, tombstone.found.exchanges)
             .await?;
-        let conversations = self.conversations_of(&found.exchanges).await?;
+        let query = "select request_id, conversation from exchanges where purpose = 'user'";
+        let conversations = match found.exchanges.is_empty() {
+            true => BTreeSet::new(),
+            false => self.of_exchanges(query, &found.exchanges).await?,
+        };
         let all = {
-            let (tombstones, name) = (self.tombstones().clone(), name.to_owned());
-            self.blocking(move |_| tombstones.add(&name, &found))
+            let name = name.to_owned();
+            self.by_tombstones(move |all| all.add(&name, &found))
                 .await?
         };
         step("forget-listed")?;
@@ -201,7 +208,7 @@ impl Ledger {
             secret: *self.secret(),
             users: [(tombstone.user.clone(), tombstone.at)].into(),
             exchanges: all.exchanges.iter().cloned().collect(),
-            conversations,
+            conversations: conversations.into_iter().collect(),
             before: None,
         });
         let cleaned = self.clean(&gone, progress).await?;
@@ -255,12 +262,10 @@ impl Ledger {
 
     /// Cleans this machine's reports of what was forgotten elsewhere, if anything was since `known` tombstones were; how many there are.
     pub(crate) async fn clean_own_reports(&self, known: usize) -> Result<usize, Error> {
-        let tombstones = self.tombstones().clone();
-        let all = self.blocking(move |_| tombstones.all()).await?;
+        let all = self.by_tombstones(Tombstones::all).await?;
         let done = all.iter().filter(|tombstone| tombstone.is_done).count();
         if done != known {
-            let tombstones = self.tombstones().clone();
-            let gone = self.blocking(move |_| tombstones.gone()).await?;
+            let gone = self.by_tombstones(Tombstones::gone).await?;
             self.clean_reports(gone).await?;
         }
         Ok(done)
@@ -300,54 +305,26 @@ impl Ledger {
                 .await?;
         }
         if !found.exchanges.is_empty() {
-            let (exchanges, feedback) = (&found.exchanges, &mut found.feedback);
             let query = "select request_id, feedback_id from feedback";
-            self.each_text(query, |id, feedback_id| {
-                if exchanges.contains(id) {
-                    feedback.extend(feedback_id.map(str::to_owned));
-                }
-            })
-            .await?;
+            found.feedback = self.of_exchanges(query, &found.exchanges).await?;
         }
         Ok(found)
     }
 
-    async fn conversations_of(
-        &self,
-        exchanges: &BTreeSet<String>,
-    ) -> Result<HashSet<String>, Error> {
-        let mut conversations = HashSet::new();
-        if !exchanges.is_empty() {
-            let query = "select request_id, conversation from exchanges where purpose = 'user'";
-            self.each_text(query, |id, conversation| {
-                if exchanges.contains(id) {
-                    conversations.extend(conversation.map(str::to_owned));
-                }
-            })
-            .await?;
-        }
-        Ok(conversations)
-    }
-
-    /// The texts of a question's first and second column, row by row.
-    async fn each_text(
+    /// Of a question's rows whose first column is one of some exchanges, the second.
+    async fn of_exchanges(
         &self,
         query: &str,
-        mut take: impl FnMut(&str, Option<&str>),
-    ) -> Result<(), Error> {
-        let mut answer = self.sql_stream(query).await?;
-        while let Some(batch) = answer.next().await? {
-            let first = texts(&batch, 0)?;
-            let second = match batch.num_columns() {
-                0 | 1 => None,
-                _ => Some(texts(&batch, 1)?),
-            };
-            for row in (0..batch.num_rows()).filter(|row| first.is_valid(*row)) {
-                let second = second.as_ref().filter(|texts| texts.is_valid(row));
-                take(first.value(row), second.map(|texts| texts.value(row)));
+        exchanges: &BTreeSet<String>,
+    ) -> Result<BTreeSet<String>, Error> {
+        let mut found = BTreeSet::new();
+        self.each_text(query, |id, second| {
+            if exchanges.contains(id) {
+                found.extend(second.map(str::to_owned));
             }
-        }
-        Ok(())
+        })
+        .await?;
+        Ok(found)
     }
 
     /// Adapters that were made from some exchanges, and those of which that is not known.
@@ -360,12 +337,6 @@ impl Ledger {
         self.blocking(move |store| adapters::learned_from(store, &local, &exchanges, at))
             .await
     }
-}
-
-fn texts(batch: &RecordBatch, column: usize) -> Result<StringArray, Error> {
-    let texts = cast(batch.column(column), &DataType::Utf8);
-    let texts = texts.map_err(|e| Error::Query(e.to_string()))?;
-    Ok(texts.as_string::<i32>().clone())
 }
 
 fn step(step: &'static str) -> Result<(), Error> {

@@ -14,10 +14,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Forgotten;
-use super::gone::{Gone, text, user_key};
+use super::gone::{Gone, user_key};
 use crate::error::Error;
 use crate::place::Place;
-use crate::schema::Table;
+use crate::schema::{Table, text};
 
 const FOLDER: &str = "forgotten";
 const WISH: &str = "wish.json";

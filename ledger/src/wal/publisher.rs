@@ -363,12 +363,8 @@ async fn publish(
     }
     step("publish-synced")?;
     for segment in &segments {
-        match std::fs::remove_file(&segment.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io(&segment.path)(e));
-            }
-            _ => step("publish-deleted")?,
-        }
+        files::remove(&segment.path)?;
+        step("publish-deleted")?;
     }
     if !source.is_own && rows > 0 {
         tracing::info!(

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use retune_ledger::Purpose;
-use retune_task::{ChatMessage, Check, Enforce};
+use retune_task::{ChatMessage, Check, Enforce, OnLogFailure};
 use retune_wire::calls::{Delta, Reader};
 use retune_wire::{Ask, Chat, Choice, Request, TokenLogprob, ToolChoice, Usage};
 use tokio::sync::mpsc;
@@ -93,6 +93,14 @@ enum Ended {
     Failed(Error),
 }
 
+fn code(ended: &Result<(), Ended>) -> u16 {
+    match ended {
+        Ok(()) => 200,
+        Err(Ended::Left) => CLIENT_LEFT,
+        Err(Ended::Failed(e)) => e.seen().status.as_u16(),
+    }
+}
+
 impl From<Error> for Ended {
     fn from(e: Error) -> Self {
         Self::Failed(e)
@@ -137,16 +145,11 @@ impl Running {
 
     async fn run(mut self, ticket: Ticket) {
         let (app, pieces) = (Arc::clone(&self.app), self.pieces.clone());
-        let ended = tokio::select! {
+        let mut ended = tokio::select! {
             ended = self.answer(ticket) => ended,
             () = pieces.closed() => Err(Ended::Left),
             () = tokio::time::sleep(app.config.engine.deadline) => Err(Ended::Failed(Error::Deadline)),
             () = app.abandoned.cancelled() => Err(Ended::Failed(Error::Stopping)),
-        };
-        let code = match &ended {
-            Ok(()) => 200,
-            Err(Ended::Left) => CLIENT_LEFT,
-            Err(Ended::Failed(e)) => e.seen().status.as_u16(),
         };
         let check = match &ended {
             Ok(()) => debug_span!(target: trace::TARGET, "format check").in_scope(|| self.check()),
@@ -154,14 +157,19 @@ impl Running {
         };
         let by_itself = self.enforce != Enforce::Constrain && !self.retried;
         let own = check.as_ref().filter(|_| by_itself);
-        self.measure(code, own);
         let tokens = (self.usage.prompt + self.usage.completion) as u64;
         let key = self.asked.api_key_id.as_deref();
         app.rates.spend_tokens(key, tokens, Instant::now());
         // What the client did wrong is no exchange; what it never waited for, or got no answer to, is one.
-        if !(400..CLIENT_LEFT).contains(&code) {
-            self.log(code, own).await;
+        if !(400..CLIENT_LEFT).contains(&code(&ended))
+            && let Err(e) = self.log(code(&ended), own).await
+            && ended.is_ok()
+            && app.config.store.on_log_failure == OnLogFailure::Reject
+        {
+            ended = Err(Ended::Failed(Error::Ledger(e)));
         }
+        let code = code(&ended);
+        self.measure(code, own);
         self.trace(code, check.as_ref());
         if code == 200 && self.asked.purpose == Purpose::User && !app.stopping.is_cancelled() {
             self.ask_beside();

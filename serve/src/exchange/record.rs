@@ -71,8 +71,12 @@ impl Running {
         }
     }
 
-    /// Keeps the row. `check`: of an answer that the model gave by itself.
-    pub(super) async fn log(&self, code: u16, check: Option<&Check>) {
+    /// Keeps the row, or says why it could not be kept. `check`: of an answer that the model gave by itself.
+    pub(super) async fn log(
+        &self,
+        code: u16,
+        check: Option<&Check>,
+    ) -> Result<(), retune_ledger::Error> {
         let row = self.row(code, check);
         tracing::debug!(
             request_id = row.request_id,
@@ -81,7 +85,7 @@ impl Running {
             tokens = row.completion_tokens,
             "exchange"
         );
-        self.keep(row).await;
+        self.keep(row).await
     }
 
     /// Keeps an answer that broke its format and was asked for again: what counts for the format stream in its place.
@@ -91,7 +95,8 @@ impl Running {
             purpose: Purpose::Probe,
             ..self.row(200, self.check().as_ref())
         };
-        self.keep(row).await;
+        // Told where it happens; the exchange itself has a row of its own, and that one decides.
+        drop(self.keep(row).await);
     }
 
     /// Tells the exchange's span how it ended.
@@ -106,12 +111,14 @@ impl Running {
         });
     }
 
-    async fn keep(&self, row: Exchange) {
+    async fn keep(&self, row: Exchange) -> Result<(), retune_ledger::Error> {
         let span = tracing::debug_span!(target: trace::TARGET, "ledger");
         let request_id = row.request_id.clone();
-        if let Err(e) = self.app.ledger.append_exchange(row).instrument(span).await {
+        let kept = self.app.ledger.append_exchange(row).instrument(span).await;
+        if let Err(e) = &kept {
             tracing::error!(request_id, error = %e, "an exchange could not be kept");
         }
+        kept
     }
 
     /// The row, as the task lets it be kept.
