@@ -78,6 +78,14 @@ pub(crate) fn base_told(config: &Config) -> Result<String> {
     }
 }
 
+/// The folder of the base, if its files are on this machine: for what does without, if need be.
+pub(crate) fn base_here(config: &Config) -> Option<PathBuf> {
+    match look_for_base(config) {
+        Ok(Base::Here(path)) if path.is_dir() => Some(path),
+        _ => None,
+    }
+}
+
 /// The base's files, downloaded if they are on the hub alone.
 pub(crate) async fn base(config: &Config) -> Result<PathBuf> {
     let model = match look_for_base(config)? {

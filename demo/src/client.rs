@@ -69,6 +69,13 @@ pub struct Alarm {
     pub evidence: Value,
 }
 
+impl Alarm {
+    /// Whether a run follows, as the built-in task's policy has it (`task.retrain.on`); the others only tell.
+    pub(crate) fn starts_a_run(&self) -> bool {
+        ["format", "quality"].contains(&self.kind.as_str())
+    }
+}
+
 /// A retraining, as `GET /admin/runs` lists it: its newest row.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]

@@ -110,7 +110,7 @@ async fn acts(
         news.borrow()
             .alarms
             .iter()
-            .find(|a| !known.contains(&a.alarm))
+            .find(|a| a.starts_a_run() && !known.contains(&a.alarm))
             .cloned()
     };
     let before = apps.asked.len();

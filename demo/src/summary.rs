@@ -67,7 +67,8 @@ impl Summary {
             .filter_map(|alarm| Some((place_of(&alarm.request_id)?, alarm)));
         let is_after = |at: usize| first_drifted.is_some_and(|first| at >= first);
         let (after, before): (Vec<_>, Vec<_>) = crossings.partition(|(at, _)| is_after(*at));
-        let alarm = after.into_iter().min_by_key(|(at, _)| *at);
+        let after = after.into_iter().filter(|(_, alarm)| alarm.starts_a_run());
+        let alarm = after.min_by_key(|(at, _)| *at);
 
         let none = Run::default();
         let run = played.run.as_ref().unwrap_or(&none);
@@ -180,7 +181,13 @@ mod tests {
         };
         Played {
             asked: all,
-            alarms: vec![alarm(6)],
+            alarms: vec![
+                Alarm {
+                    kind: "output".into(),
+                    ..alarm(5)
+                },
+                alarm(6),
+            ],
             run: Some(run),
         }
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::place::Place;
-use crate::rows::Cursor;
+use crate::reference::Reference;
 use crate::stages::Stages;
 
 /// An alarm, and what it rests on.
@@ -33,27 +33,6 @@ pub struct Trigger {
     pub threshold_log: f64,
     /// Counts, samples, limits.
     pub evidence: Value,
-}
-
-/// The yardstick of an adapter's streams.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reference {
-    /// The task.
-    pub task: String,
-    /// The adapter's name, `triage@base` or `triage@3`.
-    pub adapter: String,
-    /// The adapter's digest; none for the baseline.
-    pub digest: Option<String>,
-    /// When it was frozen.
-    pub created: DateTime<Utc>,
-    /// Answers in it.
-    pub exchanges: u64,
-    /// Of these, invalid ones.
-    pub format_invalid: u64,
-    /// For the baseline: the exchange that completed it.
-    pub last: Option<Cursor>,
-    /// A sample of prompts, for input drift.
-    pub prompts: Option<Value>,
 }
 
 /// The numbers of a task's decisions, in order.

@@ -10,13 +10,14 @@ use chrono::{DateTime, Utc};
 use retune_task::Store;
 
 use crate::bucket::Bucket;
-use crate::decisions::{self, Reference, Trigger};
+use crate::decisions::{self, Trigger};
 use crate::error::Error;
 use crate::forget::tombstones::Tombstones;
 use crate::ids::Ids;
 use crate::keys::{self, Key, KeyList};
 use crate::lease::{self, Lease};
 use crate::place::Place;
+use crate::reference::Reference;
 use crate::rows::{Exchange, Feedback, Run, Window};
 use crate::schema::Table;
 use crate::session::Sessions;

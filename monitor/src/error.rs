@@ -1,5 +1,7 @@
 //! What can go wrong in a pass. None of it ends the monitor: the next pass tries again.
 
+use std::path::{Path, PathBuf};
+
 /// Why a pass did not finish, or a monitor could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -19,7 +21,29 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// A model whose vectors of words were to be compared.
+    #[error("the model's file {path}: {what}")]
+    Model {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A thread of the monitor's own.
+    #[error(
+        "a window's test broke down; the log says more, and the adapter's windows are tested again"
+    )]
+    Broken,
     /// Two monitors share one registry.
     #[error("the monitor's metrics cannot be registered: {0}; use one registry a monitor")]
     Metrics(#[from] prometheus::Error),
+}
+
+impl Error {
+    pub(crate) fn model(path: &Path, what: impl Into<String>) -> Self {
+        Self::Model {
+            path: path.to_owned(),
+            what: what.into(),
+        }
+    }
 }

@@ -4,19 +4,23 @@
 //! The monitor reads the ledger and writes to it: references and triggers, files that are created once, and rows of `windows`. It
 //! knows neither the server nor the trainer. Where which part lives:
 //!
-//! - [`streams`]: the tests, pure, a file a stream; input drift gets its own file there.
+//! - [`streams`]: the tests, pure, and [`features`], texts as points: open to `benches/`, which measure them without a ledger.
 //! - [`book`]: rows to the states of all adapters' streams, pure. Folding the same rows always gives the same states, so a
 //!   restart, or another replica, arrives where this one is.
-//! - [`reader`]: the few columns of exchanges that the tests need; no prompt and no answer is ever read.
+//! - [`inputs`]: the adapters whose prompts are compared with a sample, by [`prompts`] and [`features`].
+//! - [`reader`]: the few columns of exchanges that the tests need.
 //! - [`monitor`]: the passes: read, fold, decide, write, measure.
 //! - [`metrics`]: what it shows to Prometheus.
 
 mod book;
 mod error;
+pub mod features;
+mod inputs;
 mod metrics;
 mod monitor;
+mod prompts;
 mod reader;
-mod streams;
+pub mod streams;
 
 pub use error::Error;
 pub use monitor::Monitor;

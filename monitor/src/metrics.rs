@@ -49,6 +49,8 @@ metrics! {
     log_e: GaugeVec = "drift_log_e_value" ["task", "adapter", "stream"],
     /// Where the evidence raises an alarm, as the natural logarithm of an e-value.
     threshold: GaugeVec = "drift_threshold_log" ["task", "adapter", "stream"],
+    /// How likely the last window of prompts is, if apps ask for what they asked for in the sample.
+    input_p: GaugeVec = "input_drift_p_value" ["task", "adapter"],
     /// Alarms raised, by what they are about.
     alarms: IntCounterVec = "alarms_total" ["task", "kind"],
     /// 1 while an alarm stands for an adapter that serves, 0 otherwise.
@@ -70,6 +72,15 @@ metrics! {
 impl Metrics {
     pub(crate) fn alarm(&self, task: &str, kind: &str) {
         self.alarms.with_label_values(&[task, kind]).inc();
+    }
+
+    /// An adapter's newest window.
+    pub(crate) fn input_p_value(&self, (task, adapter): &(String, String), p: Option<f64>) {
+        if let Some(p) = p {
+            self.input_p
+                .with_label_values(&[task.as_str(), adapter.as_str()])
+                .set(p);
+        }
     }
 
     pub(crate) fn failure(&self) {

@@ -8,20 +8,22 @@
 //! Whatever is decided is a file that is created once, with a name and content that follow from the rows, so any number of
 //! monitors may run, and a pass that breaks down anywhere is made up for by the next one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use prometheus::Registry;
-use retune_ledger::{Ledger, Mark, Table};
+use retune_ledger::{Ledger, Mark, Stages, Table};
 use retune_task::{Config, ModelName};
 use tokio_util::sync::CancellationToken;
 
-use crate::book::{Book, Key};
+use crate::book::{Book, Key, Stint, Stints};
 use crate::error::Error;
+use crate::inputs::Inputs;
 use crate::metrics::Metrics;
 use crate::reader;
-use crate::streams::format::Rules;
+use crate::streams::kinds::Rules;
 use crate::streams::{Stream, StreamReport};
 
 /// Between two counts of what was settled long ago.
@@ -29,11 +31,13 @@ const AUDIT: Duration = Duration::from_secs(60);
 /// Longest pause after passes that failed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Watches the answers of every task that has a format.
+/// Watches the answers of every task.
 pub struct Monitor {
     ledger: Ledger,
     metrics: Metrics,
     tasks: BTreeSet<String>,
+    /// What was decided of each, as far as it is known.
+    decisions: BTreeMap<String, Vec<Stages>>,
     poll: Duration,
     /// How long a row may take from its time until it can be read.
     settle: TimeDelta,
@@ -41,6 +45,7 @@ pub struct Monitor {
     settled: Book,
     /// After every row, where some are not settled.
     visible: Option<Book>,
+    inputs: Inputs,
     /// Alarms that are known to have their trigger.
     raised: BTreeSet<(String, String)>,
     exchanges_mark: Option<Mark>,
@@ -49,10 +54,17 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Registers its metrics in `registry`; reads nothing yet.
-    pub fn new(config: &Config, ledger: Ledger, registry: &Registry) -> Result<Self, Error> {
-        let with_format = config.tasks.iter().filter(|task| task.format.is_some());
-        let tasks: BTreeSet<String> = with_format.map(|task| task.name.clone()).collect();
+    /// Registers its metrics in `registry`; reads nothing of the ledger yet. `base`: the folder of a model whose vectors of words are compared,
+    /// beside the words themselves.
+    pub fn new(
+        config: &Config,
+        ledger: Ledger,
+        registry: &Registry,
+        base: Option<&Path>,
+    ) -> Result<Self, Error> {
+        let tasks: BTreeSet<String> = config.tasks.iter().map(|task| task.name.clone()).collect();
+        let formats = config.tasks.iter();
+        let formats = formats.map(|task| (task.name.clone(), task.format.is_some()));
         let settings = &config.monitor;
         let rules = Rules {
             reference_exchanges: settings.reference_exchanges as u64,
@@ -65,13 +77,15 @@ impl Monitor {
             .ln(),
         };
         Ok(Self {
+            inputs: Inputs::new(base, rules.threshold_log)?,
             metrics: Metrics::new(registry, &tasks)?,
             poll: Duration::from_secs_f64(settings.poll_seconds),
             settle: TimeDelta::from_std(ledger.settled()).unwrap_or(TimeDelta::MAX),
             ledger,
-            settled: Book::new(rules, tasks.clone()),
+            settled: Book::new(rules, formats.collect()),
             visible: None,
             tasks,
+            decisions: BTreeMap::new(),
             raised: BTreeSet::new(),
             exchanges_mark: None,
             runs_version: None,
@@ -91,14 +105,24 @@ impl Monitor {
     }
 
     pub(crate) async fn pass_at(&mut self, now: DateTime<Utc>) -> Result<Vec<StreamReport>, Error> {
-        let serving = self.serving().await?;
+        let stints = self.stints().await?;
         self.audit().await?;
-        self.catch_up(now - self.settle, &serving).await?;
-        self.raise(&serving).await?;
+        self.catch_up(now - self.settle, &stints).await?;
+        self.compare(now - self.settle, &stints).await?;
+        self.raise(&stints).await?;
         self.append_windows().await?;
         self.look_at_runs().await?;
         let book = self.visible.as_ref().unwrap_or(&self.settled);
-        let reports = book.reports(&serving);
+        let mut reports = book.reports(&stints);
+        for (key, _) in stints.iter().filter(|(_, stint)| stint.serves) {
+            reports.push(self.inputs.report(key));
+            self.metrics.input_p_value(key, self.inputs.p_value(key));
+        }
+        let order = |report: &StreamReport| {
+            let (task, adapter) = (report.task.clone(), report.adapter.clone());
+            (task, adapter, report.stream)
+        };
+        reports.sort_by_key(order);
         let frozen = |report: &StreamReport| {
             let key = (report.task.clone(), report.adapter.clone());
             Some(book.reference(&key)?.created)
@@ -128,14 +152,13 @@ impl Monitor {
     }
 
     /// Folds what is new; rows up to `watermark` are settled.
-    async fn catch_up(
-        &mut self,
-        watermark: DateTime<Utc>,
-        serving: &BTreeSet<Key>,
-    ) -> Result<(), Error> {
+    async fn catch_up(&mut self, watermark: DateTime<Utc>, stints: &Stints) -> Result<(), Error> {
         let mark = self.ledger.mark(Table::Exchanges).await?;
         let waiting = self.settled.collecting().into_iter();
-        let mut consistent = self.learn(waiting.chain(serving.iter().cloned())).await?;
+        let serving = stints.iter().filter(|(_, stint)| stint.serves);
+        let serving = serving.map(|(key, _)| key.clone());
+        let mut consistent = self.settled.learn_stints(stints);
+        consistent &= self.learn(waiting.chain(serving)).await?;
         if consistent && self.visible.is_none() && self.exchanges_mark.as_ref() == Some(&mark) {
             return Ok(());
         }
@@ -150,6 +173,26 @@ impl Monitor {
             }
         }
         self.exchanges_mark = Some(mark);
+        Ok(())
+    }
+
+    /// Compares the prompts of who serves with their samples, up to a time at which they are settled.
+    async fn compare(&mut self, until: DateTime<Utc>, stints: &Stints) -> Result<(), Error> {
+        let serving = stints.iter().filter(|(_, stint)| stint.serves);
+        let serving = serving.filter_map(|(key, stint)| {
+            Some((key.clone(), (self.settled.reference(key)?, stint.again)))
+        });
+        let serving: BTreeMap<_, _> = serving.collect();
+        self.inputs.watch(&serving);
+        for (key, (reference, again)) in serving {
+            let take = self
+                .inputs
+                .take(&self.ledger, &key, reference, again, until);
+            if let Err(error) = take.await {
+                self.inputs.forget();
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -203,8 +246,8 @@ impl Monitor {
                 tracing::info!(
                     task = key.0,
                     adapter = key.1,
-                    exchanges = made.exchanges,
-                    format_invalid = made.format_invalid,
+                    exchanges = made.counts.exchanges,
+                    format_invalid = made.counts.format_invalid,
                     "a reference was frozen"
                 );
                 made
@@ -233,6 +276,7 @@ impl Monitor {
                     "rows came late or left; everything is tested again from the beginning"
                 );
                 self.settled = self.settled.before_any_row();
+                self.inputs.forget();
                 self.exchanges_mark = None;
             }
         }
@@ -240,28 +284,47 @@ impl Monitor {
         Ok(())
     }
 
-    /// The adapters that get a share of their task's traffic: champion and canary. An alarm about another one calls nobody.
-    async fn serving(&self) -> Result<BTreeSet<Key>, Error> {
-        let mut serving = BTreeSet::new();
+    /// Who serves, and since when: champion and canary, or the baseline where there is no champion.
+    async fn stints(&mut self) -> Result<Stints, Error> {
+        let mut stints = Stints::new();
         for task in &self.tasks {
-            let stages = self.ledger.stages(task).await?;
-            let adapter = |number| ModelName::Adapter {
-                task: task.clone(),
-                number,
-            };
-            let champion = stages
-                .champion
-                .map_or_else(|| ModelName::Baseline(task.clone()), adapter);
-            let canary = stages.canary.map(|(number, _)| adapter(number));
-            for name in [Some(champion), canary].into_iter().flatten() {
-                serving.insert((task.clone(), name.to_string()));
+            let known = self.decisions.entry(task.clone()).or_default();
+            let seq = self.ledger.stages(task).await?.seq;
+            if known.last().map_or(0, |stages| stages.seq) != seq {
+                *known = self.ledger.stages_history(task).await?;
+            }
+            for stages in std::iter::once(&Stages::default()).chain(known.iter()) {
+                let adapter = |number| ModelName::Adapter {
+                    task: task.clone(),
+                    number,
+                };
+                let champion = stages
+                    .champion
+                    .map_or_else(|| ModelName::Baseline(task.clone()), adapter);
+                let canary = stages.canary.map(|(number, _)| adapter(number));
+                let serving = [Some(champion), canary].into_iter().flatten();
+                let serving: BTreeSet<String> = serving.map(|name| name.to_string()).collect();
+                for ((_, name), stint) in stints.iter_mut().filter(|((of, _), _)| of == task) {
+                    stint.serves &= serving.contains(name);
+                }
+                for name in serving {
+                    let stint = stints.entry((task.clone(), name));
+                    let stint = stint.or_insert(Stint {
+                        serves: true,
+                        again: None,
+                    });
+                    if !std::mem::replace(&mut stint.serves, true) {
+                        stint.again = stages.at;
+                    }
+                }
             }
         }
-        Ok(serving)
+        Ok(stints)
     }
 
-    async fn raise(&mut self, serving: &BTreeSet<Key>) -> Result<(), Error> {
-        for trigger in self.settled.alarms(serving) {
+    async fn raise(&mut self, stints: &Stints) -> Result<(), Error> {
+        let alarms = self.settled.alarms(stints).into_iter();
+        for trigger in alarms.chain(self.inputs.alarms()) {
             let key = (trigger.task.clone(), trigger.alarm.clone());
             if self.raised.contains(&key) {
                 continue;
@@ -286,14 +349,13 @@ impl Monitor {
     /// Appends the history's new rows; those that are there already, by another replica or before a restart, are left out.
     /// (Two replicas at the very same moment may both append: the rows are the same.)
     async fn append_windows(&mut self) -> Result<(), Error> {
-        if self.settled.windows().is_empty() {
+        let due = [self.settled.windows(), self.inputs.windows()].concat();
+        if due.is_empty() {
             return Ok(());
         }
         let known = reader::windows(&self.ledger).await?;
-        let fresh: Vec<_> = self
-            .settled
-            .windows()
-            .iter()
+        let fresh: Vec<_> = due
+            .into_iter()
             .filter(|window| {
                 !known.iter().any(|(task, adapter, stream, exchanges)| {
                     *task == window.task
@@ -302,10 +364,10 @@ impl Monitor {
                         && *exchanges >= window.exchanges
                 })
             })
-            .cloned()
             .collect();
         self.ledger.append_windows(&fresh).await?;
         self.settled.windows_taken();
+        self.inputs.windows_taken();
         Ok(())
     }
 

@@ -1,6 +1,6 @@
-//! The exchanges as the tests need them: seven narrow columns, in the ledger's order, page by page.
+//! The exchanges as the tests need them: a few columns, in the ledger's order, page by page.
 //!
-//! Asked as SQL rather than as whole rows: prompts and answers are most of a table, and nobody here needs them.
+//! Asked as SQL rather than as whole rows: prompts are most of a table. An answer is read, and what it is like is all that is kept of it.
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray,
@@ -10,23 +10,25 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use chrono::{DateTime, SecondsFormat, Utc};
 use retune_ledger::{Cursor, Ledger};
+use retune_task::Traits;
 
 use crate::error::Error;
-use crate::streams::{Row, Stream};
+use crate::streams::{Checked, Row, Stream};
 
 /// Rows a question, so that a long history is read in bounded memory.
-const PAGE: usize = 50_000;
+const PAGE: usize = 20_000;
 
-/// What every row has to be to count: an app's own request, answered by a task, checked against its format. Where the server held an
-/// answer to its format, the row says nothing of it, and the probe that was asked without that help counts in its place.
-const COUNTED: &str = "purpose in ('user', 'probe') and task is not null and adapter is not null and format_valid is not null";
+/// What every row has to be to count: an app's own request that a task answered. Where the server held an answer to its format, the row
+/// says nothing of that, and the probe that was asked without that help counts in its place, for the format alone.
+const COUNTED: &str =
+    "purpose in ('user', 'probe') and code = 200 and task is not null and adapter is not null";
 
 /// The next page of rows behind `after`, oldest first; empty at the end.
 pub(crate) async fn page(ledger: &Ledger, after: Option<&Cursor>) -> Result<Vec<Row>, Error> {
-    let behind = after.map_or_else(String::new, |cursor| format!(" and not {}", up_to(cursor)));
+    let behind = after.map_or_else(String::new, behind);
     let batches = ledger
         .sql(&format!(
-            "select request_id, replica, seq, ts, task, adapter, format_valid, format_reason from exchanges \
+            "select request_id, replica, seq, ts, purpose, task, adapter, format_valid, format_reason, finish_reason, answer from exchanges \
              where {COUNTED}{behind} order by ts, replica, seq limit {PAGE}"
         ))
         .await?;
@@ -85,8 +87,13 @@ pub(crate) async fn windows(ledger: &Ledger) -> Result<Vec<(String, String, Stre
     Ok(found)
 }
 
+/// The condition for rows behind `cursor`, to be added to others.
+pub(crate) fn behind(cursor: &Cursor) -> String {
+    format!(" and not {}", up_to(cursor))
+}
+
 /// The condition for rows up to and with `cursor`.
-fn up_to(cursor: &Cursor) -> String {
+pub(crate) fn up_to(cursor: &Cursor) -> String {
     let ts = cursor.ts.to_rfc3339_opts(SecondsFormat::Micros, true);
     let (replica, seq) = (cursor.replica.replace('\'', "''"), cursor.seq);
     format!(
@@ -94,32 +101,49 @@ fn up_to(cursor: &Cursor) -> String {
     )
 }
 
-fn read(batch: &RecordBatch, rows: &mut Vec<Row>) -> Result<(), Error> {
+/// The places of a batch's rows in the order.
+pub(crate) fn cursors(batch: &RecordBatch) -> Result<Vec<Cursor>, Error> {
     let table = Answer("exchanges");
-    let request_ids = table.texts(batch, "request_id")?;
     let replicas = table.texts(batch, "replica")?;
     let seqs = table.numbers(batch, "seq")?;
     let times = table.times(batch, "ts")?;
+    let cursor = |i| {
+        Ok(Cursor {
+            ts: time(times.value(i))?,
+            replica: replicas.value(i).to_owned(),
+            seq: seqs.value(i).unsigned_abs(),
+        })
+    };
+    (0..batch.num_rows()).map(cursor).collect()
+}
+
+fn read(batch: &RecordBatch, rows: &mut Vec<Row>) -> Result<(), Error> {
+    let table = Answer("exchanges");
+    let request_ids = table.texts(batch, "request_id")?;
     let tasks = table.texts(batch, "task")?;
     let adapters = table.texts(batch, "adapter")?;
+    let purposes = table.texts(batch, "purpose")?;
     let valid = table.flags(batch, "format_valid")?;
     let reasons = table.texts(batch, "format_reason")?;
-    for i in 0..batch.num_rows() {
-        let failed = (!valid.value(i)).then(|| {
-            // Rows from elsewhere may not say why.
-            let said = reasons.is_valid(i).then(|| reasons.value(i));
-            said.unwrap_or("unknown").to_owned()
+    let finishes = table.texts(batch, "finish_reason")?;
+    let answers = table.texts(batch, "answer")?;
+    for (i, cursor) in cursors(batch)?.into_iter().enumerate() {
+        let check = valid.is_valid(i).then(|| Checked {
+            failed: (!valid.value(i)).then(|| {
+                // Rows from elsewhere may not say why.
+                let said = reasons.is_valid(i).then(|| reasons.value(i));
+                said.unwrap_or("unknown").to_owned()
+            }),
+            was_cut_off: finishes.is_valid(i) && finishes.value(i) == "length",
         });
+        let is_text = answers.is_valid(i) && purposes.value(i) == "user";
         rows.push(Row {
-            cursor: Cursor {
-                ts: time(times.value(i))?,
-                replica: replicas.value(i).to_owned(),
-                seq: seqs.value(i).unsigned_abs(),
-            },
+            cursor,
             request_id: request_ids.value(i).to_owned(),
             task: tasks.value(i).to_owned(),
             adapter: adapters.value(i).to_owned(),
-            failed,
+            check,
+            traits: is_text.then(|| Traits::of(answers.value(i))),
         });
     }
     Ok(())
@@ -134,7 +158,7 @@ fn time(micros: i64) -> Result<DateTime<Utc>, Error> {
 }
 
 /// An answer's columns, as the types that are read here: a query engine may give texts and times in several forms.
-struct Answer(&'static str);
+pub(crate) struct Answer(pub(crate) &'static str);
 
 impl Answer {
     fn column(
@@ -154,7 +178,11 @@ impl Answer {
         cast(found, wanted).map_err(|e| error(e.to_string()))
     }
 
-    fn texts(&self, batch: &RecordBatch, column: &'static str) -> Result<StringArray, Error> {
+    pub(crate) fn texts(
+        &self,
+        batch: &RecordBatch,
+        column: &'static str,
+    ) -> Result<StringArray, Error> {
         let array = self.column(batch, column, &DataType::Utf8)?;
         Ok(array.as_string::<i32>().clone())
     }

@@ -8,8 +8,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use retune_ledger::{Cursor, Exchange, ExchangeQuery, FeedbackQuery, Ledger, Purpose};
-use retune_task::Task;
+use retune_ledger::{
+    Counts, Cursor, Exchange, ExchangeQuery, FeedbackQuery, Ledger, Purpose, Sample,
+};
+use retune_task::{Check, Task, Traits};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -31,6 +33,8 @@ const DISORDER_SECONDS: i64 = 120;
 pub(crate) struct Snapshot {
     seen: HashSet<String>,
     after: Option<Cursor>,
+    /// The last exchange in it.
+    pub(crate) last: Option<Cursor>,
 }
 
 impl Snapshot {
@@ -49,6 +53,7 @@ impl Snapshot {
                 .map(|exchange| exchange.request_id.clone())
                 .collect(),
             after,
+            last: last.map(Exchange::cursor),
         }
     }
 }
@@ -268,7 +273,7 @@ pub(crate) fn count(task: &Task, run_id: &str, examined: &[Examined]) -> (Figure
         let valid = |answer: &str| {
             task.format
                 .as_ref()
-                .is_none_or(|format| matches!(format.check(answer), retune_task::Check::Valid))
+                .is_none_or(|format| format.check(answer).is_valid())
         };
         let (format_valid, baseline_format_valid) =
             (valid(&candidate.content), valid(&baseline.content));
@@ -286,6 +291,23 @@ pub(crate) fn count(task: &Task, run_id: &str, examined: &[Examined]) -> (Figure
         });
     }
     (figures, votes)
+}
+
+/// What the candidate's answers are like: the yardstick of what it will answer.
+pub(crate) fn counted(task: &Task, examined: &[Examined]) -> Counts {
+    let mut sample = Sample::default();
+    for Examined { candidate, .. } in examined {
+        if let Some(format) = &task.format {
+            let check = format.check(&candidate.content);
+            let failed = match &check {
+                Check::Valid => None,
+                Check::Invalid { reason, .. } => Some(*reason),
+            };
+            sample.check(failed, candidate.was_cut_off);
+        }
+        sample.text(&Traits::of(&candidate.content));
+    }
+    sample.freeze()
 }
 
 #[cfg(test)]

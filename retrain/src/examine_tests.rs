@@ -282,6 +282,7 @@ async fn a_server_that_is_not_there_is_named() {
 #[test]
 fn counting_is_fair_to_both() {
     let answer = |content: &str| Answer {
+        was_cut_off: false,
         content: content.to_owned(),
         adapter: String::new(),
         digest: None,

@@ -221,7 +221,10 @@ async fn from_corrections_to_a_champion_and_never_twice() {
         .unwrap()
         .unwrap();
     assert_eq!(
-        (Some(reference.exchanges), reference.format_invalid),
+        (
+            Some(reference.counts.exchanges),
+            reference.counts.format_invalid
+        ),
         (report.examples_examined, 0)
     );
     let row = house.row(&start()).await;

@@ -31,6 +31,8 @@ pub(crate) struct Answer {
     pub(crate) digest: Option<String>,
     pub(crate) prompt_tokens: u64,
     pub(crate) completion_tokens: u64,
+    /// It ended at its limit of tokens.
+    pub(crate) was_cut_off: bool,
 }
 
 #[derive(Deserialize)]
@@ -42,6 +44,7 @@ struct Completion {
 #[derive(Deserialize)]
 struct CompletionChoice {
     message: Message,
+    finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +94,7 @@ impl Server {
                     digest: None,
                     prompt_tokens: 0,
                     completion_tokens: 0,
+                    was_cut_off: false,
                 });
             }
             sent => sent.map_err(|refusal| refusal.error)?,
@@ -123,6 +127,7 @@ impl Server {
             digest,
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
+            was_cut_off: choice.finish_reason.as_deref() == Some("length"),
         })
     }
 

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use retune_ledger::{
-    AdapterRef, ExchangeQuery, FeedbackQuery, Manifest, Probe, Purpose, Reference, Source, Stage,
-    Table,
+    AdapterRef, ExchangeQuery, FeedbackQuery, Manifest, Probe, Purpose, Reference, Source, Span,
+    Stage, Table, Trigger,
 };
 use retune_task::{Task, base_id};
 use retune_trainer::{LlamaConfig, LoraSettings, Progress};
@@ -20,7 +20,7 @@ use crate::run::Event;
 use crate::server::Server;
 use crate::train::{self, Examples, Training};
 use crate::verdict::{Verdict, verdict};
-use crate::{Encoder, Error, Options, probes, promote, trust};
+use crate::{Encoder, Error, Options, StartedBy, probes, promote, trust};
 
 type Observer<'a> = &'a mut (dyn FnMut(&Event) + Send);
 
@@ -337,13 +337,31 @@ async fn examine(
         adapter: candidate_name.clone(),
         digest: Some(candidate.manifest.digest.clone()),
         created: Utc::now(),
-        exchanges: figures.examined(),
-        format_invalid: figures.examined() - figures.format.candidate,
         last: None,
-        prompts: None,
+        counts: examine::counted(task, &examined),
+        prompts: prompts(o, task, report, snapshot).await?,
     };
     o.ledger.put_reference(&reference).await?;
     Ok(())
+}
+
+/// Which traffic is normal for an adapter: what the dataset was made of, and of that only what came since the change where a change
+/// was the reason.
+async fn prompts(
+    o: &Options,
+    task: &Task,
+    report: &Report,
+    snapshot: &Snapshot,
+) -> Result<Option<Span>, Error> {
+    let triggers = o.ledger.triggers(Some(&task.name)).await?;
+    let started_by = |trigger: &&Trigger| {
+        StartedBy::Trigger(trigger.alarm.clone()).to_string() == report.started_by
+    };
+    let change = triggers.iter().find(started_by);
+    let since = change.and_then(|trigger| trigger.evidence["change"]["since"].as_str());
+    let from = since.and_then(|since| since.parse::<DateTime<Utc>>().ok());
+    let until = snapshot.last.clone();
+    Ok(until.map(|until| Span { from, until }))
 }
 
 fn mean(tokens: impl ExactSizeIterator<Item = u64>) -> Option<f64> {

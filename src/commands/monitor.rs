@@ -32,7 +32,8 @@ pub(crate) struct Args {
 pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     let config = setup::config(common)?;
     let ledger = Ledger::open(&config.store).await?;
-    let mut monitor = Monitor::new(&config, ledger.clone(), &Registry::new())?;
+    let base = setup::base_here(&config);
+    let mut monitor = Monitor::new(&config, ledger.clone(), &Registry::new(), base.as_deref())?;
     let code = if args.once {
         let reports = monitor.pass().await?;
         print(common, &reports)?;

@@ -64,7 +64,7 @@ async fn everything(
     // Whatever ends this function ends all of it.
     let _all = stop.asked.clone().drop_guard();
     let registry = Registry::new();
-    let monitor = Monitor::new(config, ledger.clone(), &registry)?;
+    let monitor = Monitor::new(config, ledger.clone(), &registry, Some(&base))?;
     let Some(running) = serve::start(config, base.clone(), ledger, &registry, stop).await? else {
         return Ok(());
     };

@@ -1,14 +1,20 @@
-//! Pure statistics: an e-process for failure rates, its budget of false alarms, exact intervals, an exact test.
+//! Pure statistics: e-processes for failure rates and for windows, their budget of false alarms, permutation tests, exact intervals.
 //!
-//! No I/O, no clock, no randomness: what a number is, follows from its arguments alone, so a monitor or a run that
+//! No I/O, no clock, and no randomness but that of a given seed: what a number is, follows from its arguments alone, so a monitor or a run that
 //! starts again arrives at the same one. Each file cites where its formula comes from.
 
 mod bernoulli_cusum;
 mod budget;
 mod interval;
+mod mmd;
+mod permutation;
 mod sign_test;
+mod window_cusum;
 
 pub use bernoulli_cusum::BernoulliCusum;
 pub use budget::threshold;
 pub use interval::{lower_limit, upper_limit};
+pub use mmd::{DenseMmd, DenseUnits, SparseMmd, SparseUnits};
+pub use permutation::{Effort, Statistic, holm, permutation_test};
 pub use sign_test::sign_test;
+pub use window_cusum::{WindowCusum, p_to_e};

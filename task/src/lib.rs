@@ -13,6 +13,7 @@ mod probe;
 mod redact;
 mod schedule;
 mod template;
+mod traits;
 
 pub use base::{base_folder, base_id, ggufs};
 pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
@@ -28,3 +29,4 @@ pub use probe::PROBE_TOKENS;
 pub use redact::{Found, Redaction, Sensitive};
 pub use schedule::Schedule;
 pub use template::{ChatTemplate, Error};
+pub use traits::{FAILURE_CLASSES, Traits, failure_class};

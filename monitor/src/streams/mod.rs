@@ -1,29 +1,49 @@
-//! The streams: what is tested about an adapter's answers, one file a stream, all of them pure.
+//! The streams: what is tested about an adapter's answers. All of them are pure.
 //!
-//! A stream gets the adapter's rows one by one, in the ledger's order, and is nothing but a function of them and of its reference.
-//! There is one so far, [`format`]; each further one (input drift is next) adds a variant to [`Stream`] and its file, and shares the budget of
-//! false alarms by being counted in [`Stream::ALL`].
+//! A stream gets the adapter's rows one by one, in the ledger's order, and is nothing but a function of them and of its reference. There
+//! is one threshold for each, and one budget of false alarms for all: [`Stream::ALL`] says among how many it is divided.
+//!
+//! - [`rates`]: the test of [`Stream::Format`] and [`Stream::Output`]: kinds of failures, and whether one of them became more frequent.
+//! - [`kinds`]: which kinds there are, what the reference says of them, and what a row does.
+//! - [`adapter`]: an adapter's reference, and the streams that are tested against it row by row.
+//! - [`input`]: the test of [`Stream::Input`], over windows of prompts.
 
-pub(crate) mod format;
+pub mod adapter;
+pub mod input;
+pub mod kinds;
+pub mod rates;
 
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use retune_ledger::Cursor;
-use retune_task::AlarmKind;
+use retune_task::{AlarmKind, Traits};
 use serde::Serialize;
 
 /// One exchange, as the streams see it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Row {
+pub struct Row {
     /// Its place in the order.
-    pub(crate) cursor: Cursor,
-    pub(crate) request_id: String,
-    pub(crate) task: String,
+    pub cursor: Cursor,
+    /// The answer's id.
+    pub request_id: String,
+    /// The task that it was asked of.
+    pub task: String,
     /// `triage@base`, `triage@3`
-    pub(crate) adapter: String,
-    /// Why the answer breaks the task's format; None where it keeps it.
-    pub(crate) failed: Option<String>,
+    pub adapter: String,
+    /// Whether the answer keeps the task's format; None where the row says nothing of that.
+    pub check: Option<Checked>,
+    /// What an app's answer is like; None where its text was not kept.
+    pub traits: Option<Traits>,
+}
+
+/// What a check of an answer's format found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked {
+    /// Why the answer breaks the format; None where it keeps it.
+    pub failed: Option<String>,
+    /// It ended at its limit of tokens.
+    pub was_cut_off: bool,
 }
 
 /// Something that is tested about an adapter's answers.
@@ -32,16 +52,25 @@ pub(crate) struct Row {
 pub enum Stream {
     /// Whether answers keep the task's format.
     Format,
+    /// What answers are like: their length, refusals, empty ones, repetition.
+    Output,
+    /// What apps ask.
+    Input,
 }
 
 impl Stream {
     /// All; the budget of false alarms is divided among so many.
-    pub const ALL: [Stream; 1] = [Stream::Format];
+    pub const ALL: [Stream; 3] = [Stream::Format, Stream::Output, Stream::Input];
+
+    /// Those that are tested row by row; they come first.
+    pub const OF_ROWS: [Stream; 2] = [Stream::Format, Stream::Output];
 
     /// The word for it, in metrics, tables and reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Stream::Format => "format",
+            Stream::Output => "output",
+            Stream::Input => "input",
         }
     }
 
@@ -49,10 +78,13 @@ impl Stream {
     pub fn kind(self) -> AlarmKind {
         match self {
             Stream::Format => AlarmKind::Format,
+            Stream::Output => AlarmKind::Output,
+            Stream::Input => AlarmKind::Input,
         }
     }
 
-    pub(crate) fn parse(word: &str) -> Option<Self> {
+    /// The stream of a word.
+    pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|stream| stream.as_str() == word)
     }
 }

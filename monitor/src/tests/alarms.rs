@@ -10,7 +10,7 @@ async fn no_reference_then_ok_then_an_alarm_and_a_restart_arrives_there_too() {
     let rows = drifting();
 
     let reports = monitor.pass().await.unwrap();
-    assert_eq!(reports.len(), 1, "the baseline serves: {reports:?}");
+    assert_eq!(reports.len(), 3, "the baseline serves: {reports:?}");
     let nothing = of(&reports, "triage@base");
     assert_eq!(
         (nothing.state, nothing.exchanges, nothing.log_e),
@@ -37,7 +37,10 @@ async fn no_reference_then_ok_then_an_alarm_and_a_restart_arrives_there_too() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!((reference.exchanges, reference.format_invalid), (300, 60));
+    assert_eq!(
+        (reference.counts.exchanges, reference.counts.format_invalid),
+        (300, 60)
+    );
     assert_eq!(reference.last.unwrap().ts, time(299));
 
     append(&ledger, rows[302..500].to_vec()).await;
@@ -72,7 +75,7 @@ async fn no_reference_then_ok_then_an_alarm_and_a_restart_arrives_there_too() {
     assert_eq!(trigger.exchanges, 201 + crossed as u64);
     assert!(
         trigger.log_e >= trigger.threshold_log
-            && (trigger.threshold_log - 1e7_f64.ln()).abs() < 1e-9
+            && (trigger.threshold_log - 3e7_f64.ln()).abs() < 1e-9
     );
     assert_eq!(
         metric(
@@ -117,11 +120,14 @@ async fn the_evidence_says_what_failed_since_when() {
     let trigger = ledger.triggers(Some("triage")).await.unwrap().remove(0);
     let evidence = &trigger.evidence;
     // 60 of 300: the one-sided upper 95 % limit is 0.2418 (SciPy), and 0.01 is the tolerance.
+    let any = &evidence["kinds"][0];
     assert!(
-        (evidence["q0"].as_f64().unwrap() - 0.2518).abs() < 1e-3,
+        (any["q0"].as_f64().unwrap() - 0.2518).abs() < 1e-3,
         "{evidence}"
     );
-    assert_eq!(evidence["reference"]["format_invalid"], 60);
+    assert_eq!(any["reference"], json!({"of": 300, "failures": 60}));
+    assert_eq!(evidence["kinds"].as_array().unwrap().len(), 7);
+    assert_eq!(evidence["leading_kind"], "any");
     let change = &evidence["change"];
     let first = change["request_id"].as_str().unwrap();
     let first: i64 = first.strip_prefix("chatcmpl-").unwrap().parse().unwrap();
@@ -129,10 +135,14 @@ async fn the_evidence_says_what_failed_since_when() {
         (490..=505).contains(&first),
         "the change came at 500, not at {first}"
     );
-    let reasons = change["failures_by_reason"].as_object().unwrap();
-    let sum: u64 = reasons.values().map(|n| n.as_u64().unwrap()).sum();
-    assert_eq!(reasons.len(), 2);
-    assert_eq!(change["failures"], sum);
+    let kinds = change["failures_by_kind"].as_object().unwrap();
+    let count = |kind: &str| kinds[kind].as_u64().unwrap();
+    assert_eq!(kinds.len(), 3);
+    let sum = count("not_json") + count("schema");
+    assert_eq!(
+        (change["failures"].as_u64(), count("any")),
+        (Some(sum), sum)
+    );
     let newest = evidence["failing_request_ids"].as_array().unwrap();
     assert_eq!(newest[0], trigger.request_id);
     assert!(newest.len() <= 20 && newest.len() as u64 <= sum);
@@ -156,9 +166,8 @@ async fn a_new_champion_has_its_own_stream_and_the_old_ones_alarm_rests() {
         adapter: "triage@1".to_owned(),
         digest: Some("d".to_owned()),
         created: time(650),
-        exchanges: 160,
-        format_invalid: 1,
         last: None,
+        counts: counts(160, 1),
         prompts: None,
     };
     ledger.put_reference(&examined).await.unwrap();
@@ -190,6 +199,90 @@ async fn a_new_champion_has_its_own_stream_and_the_old_ones_alarm_rests() {
     assert_eq!(adapters, ["triage@base", "triage@1"]);
     let (mut again, _) = world.monitor(&ledger);
     assert_eq!(again.pass().await.unwrap(), reports);
+}
+
+#[tokio::test]
+async fn who_comes_back_starts_anew() {
+    let world = World::new();
+    let ledger = world.ledger().await;
+    let (mut monitor, _) = world.monitor(&ledger);
+    append(&ledger, drifting()).await;
+    assert_eq!(
+        of(&monitor.pass().await.unwrap(), "triage@base").state,
+        State::Alarm
+    );
+    promote(&ledger, 1).await;
+    assert_eq!(
+        of(&monitor.pass().await.unwrap(), "triage@base").state,
+        State::Warning
+    );
+    let stages = ledger.stages("triage").await.unwrap();
+    let back = Stages {
+        champion: None,
+        ..stages.clone()
+    };
+    ledger.set_stages("triage", stages.seq, back).await.unwrap();
+    let reports = monitor.pass().await.unwrap();
+    let base = of(&reports, "triage@base");
+    assert_eq!((base.state, base.exchanges), (State::NotEnoughData, 0));
+    let since = ledger.stages("triage").await.unwrap().at.unwrap();
+    let after = |n: i64, failed: bool| Exchange {
+        ts: since + TimeDelta::seconds(n + 1),
+        ..exchange(n, failed)
+    };
+    append(&ledger, (0..200).map(|n| after(n, n % 5 == 0))).await;
+    let now = since + TimeDelta::days(1);
+    let reports = monitor.pass_at(now).await.unwrap();
+    let base = of(&reports, "triage@base");
+    assert_eq!((base.state, base.exchanges), (State::Ok, 200));
+    assert_eq!(ledger.triggers(None).await.unwrap().len(), 1);
+    let (mut again, _) = world.monitor(&ledger);
+    assert_eq!(again.pass_at(now).await.unwrap(), reports);
+
+    append(&ledger, (200..300).map(|n| after(n, n % 3 != 0))).await;
+    let reports = monitor.pass_at(now).await.unwrap();
+    assert_eq!(of(&reports, "triage@base").state, State::Alarm);
+    // The one of before has its id, this one another.
+    assert_eq!(ledger.triggers(None).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn answers_that_become_other_ones_are_noticed() {
+    let world = World::new();
+    let ledger = world.ledger().await;
+    let (mut monitor, _) = world.monitor(&ledger);
+    let says = |n: i64, text: &str| Exchange {
+        answer: Some(text.to_owned()),
+        ..exchange(n, false)
+    };
+    let usual = |n: i64| says(n, &"word ".repeat(5 + (n % 7) as usize));
+    append(&ledger, (0..600).map(usual)).await;
+    let reports = monitor.pass().await.unwrap();
+    let output = |reports: &[StreamReport]| {
+        let mut of_stream = reports.iter().filter(|r| r.stream == Stream::Output);
+        of_stream.next().unwrap().clone()
+    };
+    assert_eq!(
+        (output(&reports).state, output(&reports).exchanges),
+        (State::Ok, 300)
+    );
+    let odd = |n: i64| match n % 4 {
+        0 => says(n, "I'm sorry, but I can't help with that."),
+        _ => usual(n),
+    };
+    append(&ledger, (600..800).map(odd)).await;
+    let reports = monitor.pass().await.unwrap();
+    assert_eq!(output(&reports).state, State::Alarm);
+    assert_eq!(of(&reports, "triage@base").state, State::Ok);
+    let triggers = ledger.triggers(None).await.unwrap();
+    let [trigger] = triggers.as_slice() else {
+        panic!("{triggers:?}")
+    };
+    assert_eq!(trigger.kind, retune_task::AlarmKind::Output);
+    assert_eq!(trigger.evidence["leading_kind"], "refusal");
+    let reference = ledger.reference("triage", "triage@base", None).await;
+    let texts = reference.unwrap().unwrap().counts.texts.unwrap();
+    assert_eq!((texts.answers, texts.characters), (300, (25, 55)));
 }
 
 #[tokio::test]

@@ -8,17 +8,18 @@
 )]
 
 mod alarms;
+mod inputs;
 mod rows;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use prometheus::{Registry, TextEncoder};
-use retune_ledger::{Cursor, Exchange, Ledger, Purpose, Reference, Run, Stages};
+use retune_ledger::{Counts, Cursor, Exchange, Ledger, Purpose, Reference, Run, Stages};
 use retune_task::{Config, Store};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Monitor, State, StreamReport};
+use crate::{Monitor, State, Stream, StreamReport};
 
 pub(crate) fn time(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_700_000_000 + second, 0).unwrap()
@@ -65,6 +66,15 @@ pub(crate) fn drifting() -> Vec<Exchange> {
         .collect()
 }
 
+/// Of a reference that knows no classes, as earlier versions wrote it.
+pub(crate) fn counts(exchanges: u64, format_invalid: u64) -> Counts {
+    Counts {
+        exchanges,
+        format_invalid,
+        ..Counts::default()
+    }
+}
+
 pub(crate) struct World {
     pub(crate) folder: TempDir,
     pub(crate) config: Config,
@@ -87,7 +97,7 @@ impl World {
 
     pub(crate) fn monitor(&self, ledger: &Ledger) -> (Monitor, Registry) {
         let registry = Registry::new();
-        let monitor = Monitor::new(&self.config, ledger.clone(), &registry).unwrap();
+        let monitor = Monitor::new(&self.config, ledger.clone(), &registry, None).unwrap();
         (monitor, registry)
     }
 }

@@ -45,10 +45,13 @@ async fn only_what_users_asked_of_known_tasks_counts() {
     }
     append(&ledger, rows).await;
     let reports = world.monitor(&ledger).0.pass().await.unwrap();
-    let [only] = reports.as_slice() else {
+    let [only, output, input] = reports.as_slice() else {
         panic!("{reports:?}")
     };
     assert_eq!((only.adapter.as_str(), only.exchanges), ("triage@base", 1));
+    // No text was kept.
+    assert_eq!((output.state, output.exchanges), (State::NoReference, 0));
+    assert_eq!((input.state, input.exchanges), (State::NoReference, 0));
     assert!(only.log_e.unwrap() <= 0.0);
     assert!(ledger.triggers(None).await.unwrap().is_empty());
 }
@@ -89,8 +92,8 @@ async fn rows_of_two_replicas_are_tested_in_their_order_whenever_they_come() {
             .unwrap(),
     );
     assert_eq!(
-        references.0.unwrap().format_invalid,
-        references.1.unwrap().format_invalid
+        references.0.unwrap().counts.format_invalid,
+        references.1.unwrap().counts.format_invalid
     );
 }
 
@@ -159,9 +162,8 @@ async fn anothers_reference_wins_and_everything_is_tested_against_it() {
         adapter: "triage@base".to_owned(),
         digest: None,
         created: time(99),
-        exchanges: 100,
-        format_invalid: 90,
         last: Some(last),
+        counts: counts(100, 90),
         prompts: None,
     };
     assert!(ledger.put_reference(&theirs).await.unwrap());

@@ -1,0 +1,154 @@
+//! What apps asked, read from the ledger: an adapter's prompts in order, and the sample that they are compared with.
+
+use std::collections::HashMap;
+
+use arrow::array::{Array, RecordBatch};
+use chrono::{DateTime, SecondsFormat, Utc};
+use retune_ledger::{Cursor, Ledger, Span};
+use retune_task::ChatMessage;
+
+use crate::error::Error;
+use crate::reader::{Answer, behind, cursors, up_to};
+
+/// Rows a question: prompts may be long.
+const PAGE: usize = 2_000;
+/// Conversations of a sample: more cost each window time, and tell it little.
+pub(crate) const SAMPLE: usize = 5_000;
+/// An app's own request that was answered and whose text was kept.
+const COUNTED: &str = "purpose = 'user' and code = 200 and messages is not null";
+
+/// One request.
+pub(crate) struct Asked {
+    pub(crate) cursor: Cursor,
+    pub(crate) request_id: String,
+    pub(crate) conversation: String,
+    pub(crate) prompt: String,
+}
+
+/// Whose prompts are read next.
+pub(crate) struct Next<'a> {
+    pub(crate) task: &'a str,
+    pub(crate) adapter: &'a str,
+    /// None from the start.
+    pub(crate) after: Option<&'a Cursor>,
+    pub(crate) from: Option<DateTime<Utc>>,
+    pub(crate) until: DateTime<Utc>,
+}
+
+/// The next of an adapter's prompts, oldest first, and whether there may be more.
+pub(crate) async fn page(ledger: &Ledger, next: &Next<'_>) -> Result<(Vec<Asked>, bool), Error> {
+    let behind = next.after.map_or_else(String::new, behind);
+    let from = next
+        .from
+        .map_or_else(String::new, |from| format!(" and ts >= {}", time(from)));
+    let asked = ask(
+        ledger,
+        &format!(
+            "task = {} and adapter = {} and ts <= {}{from}{behind} order by ts, replica, seq limit {PAGE}",
+            quoted(next.task),
+            quoted(next.adapter),
+            time(next.until)
+        ),
+    )
+    .await?;
+    let more = asked.len() == PAGE;
+    Ok((asked, more))
+}
+
+/// The newest conversations of a task's traffic in a span, as lists of their prompts.
+pub(crate) async fn sample(
+    ledger: &Ledger,
+    task: &str,
+    span: &Span,
+) -> Result<Vec<Vec<String>>, Error> {
+    let mut at: HashMap<String, usize> = HashMap::new();
+    let mut sample: Vec<Vec<String>> = Vec::new();
+    let from = span
+        .from
+        .map_or_else(String::new, |from| format!(" and ts >= {}", time(from)));
+    let mut before: Option<Cursor> = None;
+    loop {
+        let place = match &before {
+            None => up_to(&span.until),
+            Some(cursor) => format!("{} and not {}", up_to(cursor), is(cursor)),
+        };
+        let page = ask(
+            ledger,
+            &format!(
+                "task = {}{from} and {place} order by ts desc, replica desc, seq desc limit {PAGE}",
+                quoted(task)
+            ),
+        )
+        .await?;
+        let is_last = page.len() < PAGE;
+        before = page.last().map(|asked| asked.cursor.clone());
+        for asked in page {
+            if let Some(at) = at.get(&asked.conversation) {
+                sample[*at].push(asked.prompt);
+            } else if sample.len() < SAMPLE {
+                at.insert(asked.conversation, sample.len());
+                sample.push(vec![asked.prompt]);
+            }
+        }
+        if is_last || sample.len() == SAMPLE {
+            return Ok(sample);
+        }
+    }
+}
+
+async fn ask(ledger: &Ledger, condition: &str) -> Result<Vec<Asked>, Error> {
+    let batches = ledger
+        .sql(&format!(
+            "select request_id, replica, seq, ts, conversation, messages from exchanges where {COUNTED} and {condition}"
+        ))
+        .await?;
+    let mut asked = Vec::new();
+    for batch in &batches {
+        read(batch, &mut asked)?;
+    }
+    Ok(asked)
+}
+
+fn read(batch: &RecordBatch, asked: &mut Vec<Asked>) -> Result<(), Error> {
+    let table = Answer("exchanges");
+    let request_ids = table.texts(batch, "request_id")?;
+    let conversations = table.texts(batch, "conversation")?;
+    let messages = table.texts(batch, "messages")?;
+    for (i, cursor) in cursors(batch)?.into_iter().enumerate() {
+        asked.push(Asked {
+            cursor,
+            request_id: request_ids.value(i).to_owned(),
+            conversation: match conversations.is_valid(i) {
+                true => conversations.value(i).to_owned(),
+                false => String::new(),
+            },
+            prompt: prompt(messages.value(i)),
+        });
+    }
+    Ok(())
+}
+
+/// What the user said last; nothing where messages are none that this version reads.
+fn prompt(messages: &str) -> String {
+    let messages: Vec<ChatMessage> = serde_json::from_str(messages).unwrap_or_default();
+    let last = messages.into_iter().rfind(|message| message.role == "user");
+    last.map(|message| message.content).unwrap_or_default()
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn time(time: DateTime<Utc>) -> String {
+    let time = time.to_rfc3339_opts(SecondsFormat::Micros, true);
+    format!("timestamp '{time}'")
+}
+
+fn is(cursor: &Cursor) -> String {
+    let replica = quoted(&cursor.replica);
+    format!(
+        "(ts = {} and replica = {replica} and seq = {})",
+        time(cursor.ts),
+        cursor.seq
+    )
+}
