@@ -267,12 +267,15 @@ impl World {
             threshold_log: log_a,
         };
         let mut rates = Rates::new(&kinds::kinds(stream, &reference, &rules)?, log_a);
+        let mut failed = Vec::new();
         for n in 0..exchanges {
             let row = next(n, rate);
+            failed.clear();
+            kinds::failed(stream, &reference, &row, &mut failed);
             rates.observe(Seen {
                 cursor: &row.cursor,
                 request_id: "",
-                failed: &kinds::failed(stream, &reference, &row),
+                failed: &failed,
             });
             if rates.crossing().is_some() {
                 return Some(n + 1);
@@ -411,12 +414,15 @@ impl World {
         };
         let kinds = kinds::kinds(Stream::Format, &reference, &rules).context("no kinds")?;
         let mut rates = Rates::new(&kinds, rules.threshold_log);
+        let mut failed = Vec::new();
         let begun = Instant::now();
         for row in rows.iter().cycle().take(exchanges as usize) {
+            failed.clear();
+            kinds::failed(Stream::Format, &reference, row, &mut failed);
             rates.observe(Seen {
                 cursor: &row.cursor,
                 request_id: &row.request_id,
-                failed: &kinds::failed(Stream::Format, &reference, row),
+                failed: &failed,
             });
         }
         let each = begun.elapsed().as_secs_f64() / exchanges as f64;

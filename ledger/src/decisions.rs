@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::place::Place;
-use crate::reference::Reference;
+use crate::reference::{Ratings, Reference};
 use crate::stages::Stages;
 
 /// An alarm, and what it rests on.
@@ -125,15 +125,26 @@ pub(crate) fn triggers(store: &Place, task: Option<&str>) -> Result<Vec<Trigger>
     Ok(triggers)
 }
 
-fn reference_place(store: &Place, task: &str, adapter: &str) -> Place {
+fn reference_place(store: &Place, task: &str, adapter: &str, of: &str) -> Place {
     store
         .join("references")
         .join(task)
-        .join(format!("{adapter}.json"))
+        .join(format!("{adapter}{of}.json"))
+}
+
+/// An adapter's reference of ratings, beside that of its answers.
+const RATINGS: &str = ".ratings";
+
+pub(crate) fn put_ratings(store: &Place, ratings: &Ratings) -> Result<bool, Error> {
+    reference_place(store, &ratings.task, &ratings.adapter, RATINGS).create_json_once(ratings)
+}
+
+pub(crate) fn ratings(store: &Place, task: &str, adapter: &str) -> Result<Option<Ratings>, Error> {
+    reference_place(store, task, adapter, RATINGS).read_json()
 }
 
 pub(crate) fn put_reference(store: &Place, reference: &Reference) -> Result<bool, Error> {
-    reference_place(store, &reference.task, &reference.adapter).create_json_once(reference)
+    reference_place(store, &reference.task, &reference.adapter, "").create_json_once(reference)
 }
 
 pub(crate) fn reference(
@@ -142,6 +153,6 @@ pub(crate) fn reference(
     adapter: &str,
     digest: Option<&str>,
 ) -> Result<Option<Reference>, Error> {
-    let found: Option<Reference> = reference_place(store, task, adapter).read_json()?;
+    let found: Option<Reference> = reference_place(store, task, adapter, "").read_json()?;
     Ok(found.filter(|r| digest.is_none() || r.digest.as_deref() == digest))
 }

@@ -17,7 +17,7 @@ use crate::ids::Ids;
 use crate::keys::{self, Key, KeyList};
 use crate::lease::{self, Lease};
 use crate::place::Place;
-use crate::reference::Reference;
+use crate::reference::{Ratings, Reference};
 use crate::rows::{Exchange, Feedback, Run, Window};
 use crate::schema::Table;
 use crate::session::Sessions;
@@ -373,6 +373,20 @@ impl Ledger {
     pub async fn put_reference(&self, reference: &Reference) -> Result<bool, Error> {
         let reference = reference.clone();
         self.blocking(move |store| decisions::put_reference(store, &reference))
+            .await
+    }
+
+    /// Freezes a reference of ratings; false if there was one.
+    pub async fn put_ratings(&self, ratings: &Ratings) -> Result<bool, Error> {
+        let ratings = ratings.clone();
+        self.blocking(move |store| decisions::put_ratings(store, &ratings))
+            .await
+    }
+
+    /// An adapter's reference of ratings.
+    pub async fn ratings(&self, task: &str, adapter: &str) -> Result<Option<Ratings>, Error> {
+        let (task, adapter) = (task.to_owned(), adapter.to_owned());
+        self.blocking(move |store| decisions::ratings(store, &task, &adapter))
             .await
     }
 

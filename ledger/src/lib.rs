@@ -50,7 +50,7 @@ pub use lease::Lease;
 pub use ledger::{Ledger, LedgerStats};
 pub use manifest::{Examples, Manifest, Probe, Source};
 pub use queries::{ConversationQuery, ExchangeQuery, FeedbackQuery};
-pub use reference::{Counts, Reference, Sample, Span, Texts};
+pub use reference::{Counts, Ratings, Reference, Sample, Span, Texts};
 pub use rows::{Cursor, Exchange, Feedback, Purpose, Run, Window};
 pub use schema::Table;
 pub use session::Answer;

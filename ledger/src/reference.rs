@@ -73,6 +73,27 @@ pub struct Texts {
     pub outside: (u64, u64),
 }
 
+/// What people said of an adapter's answers at first: the yardstick of what they say later.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ratings {
+    /// The task.
+    pub task: String,
+    /// The adapter's name.
+    pub adapter: String,
+    /// When it was frozen: the time of the last feedback in it.
+    pub created: DateTime<Utc>,
+    /// The last feedback in it.
+    pub last: String,
+    /// Feedback in it.
+    pub feedback: u64,
+    /// Of these, with a rating.
+    pub rated: u64,
+    /// Of the rated ones, with a 1 or a 2.
+    pub low: u64,
+    /// Of all, with a correction.
+    pub corrected: u64,
+}
+
 /// Answers on their way to become a reference.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {

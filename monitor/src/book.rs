@@ -8,14 +8,8 @@ use retune_ledger::{Cursor, Reference, Trigger, Window};
 
 use crate::streams::adapter::Adapter;
 use crate::streams::kinds::Rules;
-use crate::streams::rates::Rates;
-use crate::streams::{Row, State, Stream, StreamReport};
-
-/// A row of `windows` each time so many exchanges were tested.
-const WINDOW: u64 = 100;
-
-/// A task and one of its adapters' names.
-pub(crate) type Key = (String, String);
+use crate::streams::told::{Key, without_reference};
+use crate::streams::{Row, Stream, StreamReport};
 
 /// When an adapter serves, as the decisions of its task have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +36,9 @@ pub(crate) struct Book {
     /// Rows taken, passed over or not, and the last of them.
     rows: u64,
     last: Option<Cursor>,
-    /// Rows of `windows` that came out of the fold and were not taken yet.
+    /// All rows up to this time were taken, and how many those were.
+    settled: Option<(DateTime<Utc>, u64)>,
+    /// Rows of the history that came out of the fold and were not taken yet.
     windows: Vec<Window>,
 }
 
@@ -56,6 +52,7 @@ impl Book {
             adapters: BTreeMap::new(),
             rows: 0,
             last: None,
+            settled: None,
             windows: Vec::new(),
         }
     }
@@ -66,13 +63,20 @@ impl Book {
             adapters: BTreeMap::new(),
             rows: 0,
             last: None,
+            settled: None,
             windows: Vec::new(),
             ..self.clone()
         }
     }
 
-    pub(crate) fn rows(&self) -> u64 {
-        self.rows
+    /// Up to which time all rows were taken, and how many those were.
+    pub(crate) fn settled(&self) -> Option<(DateTime<Utc>, u64)> {
+        self.settled
+    }
+
+    /// All rows up to this time have been taken, and no later one.
+    pub(crate) fn settle(&mut self, until: DateTime<Utc>) {
+        self.settled = Some((until, self.rows));
     }
 
     pub(crate) fn last(&self) -> Option<&Cursor> {
@@ -133,47 +137,23 @@ impl Book {
         };
         let key = (row.task.clone(), row.adapter.clone());
         let again = self.again.get(&key).copied();
-        let adapter = self.adapters.entry(key).or_insert_with_key(|key| {
+        let adapter = self.adapters.entry(key.clone()).or_insert_with_key(|key| {
             Adapter::new(&self.rules, *has_format, self.references.get(key))
         });
         // A reference may be of an earlier time, and what is tested is not.
         if adapter.testing().is_some() && again.is_some_and(|again| row.cursor.ts < again) {
             return;
         }
-        let had_crossed = Stream::OF_ROWS.map(|stream| has_crossed(adapter, stream));
         for stream in adapter.observe(&self.rules, row) {
-            let Some(rates) = adapter.testing().and_then(|t| t.stream(stream)) else {
-                continue;
-            };
-            let crossed = rates.crossing().is_some();
-            if rates.observed() % WINDOW == 0 || crossed != had_crossed[stream as usize] {
-                let state = match crossed {
-                    true => State::Alarm,
-                    false => state(rates),
-                };
-                self.windows.push(Window {
-                    ts: row.cursor.ts,
-                    task: row.task.clone(),
-                    adapter: row.adapter.clone(),
-                    stream: stream.to_string(),
-                    state: state.to_string(),
-                    exchanges: rates.observed(),
-                    failures: rates.failures(),
-                    log_e: rates.log_e(),
-                    threshold_log: self.rules.threshold_log,
-                });
-            }
+            let rates = adapter.testing().and_then(|t| t.stream(stream));
+            let due = rates.and_then(|rates| rates.due(&key, stream, row.cursor.ts));
+            self.windows.extend(due);
         }
     }
 
-    /// The rows for `windows` that are due.
-    pub(crate) fn windows(&self) -> &[Window] {
-        &self.windows
-    }
-
-    /// They are in the table.
-    pub(crate) fn windows_taken(&mut self) {
-        self.windows = Vec::new();
+    /// The rows of the history that came out of the fold since this was asked.
+    pub(crate) fn take_windows(&mut self) -> Vec<Window> {
+        std::mem::take(&mut self.windows)
     }
 
     /// Every stream that there is, and those of each adapter that serves, if there is nothing of it yet.
@@ -200,42 +180,9 @@ impl Book {
             let serves = stints.get(key).is_some_and(|stint| stint.serves);
             let streams = Stream::OF_ROWS.into_iter();
             let streams = streams.filter(|stream| *has_format || *stream != Stream::Format);
-            reports.extend(streams.map(|stream| self.report(key, adapter, stream, serves)));
+            reports.extend(streams.map(|stream| report(key, adapter, stream, serves)));
         }
         reports
-    }
-
-    fn report(&self, key: &Key, adapter: &Adapter, stream: Stream, serves: bool) -> StreamReport {
-        let (task, name) = key.clone();
-        let report = |state, exchanges, since| StreamReport {
-            task,
-            adapter: name,
-            stream,
-            state,
-            exchanges,
-            log_e: None,
-            threshold_log: None,
-            since,
-        };
-        let rates = match adapter {
-            Adapter::Collecting(collected) => {
-                return report(State::NoReference, collected.exchanges(), collected.first);
-            }
-            Adapter::Testing(testing) => testing.stream(stream),
-        };
-        let Some(rates) = rates else {
-            return report(State::NoReference, 0, None);
-        };
-        let (state, since) = match rates.crossing() {
-            Some(crossing) if serves => (State::Alarm, Some(crossing.ts)),
-            Some(crossing) => (State::Warning, Some(crossing.ts)),
-            None => (state(rates), rates.first()),
-        };
-        StreamReport {
-            log_e: Some(rates.log_e()),
-            threshold_log: Some(self.rules.threshold_log),
-            ..report(state, rates.observed(), since)
-        }
     }
 
     /// The alarms of the adapters that serve.
@@ -246,24 +193,10 @@ impl Book {
             let Some(testing) = adapter.testing() else {
                 continue;
             };
+            let since = self.again.get(key).unwrap_or(&testing.reference.created);
             for stream in Stream::OF_ROWS {
                 let rates = testing.stream(stream);
-                let Some(crossing) = rates.and_then(Rates::crossing) else {
-                    continue;
-                };
-                let since = self.again.get(key).unwrap_or(&testing.reference.created);
-                triggers.push(Trigger {
-                    alarm: alarm(&key.1, stream, *since),
-                    task: key.0.clone(),
-                    adapter: key.1.clone(),
-                    kind: stream.kind(),
-                    ts: crossing.ts,
-                    request_id: crossing.request_id.clone(),
-                    exchanges: crossing.exchanges,
-                    log_e: crossing.log_e,
-                    threshold_log: self.rules.threshold_log,
-                    evidence: crossing.evidence.clone(),
-                });
+                triggers.extend(rates.and_then(|r| r.standing().trigger(key, stream, *since)));
             }
         }
         triggers
@@ -278,21 +211,14 @@ impl Book {
     }
 }
 
-fn has_crossed(adapter: &Adapter, stream: Stream) -> bool {
-    let rates = adapter.testing().and_then(|testing| testing.stream(stream));
-    rates.is_some_and(|rates| rates.crossing().is_some())
-}
-
-fn state(rates: &Rates) -> State {
-    match rates.is_enough() {
-        true => State::Ok,
-        false => State::NotEnoughData,
+fn report(key: &Key, adapter: &Adapter, stream: Stream, serves: bool) -> StreamReport {
+    match adapter {
+        Adapter::Collecting(collected) => {
+            without_reference(key, stream, collected.exchanges(), collected.first)
+        }
+        Adapter::Testing(testing) => match testing.stream(stream) {
+            Some(rates) => rates.standing().report(key, stream, serves),
+            None => without_reference(key, stream, 0, None),
+        },
     }
-}
-
-/// The alarm's id: of what it is about, not of when it was noticed or by whom, so that two replicas give it the same. A reference is
-/// created once, and an adapter comes back at one time, so that time names it.
-pub(crate) fn alarm(adapter: &str, stream: Stream, since: DateTime<Utc>) -> String {
-    let since = since.format("%Y%m%dT%H%M%S%3fZ");
-    format!("{adapter}-{stream}-{since}")
 }

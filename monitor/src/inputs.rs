@@ -10,20 +10,19 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use retune_ledger::{Cursor, Ledger, Reference, Trigger, Window};
 
-use crate::book::{Key, alarm};
 use crate::error::Error;
 use crate::features::vectors::TokenVectors;
 use crate::features::{Compared, Said, Space};
 use crate::prompts::{self, Asked, Next};
-use crate::streams::input::{Input, Prompt, Tested};
-use crate::streams::{State, Stream, StreamReport};
+use crate::streams::input::{Input, Prompt};
+use crate::streams::told::{Key, without_reference};
+use crate::streams::{Stream, StreamReport};
 
 /// Whoever is watched.
 pub(crate) struct Inputs {
     vectors: Option<Arc<TokenVectors>>,
     threshold_log: f64,
     watched: BTreeMap<Key, Watched>,
-    windows: Vec<Window>,
 }
 
 /// One adapter.
@@ -33,6 +32,8 @@ struct Watched {
     /// None while it is tested, and where that broke down.
     input: Option<Box<Input>>,
     after: Option<Cursor>,
+    /// All prompts up to here were taken.
+    read_to: Option<DateTime<Utc>>,
     last: Option<Compared>,
 }
 
@@ -50,14 +51,12 @@ impl Inputs {
             vectors: vectors.map(Arc::new),
             threshold_log,
             watched: BTreeMap::new(),
-            windows: Vec::new(),
         })
     }
 
     /// Everything is to be tested again.
     pub(crate) fn forget(&mut self) {
         self.watched.clear();
-        self.windows.clear();
     }
 
     /// Watches these adapters and no other: their references, and when they came back.
@@ -68,7 +67,7 @@ impl Inputs {
         });
     }
 
-    /// Takes an adapter's prompts up to a time.
+    /// Takes an adapter's prompts up to a time; rows of the history go to `windows`.
     pub(crate) async fn take(
         &mut self,
         ledger: &Ledger,
@@ -76,6 +75,7 @@ impl Inputs {
         reference: &Reference,
         again: Option<DateTime<Utc>>,
         until: DateTime<Utc>,
+        windows: &mut Vec<Window>,
     ) -> Result<(), Error> {
         let Some(span) = &reference.prompts else {
             return Ok(());
@@ -87,6 +87,7 @@ impl Inputs {
                 by: (reference.created, again),
                 input: Some(Box::new(input)),
                 after: None,
+                read_to: None,
                 last: None,
             };
             self.watched.insert(key.clone(), watched);
@@ -106,40 +107,26 @@ impl Inputs {
                 task: &key.0,
                 adapter: &key.1,
                 after: watched.after.as_ref().or(reference.last.as_ref()),
+                behind: watched.read_to,
                 from: again,
                 until,
             };
             let (page, more) = prompts::page(ledger, &next).await?;
             let Some(last) = page.last().map(|asked| asked.cursor.clone()) else {
+                watched.read_to = Some(until);
                 return Ok(());
             };
             let Some(input) = watched.input.take() else {
                 return Err(Error::Broken);
             };
             let vectors = self.vectors.clone();
-            let work = move || fold(input, page, vectors.as_deref());
-            let (input, tested) = tokio::task::spawn_blocking(work)
+            let of = key.clone();
+            let work = move || fold(input, &of, page, vectors.as_deref());
+            let (input, ended, last_compared) = tokio::task::spawn_blocking(work)
                 .await
                 .map_err(|_| Error::Broken)?;
-            for (tested, exchanges, log_e) in &tested {
-                self.windows.push(Window {
-                    ts: tested.ts,
-                    task: key.0.clone(),
-                    adapter: key.1.clone(),
-                    stream: Stream::Input.to_string(),
-                    state: if tested.crosses {
-                        State::Alarm
-                    } else {
-                        state(&input)
-                    }
-                    .to_string(),
-                    exchanges: *exchanges,
-                    failures: 0,
-                    log_e: *log_e,
-                    threshold_log: input.threshold_log(),
-                });
-                watched.last = Some(tested.compared);
-            }
+            windows.extend(ended);
+            watched.last = last_compared.or(watched.last);
             watched.input = Some(input);
             watched.after = Some(last);
             if !more {
@@ -172,80 +159,35 @@ impl Inputs {
     }
 
     pub(crate) fn report(&self, key: &Key) -> StreamReport {
-        let report = |state, exchanges, since| StreamReport {
-            task: key.0.clone(),
-            adapter: key.1.clone(),
-            stream: Stream::Input,
-            state,
-            exchanges,
-            log_e: None,
-            threshold_log: None,
-            since,
-        };
         let watched = self.watched.get(key);
         let input = watched.and_then(|watched| watched.input.as_ref());
-        let Some(input) = input.filter(|input| input.has_sample()) else {
-            return report(State::NoReference, 0, None);
-        };
-        let (state, since) = match input.crossing() {
-            Some(crossing) if input.calls() => (State::Alarm, Some(crossing.ts)),
-            Some(crossing) => (State::Warning, Some(crossing.ts)),
-            None => (state(input), input.first()),
-        };
-        StreamReport {
-            log_e: Some(input.log_e()),
-            threshold_log: Some(input.threshold_log()),
-            ..report(state, input.exchanges(), since)
+        match input.filter(|input| input.has_sample()) {
+            Some(input) => input.standing().report(key, Stream::Input, input.calls()),
+            None => without_reference(key, Stream::Input, 0, None),
         }
     }
 
     /// The alarms that call somebody.
     pub(crate) fn alarms(&self) -> Vec<Trigger> {
-        let mut triggers = Vec::new();
-        for (key, watched) in &self.watched {
-            let input = watched.input.as_ref().filter(|input| input.calls());
-            let Some((input, crossing)) = input.and_then(|i| Some((i, i.crossing()?))) else {
-                continue;
-            };
+        let of = |(key, watched): (&Key, &Watched)| {
+            let input = watched.input.as_ref().filter(|input| input.calls())?;
             let (created, again) = watched.by;
-            triggers.push(Trigger {
-                alarm: alarm(&key.1, Stream::Input, again.unwrap_or(created)),
-                task: key.0.clone(),
-                adapter: key.1.clone(),
-                kind: Stream::Input.kind(),
-                ts: crossing.ts,
-                request_id: crossing.request_id.clone(),
-                exchanges: crossing.exchanges,
-                log_e: crossing.log_e,
-                threshold_log: input.threshold_log(),
-                evidence: crossing.evidence.clone(),
-            });
-        }
-        triggers
-    }
-
-    /// Rows of `windows` that are due.
-    pub(crate) fn windows(&self) -> &[Window] {
-        &self.windows
-    }
-
-    /// They are in the table.
-    pub(crate) fn windows_taken(&mut self) {
-        self.windows.clear();
+            let since = again.unwrap_or(created);
+            input.standing().trigger(key, Stream::Input, since)
+        };
+        self.watched.iter().filter_map(of).collect()
     }
 }
 
-fn state(input: &Input) -> State {
-    match input.is_enough() {
-        true => State::Ok,
-        false => State::NotEnoughData,
-    }
-}
+type Folded = (Box<Input>, Vec<Window>, Option<Compared>);
 
-type Folded = (Box<Input>, Vec<(Tested, u64, f64)>);
-
-fn fold(mut input: Box<Input>, page: Vec<Asked>, vectors: Option<&TokenVectors>) -> Folded {
-    let mut tested = Vec::new();
+fn fold(
+    mut input: Box<Input>,
+    key: &Key,
+    page: Vec<Asked>,
+    vectors: Option<&TokenVectors>,
+) -> Folded {
+    let (mut windows, mut last) = (Vec::new(), None);
     for asked in page {
         let mut said = Said::default();
         said.add(&asked.prompt, vectors);
@@ -255,9 +197,11 @@ fn fold(mut input: Box<Input>, page: Vec<Asked>, vectors: Option<&TokenVectors>)
             conversation: asked.conversation,
             said: Arc::new(said),
         };
-        for window in input.observe(&prompt) {
-            tested.push((window, input.exchanges(), input.log_e()));
+        if let Some(compared) = input.observe(&prompt).pop() {
+            let standing = input.standing();
+            windows.push(standing.window(key, Stream::Input, prompt.cursor.ts, input.calls()));
+            last = Some(compared);
         }
     }
-    (input, tested)
+    (input, windows, last)
 }

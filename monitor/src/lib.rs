@@ -8,6 +8,7 @@
 //! - [`book`]: rows to the states of all adapters' streams, pure. Folding the same rows always gives the same states, so a
 //!   restart, or another replica, arrives where this one is.
 //! - [`inputs`]: the adapters whose prompts are compared with a sample, by [`prompts`] and [`features`].
+//! - [`qualities`]: the adapters whose answers people rate, by [`feedback`].
 //! - [`reader`]: the few columns of exchanges that the tests need.
 //! - [`monitor`]: the passes: read, fold, decide, write, measure.
 //! - [`metrics`]: what it shows to Prometheus.
@@ -15,10 +16,12 @@
 mod book;
 mod error;
 pub mod features;
+mod feedback;
 mod inputs;
 mod metrics;
 mod monitor;
 mod prompts;
+mod qualities;
 mod reader;
 pub mod streams;
 

@@ -14,16 +14,18 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use prometheus::Registry;
-use retune_ledger::{Ledger, Mark, Stages, Table};
+use retune_ledger::{Ledger, Mark, Stages, Table, Window};
 use retune_task::{Config, ModelName};
 use tokio_util::sync::CancellationToken;
 
-use crate::book::{Book, Key, Stint, Stints};
+use crate::book::{Book, Stint, Stints};
 use crate::error::Error;
 use crate::inputs::Inputs;
 use crate::metrics::Metrics;
+use crate::qualities::Qualities;
 use crate::reader;
 use crate::streams::kinds::Rules;
+use crate::streams::told::Key;
 use crate::streams::{Stream, StreamReport};
 
 /// Between two counts of what was settled long ago.
@@ -46,6 +48,9 @@ pub struct Monitor {
     /// After every row, where some are not settled.
     visible: Option<Book>,
     inputs: Inputs,
+    qualities: Qualities,
+    /// Rows of the history that are not in their table yet.
+    windows: Vec<Window>,
     /// Alarms that are known to have their trigger.
     raised: BTreeSet<(String, String)>,
     exchanges_mark: Option<Mark>,
@@ -78,6 +83,8 @@ impl Monitor {
         };
         Ok(Self {
             inputs: Inputs::new(base, rules.threshold_log)?,
+            qualities: Qualities::new(rules.threshold_log),
+            windows: Vec::new(),
             metrics: Metrics::new(registry, &tasks)?,
             poll: Duration::from_secs_f64(settings.poll_seconds),
             settle: TimeDelta::from_std(ledger.settled()).unwrap_or(TimeDelta::MAX),
@@ -109,6 +116,14 @@ impl Monitor {
         self.audit().await?;
         self.catch_up(now - self.settle, &stints).await?;
         self.compare(now - self.settle, &stints).await?;
+        let (until, windows) = (now - self.settle, &mut self.windows);
+        let qualities = self
+            .qualities
+            .take(&self.ledger, &stints, until, now, windows);
+        if let Err(error) = qualities.await {
+            self.qualities.forget();
+            return Err(error);
+        }
         self.raise(&stints).await?;
         self.append_windows().await?;
         self.look_at_runs().await?;
@@ -116,6 +131,7 @@ impl Monitor {
         let mut reports = book.reports(&stints);
         for (key, _) in stints.iter().filter(|(_, stint)| stint.serves) {
             reports.push(self.inputs.report(key));
+            reports.push(self.qualities.report(key));
             self.metrics.input_p_value(key, self.inputs.p_value(key));
         }
         let order = |report: &StreamReport| {
@@ -185,9 +201,10 @@ impl Monitor {
         let serving: BTreeMap<_, _> = serving.collect();
         self.inputs.watch(&serving);
         for (key, (reference, again)) in serving {
+            let (ledger, windows) = (&self.ledger, &mut self.windows);
             let take = self
                 .inputs
-                .take(&self.ledger, &key, reference, again, until);
+                .take(ledger, &key, reference, again, until, windows);
             if let Err(error) = take.await {
                 self.inputs.forget();
                 return Err(error);
@@ -201,7 +218,8 @@ impl Monitor {
         self.visible = None;
         let mut after = self.settled.last().cloned();
         loop {
-            let page = reader::page(&self.ledger, after.as_ref()).await?;
+            let from = self.settled.settled().map(|(until, _)| until);
+            let page = reader::page(&self.ledger, after.as_ref(), from).await?;
             let keys = page
                 .iter()
                 .map(|row| (row.task.clone(), row.adapter.clone()));
@@ -219,7 +237,10 @@ impl Monitor {
             }
             match page.last() {
                 Some(row) if !reader::is_last(&page) => after = Some(row.cursor.clone()),
-                _ => return Ok(true),
+                _ => {
+                    self.settled.settle(watermark);
+                    return Ok(true);
+                }
             }
         }
     }
@@ -267,16 +288,17 @@ impl Monitor {
         if self.audited.elapsed() < AUDIT {
             return Ok(());
         }
-        if let Some(last) = self.settled.last() {
-            let rows = reader::count(&self.ledger, last).await?;
-            if rows != self.settled.rows() {
+        if let Some((until, folded)) = self.settled.settled() {
+            let rows = reader::count(&self.ledger, until).await?;
+            if rows != folded {
                 tracing::info!(
                     rows,
-                    folded = self.settled.rows(),
+                    folded,
                     "rows came late or left; everything is tested again from the beginning"
                 );
                 self.settled = self.settled.before_any_row();
                 self.inputs.forget();
+                self.qualities.forget();
                 self.exchanges_mark = None;
             }
         }
@@ -324,7 +346,8 @@ impl Monitor {
 
     async fn raise(&mut self, stints: &Stints) -> Result<(), Error> {
         let alarms = self.settled.alarms(stints).into_iter();
-        for trigger in alarms.chain(self.inputs.alarms()) {
+        let alarms = alarms.chain(self.inputs.alarms());
+        for trigger in alarms.chain(self.qualities.alarms()) {
             let key = (trigger.task.clone(), trigger.alarm.clone());
             if self.raised.contains(&key) {
                 continue;
@@ -349,13 +372,14 @@ impl Monitor {
     /// Appends the history's new rows; those that are there already, by another replica or before a restart, are left out.
     /// (Two replicas at the very same moment may both append: the rows are the same.)
     async fn append_windows(&mut self) -> Result<(), Error> {
-        let due = [self.settled.windows(), self.inputs.windows()].concat();
-        if due.is_empty() {
+        self.windows.extend(self.settled.take_windows());
+        if self.windows.is_empty() {
             return Ok(());
         }
         let known = reader::windows(&self.ledger).await?;
-        let fresh: Vec<_> = due
-            .into_iter()
+        let fresh: Vec<_> = self
+            .windows
+            .iter()
             .filter(|window| {
                 !known.iter().any(|(task, adapter, stream, exchanges)| {
                     *task == window.task
@@ -364,10 +388,10 @@ impl Monitor {
                         && *exchanges >= window.exchanges
                 })
             })
+            .cloned()
             .collect();
         self.ledger.append_windows(&fresh).await?;
-        self.settled.windows_taken();
-        self.inputs.windows_taken();
+        self.windows.clear();
         Ok(())
     }
 

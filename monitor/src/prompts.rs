@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use arrow::array::{Array, RecordBatch};
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use retune_ledger::{Cursor, Ledger, Span};
 use retune_task::ChatMessage;
 
 use crate::error::Error;
-use crate::reader::{Answer, behind, cursors, up_to};
+use crate::reader::{Answer, behind, cursors, quoted, time, up_to};
 
 /// Rows a question: prompts may be long.
 const PAGE: usize = 2_000;
@@ -29,15 +29,17 @@ pub(crate) struct Asked {
 pub(crate) struct Next<'a> {
     pub(crate) task: &'a str,
     pub(crate) adapter: &'a str,
-    /// None from the start.
+    /// Behind this place; where there is none, behind the time.
     pub(crate) after: Option<&'a Cursor>,
+    pub(crate) behind: Option<DateTime<Utc>>,
+    /// None from the start.
     pub(crate) from: Option<DateTime<Utc>>,
     pub(crate) until: DateTime<Utc>,
 }
 
 /// The next of an adapter's prompts, oldest first, and whether there may be more.
 pub(crate) async fn page(ledger: &Ledger, next: &Next<'_>) -> Result<(Vec<Asked>, bool), Error> {
-    let behind = next.after.map_or_else(String::new, behind);
+    let behind = behind(next.after, next.behind);
     let from = next
         .from
         .map_or_else(String::new, |from| format!(" and ts >= {}", time(from)));
@@ -133,15 +135,6 @@ fn prompt(messages: &str) -> String {
     let messages: Vec<ChatMessage> = serde_json::from_str(messages).unwrap_or_default();
     let last = messages.into_iter().rfind(|message| message.role == "user");
     last.map(|message| message.content).unwrap_or_default()
-}
-
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
-fn time(time: DateTime<Utc>) -> String {
-    let time = time.to_rfc3339_opts(SecondsFormat::Micros, true);
-    format!("timestamp '{time}'")
 }
 
 fn is(cursor: &Cursor) -> String {

@@ -23,9 +23,13 @@ const PAGE: usize = 20_000;
 const COUNTED: &str =
     "purpose in ('user', 'probe') and code = 200 and task is not null and adapter is not null";
 
-/// The next page of rows behind `after`, oldest first; empty at the end.
-pub(crate) async fn page(ledger: &Ledger, after: Option<&Cursor>) -> Result<Vec<Row>, Error> {
-    let behind = after.map_or_else(String::new, behind);
+/// The next page of rows behind `after`, or else behind a time, oldest first; empty at the end.
+pub(crate) async fn page(
+    ledger: &Ledger,
+    after: Option<&Cursor>,
+    from: Option<DateTime<Utc>>,
+) -> Result<Vec<Row>, Error> {
+    let behind = behind(after, from);
     let batches = ledger
         .sql(&format!(
             "select request_id, replica, seq, ts, purpose, task, adapter, format_valid, format_reason, finish_reason, answer from exchanges \
@@ -44,12 +48,12 @@ pub(crate) fn is_last(page: &[Row]) -> bool {
     page.len() < PAGE
 }
 
-/// How many rows there are now up to and with `cursor`.
-pub(crate) async fn count(ledger: &Ledger, cursor: &Cursor) -> Result<u64, Error> {
+/// How many rows there are now up to a time.
+pub(crate) async fn count(ledger: &Ledger, until: DateTime<Utc>) -> Result<u64, Error> {
     let batches = ledger
         .sql(&format!(
-            "select count(*) as n from exchanges where {COUNTED} and {}",
-            up_to(cursor)
+            "select count(*) as n from exchanges where {COUNTED} and ts <= {}",
+            time(until)
         ))
         .await?;
     let table = Answer("exchanges");
@@ -87,18 +91,34 @@ pub(crate) async fn windows(ledger: &Ledger) -> Result<Vec<(String, String, Stre
     Ok(found)
 }
 
-/// The condition for rows behind `cursor`, to be added to others.
-pub(crate) fn behind(cursor: &Cursor) -> String {
-    format!(" and not {}", up_to(cursor))
+/// The condition for rows behind a place, or else behind a time, to be added to others. Nobody's rows are still to come before the time,
+/// so where somebody has none, what is there needs no second look.
+pub(crate) fn behind(after: Option<&Cursor>, from: Option<DateTime<Utc>>) -> String {
+    match (after, from) {
+        // The time said apart, so that whole files are passed over.
+        (Some(cursor), _) => format!(" and ts >= {} and not {}", time(cursor.ts), up_to(cursor)),
+        (None, Some(from)) => format!(" and ts > {}", time(from)),
+        (None, None) => String::new(),
+    }
 }
 
 /// The condition for rows up to and with `cursor`.
 pub(crate) fn up_to(cursor: &Cursor) -> String {
-    let ts = cursor.ts.to_rfc3339_opts(SecondsFormat::Micros, true);
-    let (replica, seq) = (cursor.replica.replace('\'', "''"), cursor.seq);
+    let (ts, replica, seq) = (time(cursor.ts), quoted(&cursor.replica), cursor.seq);
     format!(
-        "(ts < timestamp '{ts}' or (ts = timestamp '{ts}' and (replica < '{replica}' or (replica = '{replica}' and seq <= {seq}))))"
+        "(ts < {ts} or (ts = {ts} and (replica < {replica} or (replica = {replica} and seq <= {seq}))))"
     )
+}
+
+/// A text, as SQL has it.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A time, as SQL has it.
+pub(crate) fn time(time: DateTime<Utc>) -> String {
+    let time = time.to_rfc3339_opts(SecondsFormat::Micros, true);
+    format!("timestamp '{time}'")
 }
 
 /// The places of a batch's rows in the order.
@@ -109,7 +129,7 @@ pub(crate) fn cursors(batch: &RecordBatch) -> Result<Vec<Cursor>, Error> {
     let times = table.times(batch, "ts")?;
     let cursor = |i| {
         Ok(Cursor {
-            ts: time(times.value(i))?,
+            ts: to_time(times.value(i))?,
             replica: replicas.value(i).to_owned(),
             seq: seqs.value(i).unsigned_abs(),
         })
@@ -149,7 +169,7 @@ fn read(batch: &RecordBatch, rows: &mut Vec<Row>) -> Result<(), Error> {
     Ok(())
 }
 
-fn time(micros: i64) -> Result<DateTime<Utc>, Error> {
+pub(crate) fn to_time(micros: i64) -> Result<DateTime<Utc>, Error> {
     DateTime::from_timestamp_micros(micros).ok_or_else(|| Error::Table {
         table: "exchanges",
         column: "ts",
@@ -187,17 +207,25 @@ impl Answer {
         Ok(array.as_string::<i32>().clone())
     }
 
-    fn numbers(&self, batch: &RecordBatch, column: &'static str) -> Result<Int64Array, Error> {
+    pub(crate) fn numbers(
+        &self,
+        batch: &RecordBatch,
+        column: &'static str,
+    ) -> Result<Int64Array, Error> {
         let array = self.column(batch, column, &DataType::Int64)?;
         Ok(array.as_primitive::<Int64Type>().clone())
     }
 
-    fn flags(&self, batch: &RecordBatch, column: &'static str) -> Result<BooleanArray, Error> {
+    pub(crate) fn flags(
+        &self,
+        batch: &RecordBatch,
+        column: &'static str,
+    ) -> Result<BooleanArray, Error> {
         let array = self.column(batch, column, &DataType::Boolean)?;
         Ok(array.as_boolean().clone())
     }
 
-    fn times(
+    pub(crate) fn times(
         &self,
         batch: &RecordBatch,
         column: &'static str,

@@ -7,10 +7,12 @@
 //!
 //! The alternatives are odds ratios rather than multiples of q0, which would pass 1 from moderate q0 on: with
 //! `q = o q0 / (1 - q0 + o q0)` a failure multiplies by `o / (1 - q0 + o q0)`, a success by `1 / (1 - q0 + o q0)`.
-//! All of it in logarithms: after a thousand failures in a row the statistic itself would be beyond what an f64 holds.
+//! Not in logarithms, since an exchange would cost as many exponentials as there are alternatives: M stays within what an f64 holds instead.
 
 /// From a slight rise to a collapse: each alternative is quickest near its own odds ratio.
 const ODDS_RATIOS: [f64; 6] = [1.5, 2.0, 3.0, 5.0, 10.0, 20.0];
+/// M grows no further: nothing needs to be surer than that.
+const CERTAIN: f64 = 1e300;
 
 /// Evidence that failures are more frequent than `q0`, one observation after the other; constant memory and time.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,9 +24,9 @@ pub struct BernoulliCusum {
 /// One alternative's CUSUM.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Component {
-    log_failed: f64,
-    log_succeeded: f64,
-    log_m: f64,
+    if_failed: f64,
+    if_succeeded: f64,
+    m: f64,
     /// Observations since `max(M, 1)` last was 1.
     run: u64,
 }
@@ -35,11 +37,11 @@ impl BernoulliCusum {
     pub fn new(q0: f64) -> Self {
         let q0 = q0.clamp(0.0, 1.0);
         let components = ODDS_RATIOS.map(|odds_ratio| {
-            let log_norm = (1.0 - q0 + odds_ratio * q0).ln();
+            let norm = 1.0 - q0 + odds_ratio * q0;
             Component {
-                log_failed: odds_ratio.ln() - log_norm,
-                log_succeeded: -log_norm,
-                log_m: 0.0,
+                if_failed: odds_ratio / norm,
+                if_succeeded: 1.0 / norm,
+                m: 1.0,
                 run: 0,
             }
         });
@@ -49,28 +51,28 @@ impl BernoulliCusum {
     /// Takes the next observation.
     pub fn observe(&mut self, failed: bool) {
         for component in &mut self.components {
-            let log_ratio = if failed {
-                component.log_failed
+            let ratio = if failed {
+                component.if_failed
             } else {
-                component.log_succeeded
+                component.if_succeeded
             };
-            if component.log_m <= 0.0 {
+            if component.m <= 1.0 {
                 component.run = 0;
             }
             component.run += 1;
-            component.log_m = component.log_m.max(0.0) + log_ratio;
+            component.m = (component.m.max(1.0) * ratio).min(CERTAIN);
         }
     }
 
-    /// The natural logarithm of the mean of M; 0 before the first observation. An alarm stands where it reaches the threshold's.
+    /// The mean of M; 1 before the first observation, at most 1e300. An alarm stands where it reaches the threshold.
+    pub fn e(&self) -> f64 {
+        let sum: f64 = self.components.iter().map(|component| component.m).sum();
+        sum / ODDS_RATIOS.len() as f64
+    }
+
+    /// Its natural logarithm.
     pub fn log_e(&self) -> f64 {
-        let highest = self.leader().log_m;
-        let sum: f64 = self
-            .components
-            .iter()
-            .map(|component| (component.log_m - highest).exp())
-            .sum();
-        highest + (sum / ODDS_RATIOS.len() as f64).ln()
+        self.e().ln()
     }
 
     /// How many of the last observations speak for a change: those since the leading alternative's CUSUM last began anew, which is
@@ -78,7 +80,7 @@ impl BernoulliCusum {
     /// 0 where nothing speaks for one.
     pub fn since_change(&self) -> u64 {
         let leader = self.leader();
-        if leader.log_m > 0.0 { leader.run } else { 0 }
+        if leader.m > 1.0 { leader.run } else { 0 }
     }
 
     /// The failure rate that it tests against.
@@ -89,7 +91,7 @@ impl BernoulliCusum {
     fn leader(&self) -> Component {
         let [first, rest @ ..] = self.components;
         rest.into_iter().fold(first, |best, component| {
-            if component.log_m > best.log_m {
+            if component.m > best.m {
                 component
             } else {
                 best
@@ -178,7 +180,7 @@ mod tests {
                 assert!(cusum.log_e().is_finite(), "{q0} {failed}");
             }
         }
-        assert!(after(0.02, &vec![true; 100_000]).log_e() > 100_000.0);
+        assert!(after(0.02, &vec![true; 100_000]).log_e() > 600.0);
         let hopeless = after(1.0, &vec![true; 1_000]);
         assert!(
             hopeless.log_e() <= 0.0,

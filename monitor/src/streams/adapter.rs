@@ -32,6 +32,8 @@ pub struct Testing {
     /// What is normal.
     pub reference: Reference,
     streams: [Option<Rates>; Stream::OF_ROWS.len()],
+    /// Of the row that is being taken.
+    failed: Vec<Option<bool>>,
 }
 
 impl Adapter {
@@ -115,6 +117,7 @@ impl Testing {
         };
         Self {
             streams: Stream::OF_ROWS.map(rates),
+            failed: Vec::new(),
             reference,
         }
     }
@@ -135,12 +138,13 @@ impl Testing {
             let Some(rates) = &mut self.streams[stream as usize] else {
                 continue;
             };
-            let failed = kinds::failed(stream, &self.reference, row);
-            if !failed.is_empty() {
+            self.failed.clear();
+            kinds::failed(stream, &self.reference, row, &mut self.failed);
+            if !self.failed.is_empty() {
                 rates.observe(Seen {
                     cursor: &row.cursor,
                     request_id: &row.request_id,
-                    failed: &failed,
+                    failed: &self.failed,
                 });
                 tested.push(stream);
             }

@@ -15,6 +15,7 @@ use retune_stats::{Effort, WindowCusum};
 use serde_json::{Value, json};
 
 use super::rates::Crossing;
+use super::told::Standing;
 use crate::features::{Compared, Said, Space};
 
 /// Conversations of a short window, and the fewest of any.
@@ -71,16 +72,6 @@ struct Scale {
     change: Option<DateTime<Utc>>,
 }
 
-/// A window that was tested.
-pub struct Tested {
-    /// The time of its last prompt.
-    pub ts: DateTime<Utc>,
-    /// What its test said.
-    pub compared: Compared,
-    /// The first one at or above the threshold.
-    pub crosses: bool,
-}
-
 impl Input {
     /// `threshold_log` is that of a statistic that is read with each exchange.
     pub fn new(space: Space, threshold_log: f64) -> Self {
@@ -104,8 +95,8 @@ impl Input {
         }
     }
 
-    /// Takes the adapter's next prompt; the windows that ended with it.
-    pub fn observe(&mut self, prompt: &Prompt) -> Vec<Tested> {
+    /// Takes the adapter's next prompt; what the tests of the windows said that ended with it.
+    pub fn observe(&mut self, prompt: &Prompt) -> Vec<Compared> {
         self.exchanges += 1;
         self.first.get_or_insert(prompt.cursor.ts);
         let mut tested = Vec::new();
@@ -118,7 +109,7 @@ impl Input {
         tested
     }
 
-    fn test(&mut self, at: usize, last: &Prompt) -> Tested {
+    fn test(&mut self, at: usize, last: &Prompt) -> Compared {
         let scale = &mut self.scales[at];
         let effort = if self.crossing.is_none() {
             BEFORE
@@ -141,8 +132,7 @@ impl Input {
         if self.path.len() > PATH {
             self.path.remove(0);
         }
-        let crosses = self.crossing.is_none() && log_e >= self.threshold_log;
-        if crosses {
+        if self.crossing.is_none() && log_e >= self.threshold_log {
             self.crossing = Some(Crossing {
                 ts: last.cursor.ts,
                 request_id: last.request_id.clone(),
@@ -151,11 +141,7 @@ impl Input {
                 evidence: self.evidence(),
             });
         }
-        Tested {
-            ts: last.cursor.ts,
-            compared,
-            crosses,
-        }
+        compared
     }
 
     /// The natural logarithm of the mean of both lengths' statistics.
@@ -166,34 +152,27 @@ impl Input {
         highest + (sum / self.scales.len() as f64).ln()
     }
 
-    /// Where it alarms, as a natural logarithm.
-    pub fn threshold_log(&self) -> f64 {
-        self.threshold_log
-    }
-
-    /// Prompts taken.
-    pub fn exchanges(&self) -> u64 {
-        self.exchanges
-    }
-
-    /// The time of the first of them.
-    pub fn first(&self) -> Option<DateTime<Utc>> {
-        self.first
-    }
-
     /// Where the threshold was reached, if it was.
     pub fn crossing(&self) -> Option<&Crossing> {
         self.crossing.as_ref()
     }
 
+    /// What is told of it.
+    pub fn standing(&self) -> Standing<'_> {
+        Standing {
+            exchanges: self.exchanges,
+            failures: 0,
+            first: self.first,
+            log_e: self.log_e(),
+            threshold_log: self.threshold_log,
+            is_enough: self.windows > 0,
+            crossing: self.crossing(),
+        }
+    }
+
     /// Whether there is a sample to compare with.
     pub fn has_sample(&self) -> bool {
         self.space.size() >= SHORT
-    }
-
-    /// Whether a window was tested.
-    pub fn is_enough(&self) -> bool {
-        self.windows > 0
     }
 
     /// Whether the sample is large enough to call people by.

@@ -29,16 +29,16 @@ pub fn kinds(stream: Stream, reference: &Reference, rules: &Rules) -> Option<Vec
     match stream {
         Stream::Format => format(reference, rules),
         Stream::Output => output(reference),
-        Stream::Input => None,
+        Stream::Input | Stream::Quality => None,
     }
 }
 
-/// For each of a stream's kinds whether a row is of it; empty where it says nothing of the stream.
-pub fn failed(stream: Stream, reference: &Reference, row: &Row) -> Vec<Option<bool>> {
+/// For each of a stream's kinds whether a row is of it, added to `failed`; nothing where it says nothing of the stream.
+pub fn failed(stream: Stream, reference: &Reference, row: &Row, failed: &mut Vec<Option<bool>>) {
     match stream {
-        Stream::Format => format_failed(row),
-        Stream::Output => output_failed(reference, row),
-        Stream::Input => Vec::new(),
+        Stream::Format => format_failed(row, failed),
+        Stream::Output => output_failed(reference, row, failed),
+        Stream::Input | Stream::Quality => {}
     }
 }
 
@@ -69,16 +69,14 @@ fn format(reference: &Reference, rules: &Rules) -> Option<Vec<Kind>> {
     Some(kinds)
 }
 
-fn format_failed(row: &Row) -> Vec<Option<bool>> {
+fn format_failed(row: &Row, failed: &mut Vec<Option<bool>>) {
     let Some(check) = &row.check else {
-        return Vec::new();
+        return;
     };
     let reason = check.failed.as_deref();
     let class = reason.map(|reason| failure_class(reason, check.was_cut_off));
-    let classes = FAILURE_CLASSES.map(|name| Some(class == Some(name)));
-    let mut failed = vec![Some(reason.is_some())];
-    failed.extend(classes);
-    failed
+    failed.push(Some(reason.is_some()));
+    failed.extend(FAILURE_CLASSES.map(|name| Some(class == Some(name))));
 }
 
 fn output(reference: &Reference) -> Option<Vec<Kind>> {
@@ -102,17 +100,17 @@ fn output(reference: &Reference) -> Option<Vec<Kind>> {
     Some(kinds.map(kind).to_vec())
 }
 
-fn output_failed(reference: &Reference, row: &Row) -> Vec<Option<bool>> {
+fn output_failed(reference: &Reference, row: &Row, failed: &mut Vec<Option<bool>>) {
     let (Some(texts), Some(traits)) = (reference.counts.texts, row.traits) else {
-        return Vec::new();
+        return;
     };
     let (shortest, longest) = texts.characters;
-    let failed = [
+    let kinds = [
         traits.is_empty,
         traits.refuses,
         traits.repeats,
         traits.characters < shortest,
         traits.characters > longest,
     ];
-    failed.map(Some).to_vec()
+    failed.extend(kinds.map(Some));
 }

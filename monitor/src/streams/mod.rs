@@ -7,11 +7,15 @@
 //! - [`kinds`]: which kinds there are, what the reference says of them, and what a row does.
 //! - [`adapter`]: an adapter's reference, and the streams that are tested against it row by row.
 //! - [`input`]: the test of [`Stream::Input`], over windows of prompts.
+//! - [`quality`]: that of [`Stream::Quality`], over feedback.
+//! - [`told`]: what is told of all of them.
 
 pub mod adapter;
 pub mod input;
 pub mod kinds;
+pub mod quality;
 pub mod rates;
+pub mod told;
 
 use std::fmt;
 
@@ -56,11 +60,18 @@ pub enum Stream {
     Output,
     /// What apps ask.
     Input,
+    /// What people say of answers.
+    Quality,
 }
 
 impl Stream {
     /// All; the budget of false alarms is divided among so many.
-    pub const ALL: [Stream; 3] = [Stream::Format, Stream::Output, Stream::Input];
+    pub const ALL: [Stream; 4] = [
+        Stream::Format,
+        Stream::Output,
+        Stream::Input,
+        Stream::Quality,
+    ];
 
     /// Those that are tested row by row; they come first.
     pub const OF_ROWS: [Stream; 2] = [Stream::Format, Stream::Output];
@@ -71,6 +82,7 @@ impl Stream {
             Stream::Format => "format",
             Stream::Output => "output",
             Stream::Input => "input",
+            Stream::Quality => "quality",
         }
     }
 
@@ -80,6 +92,7 @@ impl Stream {
             Stream::Format => AlarmKind::Format,
             Stream::Output => AlarmKind::Output,
             Stream::Input => AlarmKind::Input,
+            Stream::Quality => AlarmKind::Quality,
         }
     }
 

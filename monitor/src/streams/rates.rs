@@ -12,12 +12,17 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use chrono::{DateTime, Utc};
-use retune_ledger::Cursor;
+use retune_ledger::{Cursor, Window};
 use retune_stats::{BernoulliCusum, upper_limit};
 use serde_json::{Value, json};
 
+use super::Stream;
+use super::told::{Key, Standing};
+
 /// Observations kept for the evidence; a change that took longer to notice is described by its last so many.
 const RECENT: usize = 4_096;
+/// A row of the history each time so many observations were taken.
+const WINDOW: u64 = 100;
 /// Requests named in the evidence, and points of the statistic's path.
 const SAMPLES: usize = 20;
 const PATH: usize = 50;
@@ -73,6 +78,13 @@ struct Tested {
     cusum: BernoulliCusum,
     observed: u64,
     failures: u64,
+}
+
+impl Tested {
+    /// Its part of the stream's figure.
+    fn weighted(&self) -> f64 {
+        self.kind.weight * self.cusum.e()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -171,31 +183,8 @@ impl Rates {
 
     /// The natural logarithm of the weighted mean of all kinds' statistics.
     pub fn log_e(&self) -> f64 {
-        let logs = || {
-            self.kinds
-                .iter()
-                .map(|t| t.kind.weight.ln() + t.cusum.log_e())
-        };
-        let highest = logs().fold(f64::NEG_INFINITY, f64::max);
-        match highest.is_finite() {
-            true => highest + logs().map(|log| (log - highest).exp()).sum::<f64>().ln(),
-            false => 0.0,
-        }
-    }
-
-    /// Observations taken.
-    pub fn observed(&self) -> u64 {
-        self.observed
-    }
-
-    /// Observations that failed in any way.
-    pub fn failures(&self) -> u64 {
-        self.failures
-    }
-
-    /// The time of the first of them.
-    pub fn first(&self) -> Option<DateTime<Utc>> {
-        self.first
+        let weighted = self.kinds.iter().map(Tested::weighted);
+        weighted.sum::<f64>().ln()
     }
 
     /// Where the threshold was reached, if it was.
@@ -203,14 +192,30 @@ impl Rates {
         self.crossing.as_ref()
     }
 
-    /// Whether so much was seen that a crossing would have been possible.
-    pub fn is_enough(&self) -> bool {
-        self.observed >= self.fewest
+    /// The row of the history that is due after an observation: each time so many were taken, and where the threshold was reached.
+    pub fn due(&self, key: &Key, stream: Stream, ts: DateTime<Utc>) -> Option<Window> {
+        let crossed = self.crossing.as_ref();
+        let is_due = self.observed.is_multiple_of(WINDOW)
+            || crossed.is_some_and(|crossing| crossing.exchanges == self.observed);
+        is_due.then(|| self.standing().window(key, stream, ts, true))
+    }
+
+    /// What is told of it.
+    pub fn standing(&self) -> Standing<'_> {
+        Standing {
+            exchanges: self.observed,
+            failures: self.failures,
+            first: self.first,
+            log_e: self.log_e(),
+            threshold_log: self.threshold_log,
+            is_enough: self.observed >= self.fewest,
+            crossing: self.crossing(),
+        }
     }
 
     fn leader(&self) -> Option<&Tested> {
-        let log = |tested: &&Tested| tested.kind.weight.ln() + tested.cusum.log_e();
-        self.kinds.iter().max_by(|a, b| log(a).total_cmp(&log(b)))
+        let kinds = self.kinds.iter();
+        kinds.max_by(|a, b| a.weighted().total_cmp(&b.weighted()))
     }
 
     /// Of the leading kind: its own observations, which are the last ones of the stream but where some could not be said.

@@ -9,6 +9,7 @@
 
 mod alarms;
 mod inputs;
+mod qualities;
 mod rows;
 
 use chrono::{DateTime, TimeDelta, Utc};

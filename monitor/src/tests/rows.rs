@@ -45,13 +45,14 @@ async fn only_what_users_asked_of_known_tasks_counts() {
     }
     append(&ledger, rows).await;
     let reports = world.monitor(&ledger).0.pass().await.unwrap();
-    let [only, output, input] = reports.as_slice() else {
+    let [only, output, input, quality] = reports.as_slice() else {
         panic!("{reports:?}")
     };
     assert_eq!((only.adapter.as_str(), only.exchanges), ("triage@base", 1));
     // No text was kept.
     assert_eq!((output.state, output.exchanges), (State::NoReference, 0));
     assert_eq!((input.state, input.exchanges), (State::NoReference, 0));
+    assert_eq!((quality.state, quality.exchanges), (State::NoReference, 0));
     assert!(only.log_e.unwrap() <= 0.0);
     assert!(ledger.triggers(None).await.unwrap().is_empty());
 }
