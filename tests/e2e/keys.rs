@@ -402,7 +402,7 @@ async fn said_to(server: &Server, sent: &str) -> String {
 #[tokio::test]
 async fn who_keeps_it_waiting_is_cut_off() {
     let folder = folder();
-    let env = [("RETUNE_SERVER__CLIENT_TIMEOUT_SECONDS", "0.5")];
+    let env = [("RETUNE_SERVER__CLIENT_TIMEOUT_SECONDS", "2")];
     let server = Server::start_with(folder.path(), &env).await;
     let said = said_to(&server, "POST /v1/feedback HTTP/1.1\r\nHost: loc").await;
     assert!(said.starts_with("HTTP/1.1 408"), "{said}");
