@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{Cursor, Ledger, Reference, Trigger, Window};
+use retune_ledger::{Cursor, Ledger, Reference, Table, Trigger, Window};
 
 use crate::error::Error;
 use crate::features::vectors::TokenVectors;
 use crate::features::{Compared, Said, Space};
 use crate::prompts::{self, Asked, Next};
+use crate::seen::Seen;
 use crate::streams::input::{Input, Prompt};
 use crate::streams::told::{Key, without_reference};
 use crate::streams::{Stream, StreamReport};
@@ -23,6 +24,7 @@ pub(crate) struct Inputs {
     vectors: Option<Arc<TokenVectors>>,
     threshold_log: f64,
     watched: BTreeMap<Key, Watched>,
+    seen: Option<Seen>,
 }
 
 /// One adapter.
@@ -51,24 +53,43 @@ impl Inputs {
             vectors: vectors.map(Arc::new),
             threshold_log,
             watched: BTreeMap::new(),
+            seen: None,
         })
     }
 
     /// Everything is to be tested again.
     pub(crate) fn forget(&mut self) {
         self.watched.clear();
+        self.seen = None;
     }
 
-    /// Watches these adapters and no other: their references, and when they came back.
-    pub(crate) fn watch(&mut self, serving: &BTreeMap<Key, (&Reference, Option<DateTime<Utc>>)>) {
-        self.watched.retain(|key, watched| {
-            let now = serving.get(key);
-            now.is_some_and(|(reference, again)| watched.by == (reference.created, *again))
-        });
-    }
-
-    /// Takes an adapter's prompts up to a time; rows of the history go to `windows`.
+    /// Watches these adapters and no other, by their references and since they came back, and takes their prompts up to a time `until` that
+    /// is settled now; rows of the history go to `windows`.
     pub(crate) async fn take(
+        &mut self,
+        ledger: &Ledger,
+        serving: &BTreeMap<Key, (&Reference, Option<DateTime<Utc>>)>,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+        windows: &mut Vec<Window>,
+    ) -> Result<(), Error> {
+        self.watched.retain(|key, watched| {
+            let serves = serving.get(key);
+            serves.is_some_and(|(reference, again)| watched.by == (reference.created, *again))
+        });
+        let mark = ledger.mark(Table::Exchanges).await?;
+        let has_all = Seen::has_all(self.seen.as_ref(), &mark);
+        for (key, (reference, again)) in serving {
+            if !(has_all && self.watched.contains_key(key)) {
+                self.read(ledger, key, reference, *again, until, windows)
+                    .await?;
+            }
+        }
+        self.seen = Some(Seen::after(self.seen.take(), mark, now, until));
+        Ok(())
+    }
+
+    async fn read(
         &mut self,
         ledger: &Ledger,
         key: &Key,

@@ -23,6 +23,7 @@ mod monitor;
 mod prompts;
 mod qualities;
 mod reader;
+mod seen;
 pub mod streams;
 
 pub use error::Error;

@@ -115,15 +115,7 @@ impl Monitor {
         let stints = self.stints().await?;
         self.audit().await?;
         self.catch_up(now - self.settle, &stints).await?;
-        self.compare(now - self.settle, &stints).await?;
-        let (until, windows) = (now - self.settle, &mut self.windows);
-        let qualities = self
-            .qualities
-            .take(&self.ledger, &stints, until, now, windows);
-        if let Err(error) = qualities.await {
-            self.qualities.forget();
-            return Err(error);
-        }
+        self.compare(now, &stints).await?;
         self.raise(&stints).await?;
         self.append_windows().await?;
         self.look_at_runs().await?;
@@ -192,23 +184,23 @@ impl Monitor {
         Ok(())
     }
 
-    /// Compares the prompts of who serves with their samples, up to a time at which they are settled.
-    async fn compare(&mut self, until: DateTime<Utc>, stints: &Stints) -> Result<(), Error> {
+    /// Compares the prompts of who serves with their samples, and takes what was said of their answers, as far as that is settled.
+    async fn compare(&mut self, now: DateTime<Utc>, stints: &Stints) -> Result<(), Error> {
         let serving = stints.iter().filter(|(_, stint)| stint.serves);
         let serving = serving.filter_map(|(key, stint)| {
             Some((key.clone(), (self.settled.reference(key)?, stint.again)))
         });
         let serving: BTreeMap<_, _> = serving.collect();
-        self.inputs.watch(&serving);
-        for (key, (reference, again)) in serving {
-            let (ledger, windows) = (&self.ledger, &mut self.windows);
-            let take = self
-                .inputs
-                .take(ledger, &key, reference, again, until, windows);
-            if let Err(error) = take.await {
-                self.inputs.forget();
-                return Err(error);
-            }
+        let (ledger, until, windows) = (&self.ledger, now - self.settle, &mut self.windows);
+        let inputs = self.inputs.take(ledger, &serving, until, now, windows);
+        if let Err(error) = inputs.await {
+            self.inputs.forget();
+            return Err(error);
+        }
+        let qualities = self.qualities.take(ledger, stints, until, now, windows);
+        if let Err(error) = qualities.await {
+            self.qualities.forget();
+            return Err(error);
         }
         Ok(())
     }

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{Ledger, Mark, Ratings, Table, Trigger, Window};
+use retune_ledger::{Ledger, Ratings, Table, Trigger, Window};
 
 use crate::book::Stints;
 use crate::error::Error;
 use crate::feedback::{self, Place};
+use crate::seen::Seen;
 use crate::streams::quality::Quality;
 use crate::streams::told::{Key, without_reference};
 use crate::streams::{Stream, StreamReport};
@@ -19,15 +20,7 @@ use crate::streams::{Stream, StreamReport};
 pub(crate) struct Qualities {
     threshold_log: f64,
     watched: BTreeMap<Key, Watched>,
-    read: Option<Read>,
-}
-
-/// What was read.
-struct Read {
-    mark: Mark,
-    /// When the mark was seen first: all that is there is of an earlier time.
-    seen: DateTime<Utc>,
-    until: DateTime<Utc>,
+    seen: Option<Seen>,
 }
 
 /// One adapter.
@@ -42,14 +35,14 @@ impl Qualities {
         Self {
             threshold_log,
             watched: BTreeMap::new(),
-            read: None,
+            seen: None,
         }
     }
 
     /// Everything is to be tested again.
     pub(crate) fn forget(&mut self) {
         self.watched.clear();
-        self.read = None;
+        self.seen = None;
     }
 
     /// Takes what was said of the answers of who serves, up to a time `until` that is settled now; rows of the history go to `windows`.
@@ -66,17 +59,13 @@ impl Qualities {
             stint.is_some_and(|stint| stint.serves && stint.again == watched.again)
         });
         let mark = ledger.mark(Table::Feedback).await?;
-        let read = self.read.take().filter(|read| read.mark == mark);
-        let seen = read.as_ref().map_or(now, |read| read.seen);
-        let serving = || stints.iter().filter(|(_, stint)| stint.serves);
-        let is_watched = serving().all(|(key, _)| self.watched.contains_key(key));
-        // All that is there was settled when it was read.
-        if !(is_watched && read.is_some_and(|read| read.until >= seen)) {
-            for (key, stint) in serving() {
+        let has_all = Seen::has_all(self.seen.as_ref(), &mark);
+        for (key, stint) in stints.iter().filter(|(_, stint)| stint.serves) {
+            if !(has_all && self.watched.contains_key(key)) {
                 self.read(ledger, key, stint.again, until, windows).await?;
             }
         }
-        self.read = Some(Read { mark, seen, until });
+        self.seen = Some(Seen::after(self.seen.take(), mark, now, until));
         Ok(())
     }
 
@@ -103,22 +92,22 @@ impl Qualities {
             // A reference may be of an earlier time, and what is tested is not.
             let from = again.filter(|_| !is_collecting);
             let theirs = feedback::answered_by(ledger, names, from, &page).await?;
+            let mut due = Vec::new();
             for said in page.iter().filter(|said| theirs.contains(&said.request_id)) {
                 if watched.quality.observe(said, self.threshold_log) {
                     let rates = watched.quality.rates();
-                    windows
-                        .extend(rates.and_then(|rates| rates.due(key, Stream::Quality, said.ts)));
+                    due.extend(rates.and_then(|rates| rates.due(key, Stream::Quality, said.ts)));
                 }
             }
-            if let (true, Quality::Testing(testing)) = (is_collecting, &watched.quality)
-                && !ledger.put_ratings(&testing.0).await?
-            {
-                // Somebody else's was there first.
-                let theirs = ledger.ratings(&key.0, &key.1).await?;
-                watched.quality = self.begin(key, theirs);
+            if let (true, Quality::Testing(testing)) = (is_collecting, &watched.quality) {
+                // Somebody else's may have been there first; and whoever knows it from the start reads as this does now.
+                ledger.put_ratings(&testing.0).await?;
+                let reference = ledger.ratings(&key.0, &key.1).await?;
+                watched.quality = self.begin(key, reference);
                 watched.after = None;
                 continue;
             }
+            windows.extend(due);
             if let Some(last) = page.last() {
                 watched.after = Some((last.ts, last.feedback_id.clone()));
             }
