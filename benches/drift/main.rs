@@ -167,6 +167,58 @@ fn row(n: u64, text: &str, failed: bool) -> Row {
     }
 }
 
+/// A stream's tests against a reference, as the monitor does them.
+struct Tested {
+    stream: Stream,
+    reference: Reference,
+    rates: Rates,
+    failed: Vec<Option<bool>>,
+}
+
+impl Tested {
+    /// None where the reference says nothing of the stream.
+    fn new(stream: Stream, rows: &[Row], log_a: f64) -> Option<Self> {
+        let mut sample = Sample::default();
+        for row in rows {
+            let failed = row.check.as_ref().and_then(|check| check.failed.as_deref());
+            sample.check(failed, false);
+            row.traits.iter().for_each(|traits| sample.text(traits));
+        }
+        let reference = Reference {
+            task: String::new(),
+            adapter: String::new(),
+            digest: None,
+            created: cursor(0).ts,
+            last: None,
+            counts: sample.freeze(),
+            prompts: None,
+        };
+        let rules = Rules {
+            reference_exchanges: REFERENCE,
+            tolerance: TOLERANCE,
+            threshold_log: log_a,
+        };
+        Some(Self {
+            rates: Rates::new(&kinds::kinds(stream, &reference, &rules)?, log_a),
+            stream,
+            reference,
+            failed: Vec::new(),
+        })
+    }
+
+    /// Takes the next row; whether there is an alarm.
+    fn observe(&mut self, row: &Row) -> bool {
+        self.failed.clear();
+        kinds::failed(self.stream, &self.reference, row, &mut self.failed);
+        self.rates.observe(Seen {
+            cursor: &row.cursor,
+            request_id: &row.request_id,
+            failed: &self.failed,
+        });
+        self.rates.crossing().is_some()
+    }
+}
+
 /// Streams that fail in 2 %, and then in more; how soon the format's test notices each.
 fn format_streams(
     folder: &Path,
@@ -246,38 +298,10 @@ impl World {
             let failed = rng.random_bool(rate);
             row(n, self.corpus.draw(Change::Null, &mut rng), failed)
         };
-        let mut sample = Sample::default();
-        for n in 0..REFERENCE {
-            let row = next(n, FAILURES);
-            sample.check(row.check.as_ref().and_then(|c| c.failed.as_deref()), false);
-            row.traits.iter().for_each(|traits| sample.text(traits));
-        }
-        let reference = Reference {
-            task: String::new(),
-            adapter: String::new(),
-            digest: None,
-            created: cursor(0).ts,
-            last: None,
-            counts: sample.freeze(),
-            prompts: None,
-        };
-        let rules = Rules {
-            reference_exchanges: REFERENCE,
-            tolerance: TOLERANCE,
-            threshold_log: log_a,
-        };
-        let mut rates = Rates::new(&kinds::kinds(stream, &reference, &rules)?, log_a);
-        let mut failed = Vec::new();
+        let reference: Vec<Row> = (0..REFERENCE).map(|n| next(n, FAILURES)).collect();
+        let mut tested = Tested::new(stream, &reference, log_a)?;
         for n in 0..exchanges {
-            let row = next(n, rate);
-            failed.clear();
-            kinds::failed(stream, &reference, &row, &mut failed);
-            rates.observe(Seen {
-                cursor: &row.cursor,
-                request_id: "",
-                failed: &failed,
-            });
-            if rates.crossing().is_some() {
+            if tested.observe(&next(n, rate)) {
                 return Some(n + 1);
             }
         }
@@ -394,36 +418,11 @@ impl World {
         let rows: Vec<Row> = (0..10_000)
             .map(|n| row(n, "an answer", n % 50 == 0))
             .collect();
-        let mut sample = Sample::default();
-        rows.iter().take(300).for_each(|row| {
-            sample.check(row.check.as_ref().and_then(|c| c.failed.as_deref()), false)
-        });
-        let reference = Reference {
-            task: String::new(),
-            adapter: String::new(),
-            digest: None,
-            created: cursor(0).ts,
-            last: None,
-            counts: sample.freeze(),
-            prompts: None,
-        };
-        let rules = Rules {
-            reference_exchanges: REFERENCE,
-            tolerance: TOLERANCE,
-            threshold_log: threshold_log(exchanges),
-        };
-        let kinds = kinds::kinds(Stream::Format, &reference, &rules).context("no kinds")?;
-        let mut rates = Rates::new(&kinds, rules.threshold_log);
-        let mut failed = Vec::new();
+        let log_a = threshold_log(exchanges);
+        let mut tested = Tested::new(Stream::Format, &rows[..300], log_a).context("no kinds")?;
         let begun = Instant::now();
         for row in rows.iter().cycle().take(exchanges as usize) {
-            failed.clear();
-            kinds::failed(Stream::Format, &reference, row, &mut failed);
-            rates.observe(Seen {
-                cursor: &row.cursor,
-                request_id: &row.request_id,
-                failed: &failed,
-            });
+            tested.observe(row);
         }
         let each = begun.elapsed().as_secs_f64() / exchanges as f64;
         let begun = Instant::now();
