@@ -23,6 +23,11 @@ pub(crate) struct Stint {
 /// Who serves, or ever did.
 pub(crate) type Stints = BTreeMap<Key, Stint>;
 
+/// Those of them that serve now.
+pub(crate) fn serving(stints: &Stints) -> impl Iterator<Item = (&Key, &Stint)> {
+    stints.iter().filter(|(_, stint)| stint.serves)
+}
+
 /// All streams, after some rows.
 #[derive(Debug, Clone)]
 pub(crate) struct Book {
@@ -158,12 +163,8 @@ impl Book {
 
     /// Every stream that there is, and those of each adapter that serves, if there is nothing of it yet.
     pub(crate) fn reports(&self, stints: &Stints) -> Vec<StreamReport> {
-        let serving = stints.iter().filter(|(_, stint)| stint.serves);
-        let keys: BTreeSet<&Key> = self
-            .adapters
-            .keys()
-            .chain(serving.map(|(key, _)| key))
-            .collect();
+        let serving = serving(stints).map(|(key, _)| key);
+        let keys: BTreeSet<&Key> = self.adapters.keys().chain(serving).collect();
         let mut reports = Vec::new();
         for key in keys {
             let Some(has_format) = self.tasks.get(&key.0) else {

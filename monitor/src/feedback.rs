@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use retune_ledger::Ledger;
 
 use crate::error::Error;
-use crate::reader::{Answer, quoted, time, to_time};
+use crate::reader::{Answer, quoted, since, time, to_time};
 use crate::streams::quality::Said;
 
 /// Rows a question.
@@ -53,7 +53,7 @@ pub(crate) async fn answered_by(
         return Ok(HashSet::new());
     }
     let ids: Vec<String> = ids.into_iter().collect();
-    let from = from.map_or_else(String::new, |from| format!(" and ts >= {}", time(from)));
+    let from = since(from);
     let batches = ledger
         .sql(&format!(
             "select request_id from exchanges where purpose = 'user' and task = {} and adapter = {}{from} and request_id in ({})",

@@ -18,7 +18,7 @@ use retune_ledger::{Ledger, Mark, Stages, Table, Window};
 use retune_task::{Config, ModelName};
 use tokio_util::sync::CancellationToken;
 
-use crate::book::{Book, Stint, Stints};
+use crate::book::{Book, Stint, Stints, serving};
 use crate::error::Error;
 use crate::inputs::Inputs;
 use crate::metrics::Metrics;
@@ -121,7 +121,7 @@ impl Monitor {
         self.look_at_runs().await?;
         let book = self.visible.as_ref().unwrap_or(&self.settled);
         let mut reports = book.reports(&stints);
-        for (key, _) in stints.iter().filter(|(_, stint)| stint.serves) {
+        for (key, _) in serving(&stints) {
             reports.push(self.inputs.report(key));
             reports.push(self.qualities.report(key));
             self.metrics.input_p_value(key, self.inputs.p_value(key));
@@ -163,8 +163,7 @@ impl Monitor {
     async fn catch_up(&mut self, watermark: DateTime<Utc>, stints: &Stints) -> Result<(), Error> {
         let mark = self.ledger.mark(Table::Exchanges).await?;
         let waiting = self.settled.collecting().into_iter();
-        let serving = stints.iter().filter(|(_, stint)| stint.serves);
-        let serving = serving.map(|(key, _)| key.clone());
+        let serving = serving(stints).map(|(key, _)| key.clone());
         let mut consistent = self.settled.learn_stints(stints);
         consistent &= self.learn(waiting.chain(serving)).await?;
         if consistent && self.visible.is_none() && self.exchanges_mark.as_ref() == Some(&mark) {
@@ -186,8 +185,7 @@ impl Monitor {
 
     /// Compares the prompts of who serves with their samples, and takes what was said of their answers, as far as that is settled.
     async fn compare(&mut self, now: DateTime<Utc>, stints: &Stints) -> Result<(), Error> {
-        let serving = stints.iter().filter(|(_, stint)| stint.serves);
-        let serving = serving.filter_map(|(key, stint)| {
+        let serving = serving(stints).filter_map(|(key, stint)| {
             Some((key.clone(), (self.settled.reference(key)?, stint.again)))
         });
         let serving: BTreeMap<_, _> = serving.collect();

@@ -8,7 +8,7 @@ use retune_ledger::{Cursor, Ledger, Span};
 use retune_task::ChatMessage;
 
 use crate::error::Error;
-use crate::reader::{Answer, behind, cursors, quoted, time, up_to};
+use crate::reader::{Answer, behind, cursors, quoted, since, time, up_to};
 
 /// Rows a question: prompts may be long.
 const PAGE: usize = 2_000;
@@ -40,9 +40,7 @@ pub(crate) struct Next<'a> {
 /// The next of an adapter's prompts, oldest first, and whether there may be more.
 pub(crate) async fn page(ledger: &Ledger, next: &Next<'_>) -> Result<(Vec<Asked>, bool), Error> {
     let behind = behind(next.after, next.behind);
-    let from = next
-        .from
-        .map_or_else(String::new, |from| format!(" and ts >= {}", time(from)));
+    let from = since(next.from);
     let asked = ask(
         ledger,
         &format!(
@@ -65,9 +63,7 @@ pub(crate) async fn sample(
 ) -> Result<Vec<Vec<String>>, Error> {
     let mut at: HashMap<String, usize> = HashMap::new();
     let mut sample: Vec<Vec<String>> = Vec::new();
-    let from = span
-        .from
-        .map_or_else(String::new, |from| format!(" and ts >= {}", time(from)));
+    let from = since(span.from);
     let mut before: Option<Cursor> = None;
     loop {
         let place = match &before {

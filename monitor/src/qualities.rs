@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use retune_ledger::{Ledger, Ratings, Table, Trigger, Window};
 
-use crate::book::Stints;
+use crate::book::{Stints, serving};
 use crate::error::Error;
 use crate::feedback::{self, Place};
 use crate::seen::Seen;
@@ -60,7 +60,7 @@ impl Qualities {
         });
         let mark = ledger.mark(Table::Feedback).await?;
         let has_all = Seen::has_all(self.seen.as_ref(), &mark);
-        for (key, stint) in stints.iter().filter(|(_, stint)| stint.serves) {
+        for (key, stint) in serving(stints) {
             if !(has_all && self.watched.contains_key(key)) {
                 self.read(ledger, key, stint.again, until, windows).await?;
             }

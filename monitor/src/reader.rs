@@ -102,6 +102,11 @@ pub(crate) fn behind(after: Option<&Cursor>, from: Option<DateTime<Utc>>) -> Str
     }
 }
 
+/// The condition for rows of a time or later, to be added to others.
+pub(crate) fn since(from: Option<DateTime<Utc>>) -> String {
+    from.map_or_else(String::new, |from| format!(" and ts >= {}", time(from)))
+}
+
 /// The condition for rows up to and with `cursor`.
 pub(crate) fn up_to(cursor: &Cursor) -> String {
     let (ts, replica, seq) = (time(cursor.ts), quoted(&cursor.replica), cursor.seq);
