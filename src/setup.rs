@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
+use retune_monitor::features::vectors::TokenVectors;
 use retune_task::{Config, EngineKind};
 
 use crate::cli::Common;
@@ -78,12 +79,24 @@ pub(crate) fn base_told(config: &Config) -> Result<String> {
     }
 }
 
-/// The folder of the base, if its files are on this machine: for what does without, if need be.
-pub(crate) fn base_here(config: &Config) -> Option<PathBuf> {
-    match look_for_base(config) {
-        Ok(Base::Here(path)) if path.is_dir() => Some(path),
-        _ => None,
-    }
+/// The folder whose vectors of words the monitor compares prompts by: a model's that the configuration names, which then has to have some;
+/// else the base's, if its files are on this machine.
+pub(crate) fn vectors_here(config: &Config) -> Result<Option<PathBuf>> {
+    let Some(named) = &config.monitor.embeddings else {
+        return Ok(match look_for_base(config) {
+            Ok(Base::Here(path)) if path.is_dir() => Some(path),
+            _ => None,
+        });
+    };
+    let folder = config.source.folder().join(named);
+    let vectors = TokenVectors::open(&folder)?;
+    vectors.map(|_| Some(folder.clone())).ok_or_else(|| {
+        anyhow!(
+            "no vectors of words in {} (monitor.embeddings = \"{named}\"); expected a folder with tokenizer.json and a table of embeddings in \
+             safetensors files, such as a model's of model2vec, or without monitor.embeddings the base's",
+            folder.display()
+        )
+    })
 }
 
 /// The base's files, downloaded if they are on the hub alone.

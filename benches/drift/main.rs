@@ -11,6 +11,7 @@
 #![allow(clippy::indexing_slicing, reason = "no product code")]
 
 mod corpus;
+mod nulls;
 #[path = "../common/report.rs"]
 mod report;
 
@@ -164,6 +165,7 @@ fn row(n: u64, text: &str, failed: bool) -> Row {
             was_cut_off: false,
         }),
         traits: Some(Traits::of(text)),
+        served: None,
     }
 }
 
@@ -358,6 +360,10 @@ impl World {
         count("input", &|seed| {
             self.input(Change::Null, seed, exchanges, log_a)
         });
+        count("quality", &|seed| nulls::quality(seed, exchanges, log_a));
+        count("operations", &|seed| {
+            nulls::operations(seed, exchanges, 1.0, log_a)
+        });
         let head = [
             "stream",
             "false alarms in quarters",
@@ -391,6 +397,11 @@ impl World {
             let name = format!("format: 2 % to {:.0} % fail", rate * 100.0);
             measure(name, &|seed| {
                 self.rates(Stream::Format, rate, seed, exchanges, log_a)
+            });
+        }
+        for slower in [1.5, 2.0, 3.0] {
+            measure(format!("operations: {slower} times as slow"), &|seed| {
+                nulls::operations(seed, exchanges, slower, log_a)
             });
         }
         for change in self.corpus.changes() {

@@ -74,6 +74,20 @@ impl Alarm {
     pub(crate) fn starts_a_run(&self) -> bool {
         ["format", "quality"].contains(&self.kind.as_str())
     }
+
+    /// The phrases that moved most among the requests that are the trouble: each one's share of the usual conversations, and of those.
+    pub(crate) fn phrases(&self) -> Vec<(&str, f64, f64)> {
+        let phrases = self.evidence["why"]["phrases"].as_array();
+        let told = phrases.into_iter().flatten().filter_map(|moved| {
+            let share = |of: &str| moved[of].as_f64();
+            Some((
+                moved["phrase"].as_str()?,
+                share("usual")?,
+                share("trouble")?,
+            ))
+        });
+        told.filter(|(_, usual, trouble)| trouble > usual).collect()
+    }
 }
 
 /// A retraining, as `GET /admin/runs` lists it: its newest row.

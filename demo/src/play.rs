@@ -23,6 +23,8 @@ const SLOWLY: Duration = Duration::from_millis(250);
 /// Time for the alarm's run to begin once there is an alarm, and for it to end.
 const RUN_BEGINS: Duration = Duration::from_secs(150);
 const RUN_ENDS: Duration = Duration::from_secs(600);
+/// Phrases that are told of an alarm.
+const PHRASES: usize = 3;
 /// How often alarms and runs are looked up.
 const LOOK: Duration = Duration::from_millis(300);
 
@@ -133,6 +135,21 @@ async fn acts(
         "Alarm: the {} of {} has changed (log e-value {:.1}, threshold {:.1}).",
         alarm.kind, alarm.adapter, alarm.log_e, alarm.threshold_log
     ));
+    let moved = alarm.phrases().into_iter().take(PHRASES);
+    let moved = moved.map(|(phrase, usual, trouble)| {
+        format!(
+            "“{phrase}” ({:.0} % usually, {:.0} % there)",
+            usual * 100.0,
+            trouble * 100.0
+        )
+    });
+    let moved: Vec<String> = moved.collect();
+    if !moved.is_empty() {
+        story.tell(format_args!(
+            "What the requests that fail say more often: {}.",
+            moved.join(", ")
+        ));
+    }
     let Some(run) = retrain(apps, story, news, &alarm).await? else {
         return Ok(None);
     };

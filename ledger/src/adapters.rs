@@ -82,6 +82,14 @@ impl Ledger {
             .await
     }
 
+    /// The exchanges that an adapter was made from; none where nobody kept a list of them.
+    pub async fn examples(&self, task: &str, number: u32) -> Result<Option<Examples>, Error> {
+        let task = task.to_owned();
+        let place = move |store: &Place| root(store, &task).join(number.to_string());
+        self.blocking(move |store| place(store).join(EXAMPLES).read_json())
+            .await
+    }
+
     /// Brings an adapter's files to its folder, where they are not yet, and checks that they are those that were published.
     pub async fn verify_adapter(&self, adapter: &AdapterRef) -> Result<(), Error> {
         let adapter = adapter.clone();

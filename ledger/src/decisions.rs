@@ -1,38 +1,83 @@
-//! What was decided: which adapter stands where, which alarm was raised, and what a stream is measured against.
+//! What was decided: which adapter stands where, and what a stream is measured against.
 
-use chrono::{DateTime, Utc};
-use retune_task::AlarmKind;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use chrono::Utc;
 
 use crate::error::Error;
+use crate::ledger::Ledger;
 use crate::place::Place;
-use crate::reference::{Ratings, Reference};
+use crate::reference::{Ratings, Reference, Service};
 use crate::stages::Stages;
 
-/// An alarm, and what it rests on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Trigger {
-    /// Its id, unique in the task.
-    pub alarm: String,
-    /// The task.
-    pub task: String,
-    /// Whose answers it is about.
-    pub adapter: String,
-    /// What it is about.
-    pub kind: AlarmKind,
-    /// Of the exchange that crossed the threshold.
-    pub ts: DateTime<Utc>,
-    /// That exchange.
-    pub request_id: String,
-    /// Tested since the reference.
-    pub exchanges: u64,
-    /// The statistic at the crossing.
-    pub log_e: f64,
-    /// What it crossed.
-    pub threshold_log: f64,
-    /// Counts, samples, limits.
-    pub evidence: Value,
+impl Ledger {
+    /// The stages of a task's adapters.
+    pub async fn stages(&self, task: &str) -> Result<Stages, Error> {
+        let task = task.to_owned();
+        self.blocking(move |store| stages(store, &task)).await
+    }
+
+    /// All stages that were ever decided, oldest first.
+    pub async fn stages_history(&self, task: &str) -> Result<Vec<Stages>, Error> {
+        let task = task.to_owned();
+        self.blocking(move |store| history(store, &task)).await
+    }
+
+    /// Decides the stages anew, if nobody did since `expected`.
+    pub async fn set_stages(&self, task: &str, expected: u64, after: Stages) -> Result<(), Error> {
+        let task = task.to_owned();
+        self.blocking(move |store| set_stages(store, &task, expected, &after))
+            .await
+    }
+
+    /// Freezes a reference; false if there was one.
+    pub async fn put_reference(&self, reference: &Reference) -> Result<bool, Error> {
+        let reference = reference.clone();
+        self.blocking(move |store| put_reference(store, &reference))
+            .await
+    }
+
+    /// Freezes a reference of ratings; false if there was one.
+    pub async fn put_ratings(&self, ratings: &Ratings) -> Result<bool, Error> {
+        let ratings = ratings.clone();
+        self.blocking(move |store| put_ratings(store, &ratings))
+            .await
+    }
+
+    /// An adapter's reference of ratings.
+    pub async fn ratings(&self, task: &str, adapter: &str) -> Result<Option<Ratings>, Error> {
+        let (task, adapter) = (task.to_owned(), adapter.to_owned());
+        self.blocking(move |store| ratings(store, &task, &adapter))
+            .await
+    }
+
+    /// Freezes a reference of how an adapter was served; false if there was one.
+    pub async fn put_service(&self, service: &Service) -> Result<bool, Error> {
+        let service = service.clone();
+        self.blocking(move |store| put_service(store, &service))
+            .await
+    }
+
+    /// An adapter's reference of how it was served.
+    pub async fn service(&self, task: &str, adapter: &str) -> Result<Option<Service>, Error> {
+        let (task, adapter) = (task.to_owned(), adapter.to_owned());
+        self.blocking(move |store| service(store, &task, &adapter))
+            .await
+    }
+
+    /// An adapter's reference; with a digest only if it is that version's.
+    pub async fn reference(
+        &self,
+        task: &str,
+        adapter: &str,
+        digest: Option<&str>,
+    ) -> Result<Option<Reference>, Error> {
+        let (task, adapter, digest) = (
+            task.to_owned(),
+            adapter.to_owned(),
+            digest.map(str::to_owned),
+        );
+        self.blocking(move |store| reference(store, &task, &adapter, digest.as_deref()))
+            .await
+    }
 }
 
 /// The numbers of a task's decisions, in order.
@@ -56,14 +101,14 @@ fn decision(store: &Place, task: &str, seq: u64) -> Result<Stages, Error> {
     })
 }
 
-pub(crate) fn stages(store: &Place, task: &str) -> Result<Stages, Error> {
+fn stages(store: &Place, task: &str) -> Result<Stages, Error> {
     match decisions(store, task)?.last() {
         Some(seq) => decision(store, task, *seq),
         None => Ok(Stages::default()),
     }
 }
 
-pub(crate) fn history(store: &Place, task: &str) -> Result<Vec<Stages>, Error> {
+fn history(store: &Place, task: &str) -> Result<Vec<Stages>, Error> {
     let numbers = decisions(store, task)?;
     numbers
         .into_iter()
@@ -71,12 +116,7 @@ pub(crate) fn history(store: &Place, task: &str) -> Result<Vec<Stages>, Error> {
         .collect()
 }
 
-pub(crate) fn set_stages(
-    store: &Place,
-    task: &str,
-    expected: u64,
-    after: &Stages,
-) -> Result<(), Error> {
+fn set_stages(store: &Place, task: &str, expected: u64, after: &Stages) -> Result<(), Error> {
     let conflict = || Error::Conflict {
         what: format!("the stages of {task}"),
     };
@@ -99,32 +139,6 @@ pub(crate) fn set_stages(
     }
 }
 
-pub(crate) fn put_trigger(store: &Place, trigger: &Trigger) -> Result<bool, Error> {
-    let place = store
-        .join("triggers")
-        .join(&trigger.task)
-        .join(format!("{}.json", trigger.alarm));
-    place.create_json_once(trigger)
-}
-
-/// Triggers of a task, or of all, oldest first.
-pub(crate) fn triggers(store: &Place, task: Option<&str>) -> Result<Vec<Trigger>, Error> {
-    let root = store.join("triggers");
-    let tasks = match task {
-        Some(task) => vec![task.to_owned()],
-        None => root.names()?,
-    };
-    let mut triggers: Vec<Trigger> = Vec::new();
-    for task in tasks {
-        let folder = root.join(task);
-        for name in folder.names()? {
-            triggers.extend(folder.join(name).read_json()?);
-        }
-    }
-    triggers.sort_by(|a, b| (a.ts, &a.alarm).cmp(&(b.ts, &b.alarm)));
-    Ok(triggers)
-}
-
 fn reference_place(store: &Place, task: &str, adapter: &str, of: &str) -> Place {
     store
         .join("references")
@@ -135,19 +149,30 @@ fn reference_place(store: &Place, task: &str, adapter: &str, of: &str) -> Place 
 /// An adapter's reference of ratings, beside that of its answers.
 const RATINGS: &str = ".ratings";
 
-pub(crate) fn put_ratings(store: &Place, ratings: &Ratings) -> Result<bool, Error> {
+fn put_ratings(store: &Place, ratings: &Ratings) -> Result<bool, Error> {
     reference_place(store, &ratings.task, &ratings.adapter, RATINGS).create_json_once(ratings)
 }
 
-pub(crate) fn ratings(store: &Place, task: &str, adapter: &str) -> Result<Option<Ratings>, Error> {
+fn ratings(store: &Place, task: &str, adapter: &str) -> Result<Option<Ratings>, Error> {
     reference_place(store, task, adapter, RATINGS).read_json()
 }
 
-pub(crate) fn put_reference(store: &Place, reference: &Reference) -> Result<bool, Error> {
+/// An adapter's reference of how it was served.
+const SERVICE: &str = ".service";
+
+fn put_service(store: &Place, service: &Service) -> Result<bool, Error> {
+    reference_place(store, &service.task, &service.adapter, SERVICE).create_json_once(service)
+}
+
+fn service(store: &Place, task: &str, adapter: &str) -> Result<Option<Service>, Error> {
+    reference_place(store, task, adapter, SERVICE).read_json()
+}
+
+fn put_reference(store: &Place, reference: &Reference) -> Result<bool, Error> {
     reference_place(store, &reference.task, &reference.adapter, "").create_json_once(reference)
 }
 
-pub(crate) fn reference(
+fn reference(
     store: &Place,
     task: &str,
     adapter: &str,

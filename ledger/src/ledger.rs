@@ -10,18 +10,15 @@ use chrono::{DateTime, Utc};
 use retune_task::Store;
 
 use crate::bucket::Bucket;
-use crate::decisions::{self, Trigger};
 use crate::error::Error;
 use crate::forget::tombstones::Tombstones;
 use crate::ids::Ids;
 use crate::keys::{self, Key, KeyList};
 use crate::lease::{self, Lease};
 use crate::place::Place;
-use crate::reference::{Ratings, Reference};
 use crate::rows::{Exchange, Feedback, Run, Window};
 use crate::schema::Table;
 use crate::session::Sessions;
-use crate::stages::Stages;
 use crate::table::Handle;
 use crate::upkeep;
 use crate::wal::{self, LOGGED, Log};
@@ -332,78 +329,6 @@ impl Ledger {
 
     pub(crate) fn local(&self) -> PathBuf {
         self.0.local.clone()
-    }
-
-    /// The stages of a task's adapters.
-    pub async fn stages(&self, task: &str) -> Result<Stages, Error> {
-        let task = task.to_owned();
-        self.blocking(move |store| decisions::stages(store, &task))
-            .await
-    }
-
-    /// All stages that were ever decided, oldest first.
-    pub async fn stages_history(&self, task: &str) -> Result<Vec<Stages>, Error> {
-        let task = task.to_owned();
-        self.blocking(move |store| decisions::history(store, &task))
-            .await
-    }
-
-    /// Decides the stages anew, if nobody did since `expected`.
-    pub async fn set_stages(&self, task: &str, expected: u64, after: Stages) -> Result<(), Error> {
-        let task = task.to_owned();
-        self.blocking(move |store| decisions::set_stages(store, &task, expected, &after))
-            .await
-    }
-
-    /// Creates a trigger; false if it was there.
-    pub async fn put_trigger(&self, trigger: &Trigger) -> Result<bool, Error> {
-        let trigger = trigger.clone();
-        self.blocking(move |store| decisions::put_trigger(store, &trigger))
-            .await
-    }
-
-    /// A task's triggers, or all, oldest first.
-    pub async fn triggers(&self, task: Option<&str>) -> Result<Vec<Trigger>, Error> {
-        let task = task.map(str::to_owned);
-        self.blocking(move |store| decisions::triggers(store, task.as_deref()))
-            .await
-    }
-
-    /// Freezes a reference; false if there was one.
-    pub async fn put_reference(&self, reference: &Reference) -> Result<bool, Error> {
-        let reference = reference.clone();
-        self.blocking(move |store| decisions::put_reference(store, &reference))
-            .await
-    }
-
-    /// Freezes a reference of ratings; false if there was one.
-    pub async fn put_ratings(&self, ratings: &Ratings) -> Result<bool, Error> {
-        let ratings = ratings.clone();
-        self.blocking(move |store| decisions::put_ratings(store, &ratings))
-            .await
-    }
-
-    /// An adapter's reference of ratings.
-    pub async fn ratings(&self, task: &str, adapter: &str) -> Result<Option<Ratings>, Error> {
-        let (task, adapter) = (task.to_owned(), adapter.to_owned());
-        self.blocking(move |store| decisions::ratings(store, &task, &adapter))
-            .await
-    }
-
-    /// An adapter's reference; with a digest only if it is that version's.
-    pub async fn reference(
-        &self,
-        task: &str,
-        adapter: &str,
-        digest: Option<&str>,
-    ) -> Result<Option<Reference>, Error> {
-        let (task, adapter, digest) = (
-            task.to_owned(),
-            adapter.to_owned(),
-            digest.map(str::to_owned),
-        );
-        self.blocking(move |store| decisions::reference(store, &task, &adapter, digest.as_deref()))
-            .await
     }
 
     /// Keeps a key; false if its id is taken.

@@ -5,6 +5,7 @@
 //! to one store, and any engine that reads Delta can read it.
 
 mod adapters;
+mod alarms;
 mod answers;
 mod bucket;
 #[cfg(feature = "ballista")]
@@ -39,8 +40,8 @@ mod verify;
 mod wal;
 
 pub use adapters::{ADAPTER_FILES, AdapterRef, adapter_digest};
+pub use alarms::{Trigger, Word};
 pub use answers::{Mark, Size, Snapshot};
-pub use decisions::Trigger;
 pub use error::Error;
 pub use export::{Export, Lines};
 pub use forget::{Forgetting, Forgotten, LearnedFrom};
@@ -50,7 +51,7 @@ pub use lease::Lease;
 pub use ledger::{Ledger, LedgerStats};
 pub use manifest::{Examples, Manifest, Probe, Source};
 pub use queries::{ConversationQuery, ExchangeQuery, FeedbackQuery};
-pub use reference::{Counts, Ratings, Reference, Sample, Span, Texts};
+pub use reference::{Counts, Ratings, Reference, Sample, Service, Span, Texts};
 pub use rows::{Cursor, Exchange, Feedback, Purpose, Run, Window};
 pub use schema::Table;
 pub use session::Answer;

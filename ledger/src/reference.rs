@@ -94,6 +94,27 @@ pub struct Ratings {
     pub corrected: u64,
 }
 
+/// How an adapter was served at first: the yardstick of how it is served later. What is counted are stretches of time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// The task.
+    pub task: String,
+    /// The adapter's name.
+    pub adapter: String,
+    /// When it was frozen: the end of the last stretch in it.
+    pub created: DateTime<Utc>,
+    /// Stretches in it.
+    pub stretches: u64,
+    /// Of these, with a server's error.
+    pub with_errors: u64,
+    /// The bound of what is usual of a stretch's median duration, in milliseconds.
+    pub slowest_ms: f64,
+    /// The bounds of what is usual of its mean number of tokens an answer.
+    pub tokens: (f64, f64),
+    /// Stretches beyond each bound: slower, fewer tokens, more.
+    pub outside: (u64, u64, u64),
+}
+
 /// Answers on their way to become a reference.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {

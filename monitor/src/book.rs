@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{Cursor, Reference, Trigger, Window};
+use retune_ledger::{Cursor, Reference, Service, Trigger, Window};
 
 use crate::streams::adapter::Adapter;
 use crate::streams::kinds::Rules;
+use crate::streams::operations::Operations;
 use crate::streams::told::{Key, without_reference};
-use crate::streams::{Row, Stream, StreamReport};
+use crate::streams::{Row, Served, Stream, StreamReport};
 
 /// When an adapter serves, as the decisions of its task have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +36,12 @@ pub(crate) struct Book {
     /// The tasks, and which of them have a format; rows of others are passed over.
     tasks: Arc<BTreeMap<String, bool>>,
     references: BTreeMap<Key, Reference>,
+    /// None: it was looked for, and there is none.
+    services: BTreeMap<Key, Option<Service>>,
     /// Where adapters came back.
     again: BTreeMap<Key, DateTime<Utc>>,
     adapters: BTreeMap<Key, Adapter>,
+    operations: BTreeMap<Key, Operations>,
     /// Rows taken, passed over or not, and the last of them.
     rows: u64,
     last: Option<Cursor>,
@@ -53,8 +57,10 @@ impl Book {
             rules: Arc::new(rules),
             tasks: Arc::new(tasks),
             references: BTreeMap::new(),
+            services: BTreeMap::new(),
             again: BTreeMap::new(),
             adapters: BTreeMap::new(),
+            operations: BTreeMap::new(),
             rows: 0,
             last: None,
             settled: None,
@@ -66,6 +72,7 @@ impl Book {
     pub(crate) fn before_any_row(&self) -> Self {
         Self {
             adapters: BTreeMap::new(),
+            operations: BTreeMap::new(),
             rows: 0,
             last: None,
             settled: None,
@@ -114,6 +121,29 @@ impl Book {
         same
     }
 
+    /// Is it an adapter whose streams are kept, and of which nobody looked how it was served at first?
+    pub(crate) fn lacks_service(&self, key: &Key) -> bool {
+        self.tasks.contains_key(&key.0) && !self.services.contains_key(key)
+    }
+
+    /// Tells it how an adapter was served at first, if that is known. False as [`Self::learn`] has it.
+    pub(crate) fn learn_service(&mut self, key: Key, service: Option<Service>) -> bool {
+        let taken = self.operations.get(&key);
+        let same = taken.is_none_or(|operations| {
+            operations.testing().map(|testing| testing.0) == service.as_ref()
+        });
+        self.services.insert(key, service);
+        same
+    }
+
+    /// What the fold found of how adapters were served at first, and is not kept yet.
+    pub(crate) fn made_services(&self) -> Vec<(Key, Service)> {
+        let is_known = |key: &Key| self.services.get(key).is_some_and(Option::is_some);
+        let made = self.operations.iter().filter(|(key, _)| !is_known(key));
+        made.filter_map(|(key, operations)| Some((key.clone(), operations.testing()?.0.clone())))
+            .collect()
+    }
+
     /// Tells it where adapters came back. False where rows were already taken without knowing.
     pub(crate) fn learn_stints(&mut self, stints: &Stints) -> bool {
         let again = stints.iter();
@@ -137,21 +167,43 @@ impl Book {
     pub(crate) fn fold(&mut self, row: &Row) {
         self.rows += 1;
         self.last = Some(row.cursor.clone());
-        let Some(has_format) = self.tasks.get(&row.task) else {
+        let Some(has_format) = self.tasks.get(&row.task).copied() else {
             return;
         };
         let key = (row.task.clone(), row.adapter.clone());
-        let again = self.again.get(&key).copied();
-        let adapter = self.adapters.entry(key.clone()).or_insert_with_key(|key| {
-            Adapter::new(&self.rules, *has_format, self.references.get(key))
-        });
+        let again = self.again.get(&key);
         // A reference may be of an earlier time, and what is tested is not.
-        if adapter.testing().is_some() && again.is_some_and(|again| row.cursor.ts < again) {
+        let is_before = again.is_some_and(|again| row.cursor.ts < *again);
+        if let Some(served) = row.served {
+            self.serve(&key, row, served, is_before);
+            if served.failed {
+                return;
+            }
+        }
+        let adapter = self.adapters.entry(key.clone()).or_insert_with_key(|key| {
+            Adapter::new(&self.rules, has_format, self.references.get(key))
+        });
+        if adapter.testing().is_some() && is_before {
             return;
         }
         for stream in adapter.observe(&self.rules, row) {
             let rates = adapter.testing().and_then(|t| t.stream(stream));
             let due = rates.and_then(|rates| rates.due(&key, stream, row.cursor.ts));
+            self.windows.extend(due);
+        }
+    }
+
+    fn serve(&mut self, key: &Key, row: &Row, served: Served, is_before: bool) {
+        let reference = self.services.get(key).and_then(Option::as_ref);
+        let operations = self.operations.entry(key.clone());
+        let operations =
+            operations.or_insert_with(|| Operations::new(reference, self.rules.threshold_log));
+        if operations.testing().is_some() && is_before {
+            return;
+        }
+        if operations.observe(key, row, served) {
+            let rates = operations.testing().map(|(_, rates)| rates);
+            let due = rates.and_then(|rates| rates.due(key, Stream::Operations, row.cursor.ts));
             self.windows.extend(due);
         }
     }
@@ -182,8 +234,20 @@ impl Book {
             let streams = Stream::OF_ROWS.into_iter();
             let streams = streams.filter(|stream| *has_format || *stream != Stream::Format);
             reports.extend(streams.map(|stream| report(key, adapter, stream, serves)));
+            reports.push(self.report_of_operations(key, serves));
         }
         reports
+    }
+
+    fn report_of_operations(&self, key: &Key, serves: bool) -> StreamReport {
+        let operations = self.operations.get(key);
+        match operations.and_then(Operations::testing) {
+            Some((_, rates)) => rates.standing().report(key, Stream::Operations, serves),
+            None => {
+                let (stretches, first) = operations.map_or((0, None), Operations::collected);
+                without_reference(key, Stream::Operations, stretches, first)
+            }
+        }
     }
 
     /// The alarms of the adapters that serve.
@@ -200,7 +264,19 @@ impl Book {
                 triggers.extend(rates.and_then(|r| r.standing().trigger(key, stream, *since)));
             }
         }
+        for (key, operations) in self.operations.iter().filter(|(key, _)| serves(key)) {
+            if let Some((service, rates)) = operations.testing() {
+                let since = self.again.get(key).unwrap_or(&service.created);
+                let standing = rates.standing();
+                triggers.extend(standing.trigger(key, Stream::Operations, *since));
+            }
+        }
         triggers
+    }
+
+    /// How an adapter was served at first.
+    pub(crate) fn service(&self, key: &Key) -> Option<&Service> {
+        Some(self.operations.get(key)?.testing()?.0)
     }
 
     /// The reference that an adapter's streams are tested against.

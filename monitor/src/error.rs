@@ -34,6 +34,9 @@ pub enum Error {
         "a window's test broke down; the log says more, and the adapter's windows are tested again"
     )]
     Broken,
+    /// The report's page.
+    #[error("the report could not be drawn: {0}")]
+    Page(String),
     /// Two monitors share one registry.
     #[error("the monitor's metrics cannot be registered: {0}; use one registry a monitor")]
     Metrics(#[from] prometheus::Error),

@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use retune_ledger::{Cursor, Ledger, Reference, Table, Trigger, Window};
+use retune_task::ModelName;
 
 use crate::error::Error;
+use crate::features::ngrams::Counts;
 use crate::features::vectors::TokenVectors;
 use crate::features::{Compared, Said, Space};
 use crate::prompts::{self, Asked, Next};
@@ -103,7 +105,8 @@ impl Inputs {
         };
         if !self.watched.contains_key(key) {
             let sample = prompts::sample(ledger, &key.0, span).await?;
-            let input = self.begin(sample).await?;
+            let training = training(ledger, key).await?;
+            let input = self.begin(sample, training).await?;
             let watched = Watched {
                 by: (reference.created, again),
                 input: Some(Box::new(input)),
@@ -113,6 +116,7 @@ impl Inputs {
             };
             self.watched.insert(key.clone(), watched);
         }
+        let mut rows = prompts::PAGE;
         loop {
             let Some(watched) = self.watched.get_mut(key) else {
                 return Ok(());
@@ -131,12 +135,14 @@ impl Inputs {
                 behind: watched.read_to,
                 from: again,
                 until,
+                rows,
             };
             let (page, more) = prompts::page(ledger, &next).await?;
             let Some(last) = page.last().map(|asked| asked.cursor.clone()) else {
                 watched.read_to = Some(until);
                 return Ok(());
             };
+            rows = prompts::next_page(&page);
             let Some(input) = watched.input.take() else {
                 return Err(Error::Broken);
             };
@@ -156,7 +162,7 @@ impl Inputs {
         }
     }
 
-    async fn begin(&self, sample: Vec<Vec<String>>) -> Result<Input, Error> {
+    async fn begin(&self, sample: Vec<Vec<String>>, training: Vec<String>) -> Result<Input, Error> {
         let (vectors, threshold_log) = (self.vectors.clone(), self.threshold_log);
         let work = move || {
             let said = |conversation: &Vec<String>| {
@@ -167,7 +173,14 @@ impl Inputs {
                 said
             };
             let reference: Vec<Said> = sample.iter().map(said).collect();
-            Input::new(Space::new(&reference, vectors.clone()), threshold_log)
+            let input = Input::new(Space::new(&reference, vectors.clone()), threshold_log);
+            let words = training
+                .iter()
+                .fold(Counts::default(), |mut counts, prompt| {
+                    counts.add(prompt);
+                    counts
+                });
+            input.trained_on((!training.is_empty()).then_some(words))
         };
         tokio::task::spawn_blocking(work)
             .await
@@ -177,6 +190,12 @@ impl Inputs {
     /// The last window's p value.
     pub(crate) fn p_value(&self, key: &Key) -> Option<f64> {
         Some(self.watched.get(key)?.last?.p)
+    }
+
+    /// How far the last long window's words are from the training examples'.
+    pub(crate) fn training_distance(&self, key: &Key) -> Option<f64> {
+        let input = self.watched.get(key)?.input.as_ref()?;
+        input.training_distance()
     }
 
     pub(crate) fn report(&self, key: &Key) -> StreamReport {
@@ -197,6 +216,17 @@ impl Inputs {
             input.standing().trigger(key, Stream::Input, since)
         };
         self.watched.iter().filter_map(of).collect()
+    }
+}
+
+/// The prompts that an adapter was trained on; none of the baseline, and of an adapter that came from elsewhere.
+async fn training(ledger: &Ledger, (task, adapter): &Key) -> Result<Vec<String>, Error> {
+    match ModelName::parse(adapter) {
+        Some(ModelName::Adapter { number, .. }) => {
+            let examples = ledger.examples(task, number).await?;
+            prompts::of(ledger, &examples.unwrap_or_default().train).await
+        }
+        _ => Ok(Vec::new()),
     }
 }
 

@@ -10,9 +10,14 @@
 //! - [`inputs`]: the adapters whose prompts are compared with a sample, by [`prompts`] and [`features`].
 //! - [`qualities`]: the adapters whose answers people rate, by [`feedback`].
 //! - [`reader`]: the few columns of exchanges that the tests need.
+//! - [`why`]: what sets the requests that are the trouble apart.
 //! - [`monitor`]: the passes: read, fold, decide, write, measure.
+//! - [`alarms`]: what goes with an alarm: why, and what somebody said to it.
+//! - [`schedules`]: when runs were due.
+//! - [`report`]: all of it as a page for people.
 //! - [`metrics`]: what it shows to Prometheus.
 
+mod alarms;
 mod book;
 mod error;
 pub mod features;
@@ -23,11 +28,15 @@ mod monitor;
 mod prompts;
 mod qualities;
 mod reader;
+mod report;
+mod schedules;
 mod seen;
 pub mod streams;
+pub mod why;
 
 pub use error::Error;
 pub use monitor::Monitor;
+pub use report::{Alarm, Report, Request};
 pub use streams::{State, Stream, StreamReport};
 
 #[cfg(test)]

@@ -55,6 +55,12 @@ metrics! {
     alarms: IntCounterVec = "alarms_total" ["task", "kind"],
     /// 1 while an alarm stands for an adapter that serves, 0 otherwise.
     active: IntGaugeVec = "alarm_active" ["task", "adapter", "kind"],
+    /// 1 while an alarm stands that somebody acknowledged or silenced: it is not in alarm_active meanwhile.
+    quiet: IntGaugeVec = "alarm_quiet" ["task", "adapter", "kind"],
+    /// How far the words of the last long window of prompts are from those of the training examples: the Jensen-Shannon distance, 0 to 1.
+    training_distance: GaugeVec = "training_distance" ["task", "adapter"],
+    /// When the task's schedule last asked for a run that has something to learn from, in seconds since 1970.
+    run_due: GaugeVec = "run_due_timestamp_seconds" ["task"],
     /// Exchanges tested so far; collected ones while there is no reference.
     exchanges: IntGaugeVec = "window_exchanges" ["task", "adapter", "stream"],
     /// Seconds since the reference was frozen.
@@ -74,13 +80,28 @@ impl Metrics {
         self.alarms.with_label_values(&[task, kind]).inc();
     }
 
-    /// An adapter's newest window.
-    pub(crate) fn input_p_value(&self, (task, adapter): &(String, String), p: Option<f64>) {
+    /// Of an adapter's newest windows.
+    pub(crate) fn input(
+        &self,
+        (task, adapter): &(String, String),
+        p: Option<f64>,
+        training_distance: Option<f64>,
+    ) {
+        let labels = [task.as_str(), adapter.as_str()];
         if let Some(p) = p {
-            self.input_p
-                .with_label_values(&[task.as_str(), adapter.as_str()])
-                .set(p);
+            self.input_p.with_label_values(&labels).set(p);
         }
+        if let Some(distance) = training_distance {
+            self.training_distance
+                .with_label_values(&labels)
+                .set(distance);
+        }
+    }
+
+    pub(crate) fn run_due(&self, task: &str, due: DateTime<Utc>) {
+        self.run_due
+            .with_label_values(&[task])
+            .set(due.timestamp() as f64);
     }
 
     pub(crate) fn failure(&self) {
@@ -114,9 +135,14 @@ impl Metrics {
             self.exchanges
                 .with_label_values(&labels)
                 .set(i64::try_from(report.exchanges).unwrap_or(i64::MAX));
+            let of_kind = [labels[0], labels[1], report.stream.kind().as_str()];
             self.active
-                .with_label_values(&[labels[0], labels[1], report.stream.kind().as_str()])
+                .with_label_values(&of_kind)
                 .set(i64::from(report.state == State::Alarm));
+            let is_quiet = report.alarm.is_some() && report.state == State::Warning;
+            self.quiet
+                .with_label_values(&of_kind)
+                .set(i64::from(is_quiet));
         }
         self.last_pass.set(now.timestamp_millis() as f64 / 1000.0);
     }

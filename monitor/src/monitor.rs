@@ -14,16 +14,19 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use prometheus::Registry;
-use retune_ledger::{Ledger, Mark, Stages, Table, Window};
+use retune_ledger::{Ledger, Mark, Stages, Table, Trigger, Window};
 use retune_task::{Config, ModelName};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::alarms;
 use crate::book::{Book, Stint, Stints, serving};
 use crate::error::Error;
 use crate::inputs::Inputs;
 use crate::metrics::Metrics;
 use crate::qualities::Qualities;
 use crate::reader;
+use crate::schedules::Schedules;
 use crate::streams::kinds::Rules;
 use crate::streams::told::Key;
 use crate::streams::{Stream, StreamReport};
@@ -47,12 +50,17 @@ pub struct Monitor {
     settled: Book,
     /// After every row, where some are not settled.
     visible: Option<Book>,
+    /// What is accepted, as every alarm tells it.
+    budget: Value,
     inputs: Inputs,
     qualities: Qualities,
     /// Rows of the history that are not in their table yet.
     windows: Vec<Window>,
-    /// Alarms that are known to have their trigger.
+    /// Alarms that are known to have their trigger, by task and id.
     raised: BTreeSet<(String, String)>,
+    /// The alarms that stand for those who serve.
+    standing: Vec<Trigger>,
+    schedules: Schedules,
     exchanges_mark: Option<Mark>,
     runs_version: Option<u64>,
     audited: Instant,
@@ -94,6 +102,13 @@ impl Monitor {
             tasks,
             decisions: BTreeMap::new(),
             raised: BTreeSet::new(),
+            standing: Vec::new(),
+            schedules: Schedules::new(config),
+            budget: json!({
+                "false_alarms_per_quarter": settings.false_alarms_per_quarter,
+                "exchanges_per_quarter": settings.exchanges_per_quarter,
+                "divided_among_streams": Stream::ALL.len(),
+            }),
             exchanges_mark: None,
             runs_version: None,
             audited: Instant::now(),
@@ -119,18 +134,23 @@ impl Monitor {
         self.raise(&stints).await?;
         self.append_windows().await?;
         self.look_at_runs().await?;
+        self.schedules
+            .show(&self.ledger, &self.metrics, now)
+            .await?;
         let book = self.visible.as_ref().unwrap_or(&self.settled);
         let mut reports = book.reports(&stints);
         for (key, _) in serving(&stints) {
             reports.push(self.inputs.report(key));
             reports.push(self.qualities.report(key));
-            self.metrics.input_p_value(key, self.inputs.p_value(key));
+            let distance = self.inputs.training_distance(key);
+            self.metrics.input(key, self.inputs.p_value(key), distance);
         }
         let order = |report: &StreamReport| {
             let (task, adapter) = (report.task.clone(), report.adapter.clone());
             (task, adapter, report.stream)
         };
         reports.sort_by_key(order);
+        alarms::tell(&self.ledger, &self.standing, &mut reports, now).await?;
         let frozen = |report: &StreamReport| {
             let key = (report.task.clone(), report.adapter.clone());
             Some(book.reference(&key)?.created)
@@ -237,13 +257,16 @@ impl Monitor {
 
     /// Looks for the references that are not known yet. False where rows were already taken without one of them.
     async fn learn(&mut self, keys: impl Iterator<Item = Key>) -> Result<bool, Error> {
-        let lacking: BTreeSet<Key> = keys
-            .filter(|key| self.settled.lacks_reference(key))
-            .collect();
         let mut consistent = true;
-        for key in lacking {
-            if let Some(reference) = self.ledger.reference(&key.0, &key.1, None).await? {
-                consistent &= self.settled.learn(key, reference);
+        for key in keys.collect::<BTreeSet<Key>>() {
+            if self.settled.lacks_reference(&key)
+                && let Some(reference) = self.ledger.reference(&key.0, &key.1, None).await?
+            {
+                consistent &= self.settled.learn(key.clone(), reference);
+            }
+            if self.settled.lacks_service(&key) {
+                let service = self.ledger.service(&key.0, &key.1).await?;
+                consistent &= self.settled.learn_service(key, service);
             }
         }
         Ok(consistent)
@@ -269,6 +292,11 @@ impl Monitor {
                     .unwrap_or(made)
             };
             consistent &= self.settled.learn(key, reference);
+        }
+        for (key, made) in self.settled.made_services() {
+            self.ledger.put_service(&made).await?;
+            let kept = self.ledger.service(&key.0, &key.1).await?;
+            consistent &= self.settled.learn_service(key, kept.or(Some(made)));
         }
         Ok(consistent)
     }
@@ -337,11 +365,22 @@ impl Monitor {
     async fn raise(&mut self, stints: &Stints) -> Result<(), Error> {
         let alarms = self.settled.alarms(stints).into_iter();
         let alarms = alarms.chain(self.inputs.alarms());
-        for trigger in alarms.chain(self.qualities.alarms()) {
-            let key = (trigger.task.clone(), trigger.alarm.clone());
-            if self.raised.contains(&key) {
+        self.standing = alarms.chain(self.qualities.alarms()).collect();
+        for trigger in &self.standing {
+            let id = |trigger: &Trigger| (trigger.task.clone(), trigger.alarm.clone());
+            if self.raised.contains(&id(trigger)) {
                 continue;
             }
+            let there = self.ledger.triggers(Some(&trigger.task)).await?;
+            self.raised.extend(there.iter().map(id));
+            if self.raised.contains(&id(trigger)) {
+                continue;
+            }
+            let of = (trigger.task.clone(), trigger.adapter.clone());
+            let (reference, service) = (self.settled.reference(&of), self.settled.service(&of));
+            let trigger =
+                alarms::explained(&self.ledger, trigger, reference, service, &self.budget);
+            let trigger = trigger.await?;
             if self.ledger.put_trigger(&trigger).await? {
                 self.metrics.alarm(&trigger.task, trigger.kind.as_str());
                 tracing::warn!(
@@ -354,7 +393,7 @@ impl Monitor {
                     "an alarm was raised"
                 );
             }
-            self.raised.insert(key);
+            self.raised.insert(id(&trigger));
         }
         Ok(())
     }

@@ -10,8 +10,11 @@ use retune_task::ChatMessage;
 use crate::error::Error;
 use crate::reader::{Answer, behind, cursors, quoted, since, time, up_to};
 
-/// Rows a question: prompts may be long.
-const PAGE: usize = 2_000;
+/// Rows a question at first, and at most.
+pub(crate) const PAGE: usize = 2_000;
+const LARGEST: usize = 64_000;
+/// What a page's messages may take.
+const BYTES: usize = 64 << 20;
 /// Conversations of a sample: more cost each window time, and tell it little.
 pub(crate) const SAMPLE: usize = 5_000;
 /// An app's own request that was answered and whose text was kept.
@@ -23,6 +26,8 @@ pub(crate) struct Asked {
     pub(crate) request_id: String,
     pub(crate) conversation: String,
     pub(crate) prompt: String,
+    /// Of the messages that it was read from.
+    bytes: usize,
 }
 
 /// Whose prompts are read next.
@@ -35,6 +40,16 @@ pub(crate) struct Next<'a> {
     /// None from the start.
     pub(crate) from: Option<DateTime<Utc>>,
     pub(crate) until: DateTime<Utc>,
+    /// Rows of this page.
+    pub(crate) rows: usize,
+}
+
+/// Rows of the page after a full one. Every page is a question, and a question looks at every file again: a long history is read in few
+/// large ones, as large as memory has room for.
+pub(crate) fn next_page(last: &[Asked]) -> usize {
+    let bytes: usize = last.iter().map(|asked| asked.bytes).sum();
+    let with_room = last.len().saturating_mul(BYTES) / bytes.max(1);
+    with_room.min(last.len() * 4).clamp(PAGE, LARGEST)
 }
 
 /// The next of an adapter's prompts, oldest first, and whether there may be more.
@@ -44,14 +59,15 @@ pub(crate) async fn page(ledger: &Ledger, next: &Next<'_>) -> Result<(Vec<Asked>
     let asked = ask(
         ledger,
         &format!(
-            "task = {} and adapter = {} and ts <= {}{from}{behind} order by ts, replica, seq limit {PAGE}",
+            "task = {} and adapter = {} and ts <= {}{from}{behind} order by ts, replica, seq limit {}",
             quoted(next.task),
             quoted(next.adapter),
-            time(next.until)
+            time(next.until),
+            next.rows
         ),
     )
     .await?;
-    let more = asked.len() == PAGE;
+    let more = asked.len() == next.rows;
     Ok((asked, more))
 }
 
@@ -94,6 +110,17 @@ pub(crate) async fn sample(
     }
 }
 
+/// What was asked in some exchanges, of those that are still kept.
+pub(crate) async fn of(ledger: &Ledger, request_ids: &[String]) -> Result<Vec<String>, Error> {
+    let mut prompts = Vec::new();
+    for ids in request_ids.chunks(PAGE) {
+        let ids: Vec<String> = ids.iter().map(|id| quoted(id)).collect();
+        let asked = ask(ledger, &format!("request_id in ({})", ids.join(", "))).await?;
+        prompts.extend(asked.into_iter().map(|asked| asked.prompt));
+    }
+    Ok(prompts)
+}
+
 async fn ask(ledger: &Ledger, condition: &str) -> Result<Vec<Asked>, Error> {
     let batches = ledger
         .sql(&format!(
@@ -121,13 +148,14 @@ fn read(batch: &RecordBatch, asked: &mut Vec<Asked>) -> Result<(), Error> {
                 false => String::new(),
             },
             prompt: prompt(messages.value(i)),
+            bytes: messages.value(i).len(),
         });
     }
     Ok(())
 }
 
 /// What the user said last; nothing where messages are none that this version reads.
-fn prompt(messages: &str) -> String {
+pub(crate) fn prompt(messages: &str) -> String {
     let messages: Vec<ChatMessage> = serde_json::from_str(messages).unwrap_or_default();
     let last = messages.into_iter().rfind(|message| message.role == "user");
     last.map(|message| message.content).unwrap_or_default()

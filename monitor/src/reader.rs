@@ -3,25 +3,24 @@
 //! Asked as SQL rather than as whole rows: prompts are most of a table. An answer is read, and what it is like is all that is kept of it.
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType};
 use chrono::{DateTime, SecondsFormat, Utc};
 use retune_ledger::{Cursor, Ledger};
 use retune_task::Traits;
 
 use crate::error::Error;
-use crate::streams::{Checked, Row, Stream};
+use crate::streams::{Checked, Row, Served, Stream};
 
 /// Rows a question, so that a long history is read in bounded memory.
-const PAGE: usize = 20_000;
+const PAGE: usize = 100_000;
 
-/// What every row has to be to count: an app's own request that a task answered. Where the server held an answer to its format, the row
+/// What every row has to be to count: an app's own request that a task answered, or failed to. Where the server held an answer to its format, the row
 /// says nothing of that, and the probe that was asked without that help counts in its place, for the format alone.
-const COUNTED: &str =
-    "purpose in ('user', 'probe') and code = 200 and task is not null and adapter is not null";
+const COUNTED: &str = "purpose in ('user', 'probe') and (code = 200 or code >= 500) and task is not null and adapter is not null";
 
 /// The next page of rows behind `after`, or else behind a time, oldest first; empty at the end.
 pub(crate) async fn page(
@@ -32,7 +31,8 @@ pub(crate) async fn page(
     let behind = behind(after, from);
     let batches = ledger
         .sql(&format!(
-            "select request_id, replica, seq, ts, purpose, task, adapter, format_valid, format_reason, finish_reason, answer from exchanges \
+            "select request_id, replica, seq, ts, purpose, task, adapter, code, format_valid, format_reason, finish_reason, \
+             answer, duration_ms, completion_tokens from exchanges \
              where {COUNTED}{behind} order by ts, replica, seq limit {PAGE}"
         ))
         .await?;
@@ -152,8 +152,13 @@ fn read(batch: &RecordBatch, rows: &mut Vec<Row>) -> Result<(), Error> {
     let reasons = table.texts(batch, "format_reason")?;
     let finishes = table.texts(batch, "finish_reason")?;
     let answers = table.texts(batch, "answer")?;
+    let codes = table.numbers(batch, "code")?;
+    let durations = table.decimals(batch, "duration_ms")?;
+    let tokens = table.numbers(batch, "completion_tokens")?;
     for (i, cursor) in cursors(batch)?.into_iter().enumerate() {
-        let check = valid.is_valid(i).then(|| Checked {
+        let failed = codes.value(i) != 200;
+        let is_app = purposes.value(i) == "user";
+        let check = (valid.is_valid(i) && !failed).then(|| Checked {
             failed: (!valid.value(i)).then(|| {
                 // Rows from elsewhere may not say why.
                 let said = reasons.is_valid(i).then(|| reasons.value(i));
@@ -161,7 +166,7 @@ fn read(batch: &RecordBatch, rows: &mut Vec<Row>) -> Result<(), Error> {
             }),
             was_cut_off: finishes.is_valid(i) && finishes.value(i) == "length",
         });
-        let is_text = answers.is_valid(i) && purposes.value(i) == "user";
+        let is_text = answers.is_valid(i) && is_app && !failed;
         rows.push(Row {
             cursor,
             request_id: request_ids.value(i).to_owned(),
@@ -169,6 +174,12 @@ fn read(batch: &RecordBatch, rows: &mut Vec<Row>) -> Result<(), Error> {
             adapter: adapters.value(i).to_owned(),
             check,
             traits: is_text.then(|| Traits::of(answers.value(i))),
+            // Rows from elsewhere do not say how long they took.
+            served: (is_app && durations.value(i) > 0.0).then(|| Served {
+                failed,
+                duration_ms: durations.value(i),
+                tokens: tokens.value(i).unsigned_abs(),
+            }),
         });
     }
     Ok(())
@@ -219,6 +230,15 @@ impl Answer {
     ) -> Result<Int64Array, Error> {
         let array = self.column(batch, column, &DataType::Int64)?;
         Ok(array.as_primitive::<Int64Type>().clone())
+    }
+
+    pub(crate) fn decimals(
+        &self,
+        batch: &RecordBatch,
+        column: &'static str,
+    ) -> Result<Float64Array, Error> {
+        let array = self.column(batch, column, &DataType::Float64)?;
+        Ok(array.as_primitive::<Float64Type>().clone())
     }
 
     pub(crate) fn flags(

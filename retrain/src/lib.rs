@@ -16,6 +16,7 @@ mod promote;
 mod report;
 mod run;
 mod server;
+mod soon;
 mod stages;
 #[cfg(test)]
 mod testing;

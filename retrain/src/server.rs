@@ -150,6 +150,11 @@ impl Server {
         self.admin(name, "reject", json!({})).await
     }
 
+    /// Puts the champion before `name` in its place; a 409 where `name` is not the champion, or none came before it.
+    pub(crate) async fn roll_back(&self, name: &str) -> Result<(), Error> {
+        self.admin(name, "rollback", json!({})).await
+    }
+
     async fn admin(&self, name: &str, action: &str, body: Value) -> Result<(), Error> {
         let path = format!("/admin/adapters/{name}/{action}");
         let request = format!("POST {path}");

@@ -4,8 +4,11 @@
 //! usable rows have arrived since its alarm, and its row says how many there are and how many are wanted. A schedule's run begins at
 //! its time, or when somebody watches again, if the task had any traffic by then; too few examples are its verdict's to tell. A
 //! process that failed is started again, with doubled pauses, three times in all.
+//!
+//! An alarm soon after a promotion speaks against what was promoted: the former champion comes back. One that somebody silenced starts
+//! nothing until then, and for a while after a run that an alarm started no other one does.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -20,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::book::{self, DONE, FAILED, WAITING};
 use crate::dataset::{self, Dataset};
 use crate::run::run_id;
+use crate::server::Server;
+use crate::soon;
 use crate::{Error, Limits, Options, Start, StartedBy, trust};
 
 /// Processes started for one run before it is left to a person.
@@ -37,6 +42,8 @@ pub enum Due {
         have: usize,
         wanted: usize,
     },
+    /// Not before that.
+    NotBefore(DateTime<Utc>),
 }
 
 /// A run begins once there are `min_new_examples` usable rows since the alarm, and `min_examples` in all.
@@ -98,6 +105,8 @@ struct Attempts {
     told: Option<Due>,
     /// Its run is done: nothing is looked up any more.
     done: bool,
+    /// Going back was tried: once is enough, done or refused.
+    rolled_back: bool,
 }
 
 impl Attempts {
@@ -122,12 +131,19 @@ impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
         for task in &o.config.tasks {
             let mut triggers = o.ledger.triggers(Some(&task.name)).await?;
             triggers.retain(|trigger| task.retrain.on.contains(&trigger.kind));
+            let words = match triggers.is_empty() {
+                true => BTreeMap::new(),
+                false => o.ledger.alarm_words(&task.name).await?,
+            };
             triggers.sort_by_key(|trigger| (trigger.ts, trigger.alarm.clone()));
             for trigger in triggers {
                 if self.stop.is_cancelled() {
                     return Ok(());
                 }
-                self.consider(task, &trigger).await?;
+                let word = words.get(&trigger.alarm);
+                if !word.is_some_and(|word| word.holds_back(Utc::now())) {
+                    self.consider(task, &trigger).await?;
+                }
             }
             let due = task.retrain.schedule.as_ref();
             if let Some(time) = due.and_then(|schedule| schedule.last(Utc::now())) {
@@ -178,8 +194,9 @@ impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
         if !attempts.may_begin() {
             return Ok(());
         }
-        let row = latest(&o.ledger, &id).await?;
-        match &row {
+        let runs = o.ledger.runs().await?;
+        let row = runs.iter().find(|run| run.run_id == id);
+        match row {
             Some(run) if run.state == DONE => {
                 attempts.done = true;
                 return Ok(());
@@ -190,13 +207,32 @@ impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
                 if !serves(&o.ledger, task, &trigger.adapter).await? {
                     return close(&o.ledger, task, &start, id, &trigger.adapter).await;
                 }
-                let due = due(&task.retrain, &read(&o.ledger, task).await?, trigger.ts);
-                if let Due::Waiting { have, wanted } = due {
-                    if attempts.told != Some(due) {
-                        attempts.told = Some(due);
+                if !attempts.rolled_back {
+                    let is_back = roll_back(o, task, trigger).await?;
+                    attempts.rolled_back = true;
+                    if is_back {
+                        return close(&o.ledger, task, &start, id, &trigger.adapter).await;
+                    }
+                }
+                let due = match soon::cooling(&task.retrain, &runs, &task.name, &id, Utc::now()) {
+                    Some(until) => Due::NotBefore(until),
+                    None => due(&task.retrain, &read(&o.ledger, task).await?, trigger.ts),
+                };
+                if due != Due::Ready {
+                    if attempts.told.replace(due) != Some(due) {
                         let mut run = book::new_row(&task.name, start.started_by.to_string(), id);
                         WAITING.clone_into(&mut run.state);
-                        run.progress = Some((have as u64, wanted as u64));
+                        match due {
+                            Due::Waiting { have, wanted } => {
+                                run.progress = Some((have as u64, wanted as u64));
+                            }
+                            Due::NotBefore(until) => {
+                                run.error = Some(format!(
+                                    "not before {until}: another alarm's run has just ended (retrain.cool_down_hours)"
+                                ));
+                            }
+                            Due::Ready => {}
+                        }
                         o.ledger.append_run(&run).await?;
                     }
                     return Ok(());
@@ -270,6 +306,41 @@ async fn serves(ledger: &Ledger, task: &Task, adapter: &str) -> Result<bool, Err
         None => ModelName::Baseline(task.name.clone()),
     };
     Ok(champion.to_string() == adapter)
+}
+
+/// Brings the former champion back where an alarm came soon after the promotion of the one that it is about; whether it did.
+async fn roll_back(o: &Options, task: &Task, trigger: &Trigger) -> Result<bool, Error> {
+    let history = o.ledger.stages_history(&task.name).await?;
+    if !soon::after_promotion(&task.retrain, &history, trigger.kind, trigger.ts) {
+        return Ok(false);
+    }
+    let server = Server::new(o.http.clone(), &o.server, &o.limits);
+    match server.roll_back(&trigger.adapter).await {
+        Ok(()) => {
+            tracing::warn!(
+                task = task.name,
+                adapter = trigger.adapter,
+                alarm = trigger.alarm,
+                "an alarm came soon after a promotion: the former champion is back"
+            );
+            Ok(true)
+        }
+        Err(Error::Refused {
+            status: 409,
+            message,
+            ..
+        }) => {
+            tracing::warn!(
+                task = task.name,
+                adapter = trigger.adapter,
+                alarm = trigger.alarm,
+                message,
+                "an alarm came soon after a promotion, and there is no going back"
+            );
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The last row of a run that never began.

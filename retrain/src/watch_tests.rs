@@ -14,15 +14,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use retune_ledger::{Ledger, Run, Trigger};
-use retune_task::AlarmKind;
+use chrono::{TimeDelta, Utc};
+use retune_ledger::{Ledger, Run, Stages, Trigger, Word};
+use retune_task::{AlarmKind, Config};
+use serde_json::json;
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::{Due, Launched, due, watch};
 use crate::book::{DONE, FAILED, WAITING, new_row};
 use crate::dataset;
 use crate::run::run_id;
-use crate::testing::{asked, config, corrected, task, time};
+use crate::testing::{Reply, StandIn, asked, config, corrected, task, time};
 use crate::{Limits, Options, Start, StartedBy};
 
 #[test]
@@ -99,9 +102,35 @@ async fn watched_with(
     state: Option<&'static str>,
     until: Option<(u32, &'static str)>,
 ) -> (u32, Option<Run>) {
-    let folder = tempfile::tempdir().unwrap();
-    let config = config(folder.path(), policy);
-    let ledger = Ledger::open(&config.store).await.unwrap();
+    let world = World::new(policy, rows).await;
+    if let Some(trigger) = trigger {
+        world.ledger.put_trigger(&trigger).await.unwrap();
+    }
+    watched_in(&world, "", start, state, until).await
+}
+
+/// A ledger of usable rows, and a task with one more policy.
+struct World {
+    ledger: Ledger,
+    config: Arc<Config>,
+    _folder: TempDir,
+}
+
+impl World {
+    async fn new(policy: &str, rows: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path(), policy);
+        let ledger = Ledger::open(&config.store).await.unwrap();
+        usable(&ledger, rows).await;
+        Self {
+            ledger,
+            config: Arc::new(config),
+            _folder: folder,
+        }
+    }
+}
+
+async fn usable(ledger: &Ledger, rows: u64) {
     for n in 0..rows {
         ledger
             .append_exchange(asked(n, &format!("prompt {n}"), ""))
@@ -113,14 +142,22 @@ async fn watched_with(
             .unwrap();
     }
     ledger.flush().await.unwrap();
-    if let Some(trigger) = trigger {
-        ledger.put_trigger(&trigger).await.unwrap();
-    }
+}
+
+/// Watches that world until there were so many launches and the run is in that state, and a moment longer.
+async fn watched_in(
+    world: &World,
+    server: &str,
+    start: &Start,
+    state: Option<&'static str>,
+    until: Option<(u32, &'static str)>,
+) -> (u32, Option<Run>) {
+    let ledger = &world.ledger;
     let mut options = Options::new(
-        Arc::new(config),
+        Arc::clone(&world.config),
         PathBuf::new(),
         ledger.clone(),
-        String::new(),
+        server.to_owned(),
         reqwest::Client::new(),
     );
     options.limits = Limits {
@@ -257,4 +294,87 @@ async fn a_schedule_starts_one_run_for_its_last_time_if_there_was_traffic() {
     let (launches, row) = watched(1, Some((1, DONE))).await;
     assert_eq!((launches, row.unwrap().state.as_str()), (1, DONE));
     assert_eq!(watched(0, None).await, (0, None));
+}
+
+async fn promote(world: &World, seq: u64, champion: u32) {
+    let after = Stages {
+        champion: Some(champion),
+        ..Stages::default()
+    };
+    world.ledger.set_stages("ask", seq, after).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_soon_after_a_promotion_brings_the_former_champion_back_and_starts_no_run() {
+    let world = World::new("", 20).await;
+    promote(&world, 0, 7).await;
+    let alarm = Trigger {
+        ts: Utc::now(),
+        ..trigger("ask@7", AlarmKind::Format)
+    };
+    world.ledger.put_trigger(&alarm).await.unwrap();
+    let server = StandIn::start(|_| async { Reply::ok(json!({})) }).await;
+    let (launches, row) =
+        watched_in(&world, &server.url, &start(), Some(DONE), Some((0, DONE))).await;
+    assert_eq!(server.paths(), ["/admin/adapters/ask@7/rollback"]);
+    assert_eq!((launches, row.unwrap().promoted), (0, Some(false)));
+}
+
+/// The server says that nothing came before it: then the alarm is one like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_there_is_no_going_back_the_alarm_asks_for_a_run() {
+    let world = World::new("", 20).await;
+    promote(&world, 0, 7).await;
+    let alarm = Trigger {
+        ts: Utc::now(),
+        ..trigger("ask@7", AlarmKind::Format)
+    };
+    world.ledger.put_trigger(&alarm).await.unwrap();
+    let server = StandIn::start(|_| async { Reply::error(409, "nothing before it") }).await;
+    let waits = Some((0, WAITING));
+    let (_, row) = watched_in(&world, &server.url, &start(), Some(DONE), waits).await;
+    // It waits for examples, and asks the server no second time.
+    assert_eq!(
+        (row.unwrap().progress, server.paths().len()),
+        (Some((0, 5)), 1)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silenced_alarm_starts_nothing_until_then_and_an_acknowledged_one_does() {
+    for (silenced, launched) in [(true, 0), (false, 1)] {
+        let world = World::new("", 20).await;
+        let alarm = trigger("ask@base", AlarmKind::Format);
+        world.ledger.put_trigger(&alarm).await.unwrap();
+        let word = Word {
+            at: Utc::now(),
+            by: None,
+            reason: "a campaign".to_owned(),
+            silenced_until: silenced.then(|| Utc::now() + TimeDelta::hours(1)),
+        };
+        let said = world.ledger.say_to_alarm("ask", &alarm.alarm, &word);
+        said.await.unwrap();
+        let until = (!silenced).then_some((1, DONE));
+        let (launches, _) = watched_in(&world, "", &start(), Some(DONE), until).await;
+        assert_eq!(launches, launched, "silenced: {silenced}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_run_that_an_alarm_started_another_one_waits_and_says_so() {
+    for (policy, launched, state) in [("", 0, WAITING), ("cool_down_hours = 0", 1, DONE)] {
+        let world = World::new(policy, 20).await;
+        let mut other = new_row("ask", "trigger:other".to_owned(), "run-other".to_owned());
+        other.state = DONE.to_owned();
+        other.verdict = Some("reject".to_owned());
+        world.ledger.append_run(&other).await.unwrap();
+        let alarm = trigger("ask@base", AlarmKind::Format);
+        world.ledger.put_trigger(&alarm).await.unwrap();
+        let until = Some((launched, state));
+        let (launches, row) = watched_in(&world, "", &start(), Some(DONE), until).await;
+        let row = row.unwrap();
+        assert_eq!((launches, row.state.as_str()), (launched, state));
+        let says = row.error.unwrap_or_default();
+        assert_eq!(says.contains("cool_down_hours"), launched == 0, "{says}");
+    }
 }

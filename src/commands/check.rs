@@ -18,6 +18,7 @@ pub(crate) struct Args {}
 pub(crate) fn run(common: &Common, _: &Args) -> Result<ExitCode> {
     let config = setup::config(common)?;
     let base = setup::base_told(&config)?;
+    setup::vectors_here(&config)?;
     if let Some(tls) = &config.server.tls {
         retune_serve::check_tls(tls)?;
     }

@@ -1,24 +1,33 @@
-//! `retune monitor`: the drift tests, once over what is there or for as long as it runs.
+//! `retune monitor`: the drift tests, once over what is there or for as long as it runs; what they found, for people.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use chrono::{SecondsFormat, TimeDelta, Utc};
 use prometheus::Registry;
-use retune_ledger::Ledger;
-use retune_monitor::{Monitor, State, StreamReport};
+use retune_ledger::{Ledger, Word};
+use retune_monitor::why::Shares;
+use retune_monitor::{Alarm, Monitor, Report, State, StreamReport};
 
 use crate::cli::Common;
 use crate::{output, setup, stop};
 
 /// Exit code where an alarm stands.
 const ALARM: u8 = 3;
+/// Lines of each view of an alarm in a terminal; the page has all.
+const LINES: usize = 5;
 
 #[derive(clap::Args)]
 #[command(
+    args_conflicts_with_subcommands = true,
     long_about = "Test what the ledger holds against each adapter's reference, and raise alarms, as rows and as triggers for retraining.\n\n\
                   `retune up` has a monitor of its own, whose metrics stand on /metrics. This one is for a process apart, or for a look.",
     after_help = "Examples:\n  retune monitor --once            a line per adapter and stream; exit code 3 where an alarm stands\n  \
-                  retune monitor --once --json     the same for scripts\n  retune monitor                   go on watching"
+                  retune monitor --once --json     the same for scripts\n  \
+                  retune monitor report            why each alarm is there: what moved, where it sits, which requests to look at\n  \
+                  retune monitor report --html drift.html\n  \
+                  retune monitor acknowledge ALARM --reason \"a campaign\"\n  retune monitor                   go on watching"
 )]
 pub(crate) struct Args {
     /// Analyse what is there, print it, and leave: exit code 3 where an alarm stands.
@@ -27,14 +36,64 @@ pub(crate) struct Args {
     /// Stop when stdin ends, so that the monitor never outlives whoever started it.
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Tell why each alarm is there, with the requests that are the most typical of it.
+    Report {
+        /// Write one page with everything in it, plots and requests too; it loads nothing.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        /// Alarms of the past as well: of adapters that serve no more.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Say that an alarm is known: it calls nobody any more, and the run that it asked for goes on.
+    Acknowledge {
+        /// As `retune monitor report` names it.
+        alarm: String,
+        /// Why; whoever looks next reads it.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Have an alarm call nobody for some hours, and no run begin.
+    Silence {
+        /// As `retune monitor report` names it.
+        alarm: String,
+        /// Why; whoever looks next reads it.
+        #[arg(long)]
+        reason: String,
+        /// How long, from now.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        hours: u32,
+    },
 }
 
 pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     let config = setup::config(common)?;
+    let vectors = setup::vectors_here(&config)?;
     let ledger = Ledger::open(&config.store).await?;
-    let base = setup::base_here(&config);
-    let mut monitor = Monitor::new(&config, ledger.clone(), &Registry::new(), base.as_deref())?;
-    let code = if args.once {
+    let registry = Registry::new();
+    let mut monitor = Monitor::new(&config, ledger.clone(), &registry, vectors.as_deref())?;
+    let code = if let Some(what) = &args.what {
+        match what {
+            What::Report { html, all } => {
+                let streams = monitor.pass().await?;
+                let report = Report::read(&ledger, streams, *all, Utc::now()).await?;
+                show(common, &report, html.as_ref())?;
+            }
+            What::Acknowledge { alarm, reason } => say(&ledger, alarm, reason, None).await?,
+            What::Silence {
+                alarm,
+                reason,
+                hours,
+            } => say(&ledger, alarm, reason, Some(*hours)).await?,
+        }
+        ExitCode::SUCCESS
+    } else if args.once {
         let reports = monitor.pass().await?;
         print(common, &reports)?;
         match reports.iter().any(|report| report.state == State::Alarm) {
@@ -52,6 +111,95 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     };
     ledger.close().await.context("rows could not be appended")?;
     Ok(code)
+}
+
+async fn say(ledger: &Ledger, alarm: &str, reason: &str, hours: Option<u32>) -> Result<()> {
+    let alarms = ledger.triggers(None).await?;
+    let found = alarms.iter().find(|trigger| trigger.alarm == alarm);
+    let found = found
+        .with_context(|| format!("no alarm {alarm}; `retune monitor report --all` names all"))?;
+    let now = Utc::now();
+    let word = Word {
+        at: now,
+        by: None,
+        reason: reason.to_owned(),
+        silenced_until: hours.map(|hours| now + TimeDelta::hours(hours.into())),
+    };
+    Ok(ledger.say_to_alarm(&found.task, alarm, &word).await?)
+}
+
+fn show(common: &Common, report: &Report, html: Option<&PathBuf>) -> Result<()> {
+    if let Some(path) = html {
+        std::fs::write(path, report.html()?)
+            .with_context(|| format!("the report could not be written to {}", path.display()))?;
+        if !common.json {
+            return output::line(format_args!("{}", path.display()));
+        }
+    }
+    if common.json {
+        return output::json(&serde_json::to_value(report)?);
+    }
+    print(common, &report.streams)?;
+    report.alarms.iter().try_for_each(explain)
+}
+
+fn explain(alarm: &Alarm) -> Result<()> {
+    let trigger = &alarm.trigger;
+    output::line("")?;
+    output::line(format_args!(
+        "The {} of {}: {}",
+        trigger.kind, trigger.adapter, trigger.alarm
+    ))?;
+    output::line(format_args!(
+        "  reached {} with log e {:.2} of {:.2}, after {} observations; the change began {}",
+        trigger.ts.to_rfc3339_opts(SecondsFormat::Secs, true),
+        trigger.log_e,
+        trigger.threshold_log,
+        trigger.exchanges,
+        trigger.evidence["change"]["since"]
+            .as_str()
+            .unwrap_or("at an unknown time"),
+    ))?;
+    if let Some(word) = &alarm.word {
+        output::line(format_args!("  somebody said: {}", word.reason))?;
+    }
+    let Some(why) = &alarm.why else {
+        return Ok(());
+    };
+    output::line(format_args!("  {}", why.verdict()))?;
+    let moved = |what: &str, lines: Vec<(String, Shares)>| -> Result<()> {
+        for (name, shares) in lines.iter().take(LINES) {
+            output::line(format_args!(
+                "  {what:<7} {:>5.1} % usual, {:>5.1} % trouble   {name}",
+                shares.usual * 100.0,
+                shares.trouble * 100.0
+            ))?;
+        }
+        Ok(())
+    };
+    let phrases = why.phrases.iter();
+    moved(
+        "phrase",
+        phrases.map(|p| (p.phrase.clone(), p.shares)).collect(),
+    )?;
+    let clusters = why.clusters.iter();
+    moved(
+        "kind",
+        clusters.map(|c| (c.phrases.join(", "), c.shares)).collect(),
+    )?;
+    let slices = why.slices.iter();
+    moved(
+        "slice",
+        slices
+            .map(|s| (format!("{} = {}", s.by, s.value), s.shares))
+            .collect(),
+    )?;
+    for request in alarm.requests.iter().take(LINES) {
+        let prompt: String = request.prompt.chars().take(100).collect();
+        let prompt = prompt.split_whitespace().collect::<Vec<_>>().join(" ");
+        output::line(format_args!("  request {}   {prompt}", request.request_id))?;
+    }
+    Ok(())
 }
 
 fn print(common: &Common, reports: &[StreamReport]) -> Result<()> {

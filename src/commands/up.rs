@@ -64,7 +64,11 @@ async fn everything(
     // Whatever ends this function ends all of it.
     let _all = stop.asked.clone().drop_guard();
     let registry = Registry::new();
-    let monitor = Monitor::new(config, ledger.clone(), &registry, Some(&base))?;
+    let vectors = match config.monitor.embeddings {
+        Some(_) => setup::vectors_here(config)?,
+        None => Some(base.clone()),
+    };
+    let monitor = Monitor::new(config, ledger.clone(), &registry, vectors.as_deref())?;
     let Some(running) = serve::start(config, base.clone(), ledger, &registry, stop).await? else {
         return Ok(());
     };

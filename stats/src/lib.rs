@@ -1,10 +1,12 @@
-//! Pure statistics: e-processes for failure rates and for windows, their budget of false alarms, permutation tests, exact intervals.
+//! Pure statistics: e-processes for failure rates and for windows, their budget of false alarms, permutation tests, exact intervals,
+//! distances between distributions.
 //!
 //! No I/O, no clock, and no randomness but that of a given seed: what a number is, follows from its arguments alone, so a monitor or a run that
 //! starts again arrives at the same one. Each file cites where its formula comes from.
 
 mod bernoulli_cusum;
 mod budget;
+mod distance;
 mod interval;
 mod mmd;
 mod permutation;
@@ -13,6 +15,7 @@ mod window_cusum;
 
 pub use bernoulli_cusum::BernoulliCusum;
 pub use budget::threshold;
+pub use distance::{KolmogorovSmirnov, jensen_shannon, kolmogorov_smirnov, stability_index};
 pub use interval::{lower_limit, upper_limit};
 pub use mmd::{DenseMmd, DenseUnits, SparseMmd, SparseUnits};
 pub use permutation::{Effort, Statistic, holm, permutation_test};

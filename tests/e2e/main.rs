@@ -8,6 +8,7 @@
 )]
 
 mod adapters;
+mod alarms;
 mod api;
 mod bad_input;
 mod bases;

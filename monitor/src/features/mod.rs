@@ -35,6 +35,11 @@ impl Said {
         }
     }
 
+    /// How often each sequence of words is in it.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     /// Adds what another part of the conversation says.
     pub fn extend(&mut self, other: &Self) {
         self.counts.extend(&other.counts);

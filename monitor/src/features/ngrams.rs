@@ -4,12 +4,12 @@
 //! (Salton and Buckley 1988, "Term-weighting approaches in automatic text retrieval"): `(1 + ln count) (1 + ln((1 + n) / (1 + df)))`,
 //! then unit length, by the hashing trick (Weinberger et al. 2009, arXiv 0902.2206).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use retune_stats::SparseUnits;
+use retune_stats::{SparseUnits, jensen_shannon};
 
 /// Sequences share so many buckets.
-const BUCKETS: usize = 1 << 14;
+pub const BUCKETS: usize = 1 << 14;
 /// Of a longer text the beginning counts.
 const LONGEST: usize = 16 << 10;
 /// Where a word of a script without spaces, or of anything that is no word, is cut.
@@ -60,6 +60,21 @@ impl Rarity {
 pub struct Counts(HashMap<u16, u32>);
 
 impl Counts {
+    /// Of a text.
+    pub fn of(text: &str) -> Self {
+        let mut counts = Self::default();
+        counts.add(text);
+        counts
+    }
+
+    /// The Jensen-Shannon distance of two mixes, from 0 to 1.
+    pub fn distance(&self, other: &Self) -> f64 {
+        // In one order, since sums of floats depend on it.
+        let buckets: BTreeSet<u16> = self.0.keys().chain(other.0.keys()).copied().collect();
+        let count = |counts: &Self, bucket| f64::from(counts.0.get(bucket).copied().unwrap_or(0));
+        jensen_shannon(buckets.iter().map(|b| (count(self, b), count(other, b))))
+    }
+
     /// Adds another's.
     pub fn extend(&mut self, other: &Self) {
         for (bucket, count) in &other.0 {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::rates::Crossing;
 use super::told::Standing;
+use crate::features::ngrams::Counts;
 use crate::features::{Compared, Said, Space};
 
 /// Conversations of a short window, and the fewest of any.
@@ -59,6 +60,9 @@ pub struct Input {
     first: Option<DateTime<Utc>>,
     crossing: Option<Crossing>,
     path: Vec<Value>,
+    /// The words that the adapter was trained on, and how far those of the last long window were from them.
+    training: Option<Counts>,
+    training_distance: Option<f64>,
 }
 
 /// Windows of one length.
@@ -92,7 +96,20 @@ impl Input {
             first: None,
             crossing: None,
             path: Vec::new(),
+            training: None,
+            training_distance: None,
         }
+    }
+
+    /// With the words that the adapter was trained on.
+    pub fn trained_on(self, training: Option<Counts>) -> Self {
+        Self { training, ..self }
+    }
+
+    /// The Jensen-Shannon distance of the last long window's words to those of the training examples, from 0 to 1. A figure to look at: few
+    /// texts are far from any, and a trained adapter may well answer what it was not trained on.
+    pub fn training_distance(&self) -> Option<f64> {
+        self.training_distance
     }
 
     /// Takes the adapter's next prompt; what the tests of the windows said that ended with it.
@@ -118,6 +135,11 @@ impl Input {
         };
         self.windows += 1;
         let window = scale.window();
+        if let (LONG, Some(training)) = (scale.size, &self.training) {
+            let mut words = Counts::default();
+            window.iter().for_each(|said| words.extend(said.counts()));
+            self.training_distance = Some(training.distance(&words));
+        }
         let compared = self.space.compare(&window, effort, self.windows);
         if scale.cusum.log_e() <= 0.0 {
             scale.change = scale.since;

@@ -29,7 +29,7 @@ pub fn kinds(stream: Stream, reference: &Reference, rules: &Rules) -> Option<Vec
     match stream {
         Stream::Format => format(reference, rules),
         Stream::Output => output(reference),
-        Stream::Input | Stream::Quality => None,
+        Stream::Input | Stream::Quality | Stream::Operations => None,
     }
 }
 
@@ -38,7 +38,7 @@ pub fn failed(stream: Stream, reference: &Reference, row: &Row, failed: &mut Vec
     match stream {
         Stream::Format => format_failed(row, failed),
         Stream::Output => output_failed(reference, row, failed),
-        Stream::Input | Stream::Quality => {}
+        Stream::Input | Stream::Quality | Stream::Operations => {}
     }
 }
 

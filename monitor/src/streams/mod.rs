@@ -8,11 +8,13 @@
 //! - [`adapter`]: an adapter's reference, and the streams that are tested against it row by row.
 //! - [`input`]: the test of [`Stream::Input`], over windows of prompts.
 //! - [`quality`]: that of [`Stream::Quality`], over feedback.
+//! - [`operations`]: that of [`Stream::Operations`], over stretches of time.
 //! - [`told`]: what is told of all of them.
 
 pub mod adapter;
 pub mod input;
 pub mod kinds;
+pub mod operations;
 pub mod quality;
 pub mod rates;
 pub mod told;
@@ -39,6 +41,19 @@ pub struct Row {
     pub check: Option<Checked>,
     /// What an app's answer is like; None where its text was not kept.
     pub traits: Option<Traits>,
+    /// How it was served; None of a row that no app waited for.
+    pub served: Option<Served>,
+}
+
+/// How an exchange was served.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Served {
+    /// It ended in a server's error: then the row says nothing of an answer.
+    pub failed: bool,
+    /// From the request to the last byte.
+    pub duration_ms: f64,
+    /// Of the answer.
+    pub tokens: u64,
 }
 
 /// What a check of an answer's format found.
@@ -62,15 +77,18 @@ pub enum Stream {
     Input,
     /// What people say of answers.
     Quality,
+    /// How answers are served: errors, latency, tokens an answer.
+    Operations,
 }
 
 impl Stream {
     /// All; the budget of false alarms is divided among so many.
-    pub const ALL: [Stream; 4] = [
+    pub const ALL: [Stream; 5] = [
         Stream::Format,
         Stream::Output,
         Stream::Input,
         Stream::Quality,
+        Stream::Operations,
     ];
 
     /// Those that are tested row by row; they come first.
@@ -83,6 +101,7 @@ impl Stream {
             Stream::Output => "output",
             Stream::Input => "input",
             Stream::Quality => "quality",
+            Stream::Operations => "operations",
         }
     }
 
@@ -93,6 +112,7 @@ impl Stream {
             Stream::Output => AlarmKind::Output,
             Stream::Input => AlarmKind::Input,
             Stream::Quality => AlarmKind::Quality,
+            Stream::Operations => AlarmKind::Operations,
         }
     }
 
@@ -114,7 +134,7 @@ pub enum State {
     /// Nothing speaks for a change.
     #[serde(rename = "ok")]
     Ok,
-    /// The threshold was crossed, but the adapter takes no share of the task's traffic: nobody needs to be called.
+    /// The threshold was crossed, and nobody needs to be called: the adapter takes no share of the task's traffic, or somebody knows.
     #[serde(rename = "warning")]
     Warning,
     /// The threshold was crossed by an adapter that serves.
@@ -158,7 +178,7 @@ pub struct StreamReport {
     pub stream: Stream,
     /// How it stands.
     pub state: State,
-    /// Exchanges tested; with no reference yet, those collected for it.
+    /// Exchanges tested (feedback, or stretches of time, where those are what is tested); with no reference yet, those collected for it.
     pub exchanges: u64,
     /// The statistic, as a natural logarithm; None without a reference.
     pub log_e: Option<f64>,
@@ -166,4 +186,6 @@ pub struct StreamReport {
     pub threshold_log: Option<f64>,
     /// `alarm` and `warning`: the exchange that crossed the threshold. Otherwise the first exchange tested, or collected.
     pub since: Option<DateTime<Utc>>,
+    /// The alarm's id, where one was raised.
+    pub alarm: Option<String>,
 }

@@ -11,7 +11,7 @@ use super::rates::{Kind, Rates, Seen};
 /// Feedback that makes a reference.
 pub const REFERENCE: u64 = 100;
 /// The highest rating that is a bad one.
-const LOW: u8 = 2;
+pub const LOW: u8 = 2;
 /// People differ, and so do their days: so much worse is nobody's concern yet.
 const TOLERANCE: f64 = 0.05;
 const CONFIDENCE: f64 = 0.95;

@@ -104,5 +104,6 @@ pub fn without_reference(
         log_e: None,
         threshold_log: None,
         since,
+        alarm: None,
     }
 }

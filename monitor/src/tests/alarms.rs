@@ -10,7 +10,7 @@ async fn no_reference_then_ok_then_an_alarm_and_a_restart_arrives_there_too() {
     let rows = drifting();
 
     let reports = monitor.pass().await.unwrap();
-    assert_eq!(reports.len(), 4, "the baseline serves: {reports:?}");
+    assert_eq!(reports.len(), 5, "the baseline serves: {reports:?}");
     let nothing = of(&reports, "triage@base");
     assert_eq!(
         (nothing.state, nothing.exchanges, nothing.log_e),
@@ -77,7 +77,7 @@ async fn no_reference_then_ok_then_an_alarm_and_a_restart_arrives_there_too() {
     assert_eq!(trigger.exchanges, 201 + crossed as u64);
     assert!(
         trigger.log_e >= trigger.threshold_log
-            && (trigger.threshold_log - 4e7_f64.ln()).abs() < 1e-9
+            && (trigger.threshold_log - 5e7_f64.ln()).abs() < 1e-9
     );
     assert_eq!(
         metric(
@@ -372,9 +372,10 @@ fn a_report_is_the_line_that_scripts_read() {
         log_e: Some(0.5),
         threshold_log: Some(16.0),
         since: Some(time(0)),
+        alarm: None,
     };
     assert_eq!(
         serde_json::to_string(&report).unwrap(),
-        r#"{"task":"triage","adapter":"triage@base","stream":"format","state":"not enough data","exchanges":3,"log_e":0.5,"threshold_log":16.0,"since":"2023-11-14T22:13:20Z"}"#
+        r#"{"task":"triage","adapter":"triage@base","stream":"format","state":"not enough data","exchanges":3,"log_e":0.5,"threshold_log":16.0,"since":"2023-11-14T22:13:20Z","alarm":null}"#
     );
 }

@@ -9,8 +9,10 @@
 
 mod alarms;
 mod inputs;
+mod operations;
 mod qualities;
 mod rows;
+mod words;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use prometheus::{Registry, TextEncoder};

@@ -45,7 +45,7 @@ async fn only_what_users_asked_of_known_tasks_counts() {
     }
     append(&ledger, rows).await;
     let reports = world.monitor(&ledger).0.pass().await.unwrap();
-    let [only, output, input, quality] = reports.as_slice() else {
+    let [only, output, input, quality, operations] = reports.as_slice() else {
         panic!("{reports:?}")
     };
     assert_eq!((only.adapter.as_str(), only.exchanges), ("triage@base", 1));
@@ -53,6 +53,11 @@ async fn only_what_users_asked_of_known_tasks_counts() {
     assert_eq!((output.state, output.exchanges), (State::NoReference, 0));
     assert_eq!((input.state, input.exchanges), (State::NoReference, 0));
     assert_eq!((quality.state, quality.exchanges), (State::NoReference, 0));
+    // The five minutes that ended at 100 seconds, and those at 400.
+    assert_eq!(
+        (operations.state, operations.exchanges),
+        (State::NoReference, 2)
+    );
     assert!(only.log_e.unwrap() <= 0.0);
     assert!(ledger.triggers(None).await.unwrap().is_empty());
 }
@@ -121,8 +126,11 @@ async fn nothing_is_decided_before_it_is_settled() {
     // The drift is of 500 to 599: all of it is there, and nothing of it settled.
     assert_eq!(monitor.pass_at(time(501)).await.unwrap(), shown);
     assert!(ledger.triggers(None).await.unwrap().is_empty());
-    assert_eq!(monitor.pass_at(time(601)).await.unwrap(), shown);
-    assert_eq!(ledger.triggers(None).await.unwrap().len(), 1);
+    let mut settled = monitor.pass_at(time(601)).await.unwrap();
+    let triggers = ledger.triggers(None).await.unwrap();
+    assert_eq!(triggers.len(), 1);
+    assert_eq!(settled[0].alarm.take(), Some(triggers[0].alarm.clone()));
+    assert_eq!(settled, shown);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What operators can see of runs and alarms.
+//! What operators can see of runs.
 
 use actix_web::{HttpResponse, web};
 use serde_json::json;
@@ -8,9 +8,4 @@ use crate::state::App;
 
 pub(crate) async fn runs(app: web::Data<App>) -> Result<HttpResponse, Error> {
     Ok(HttpResponse::Ok().json(json!({ "object": "list", "data": app.ledger.runs().await? })))
-}
-
-pub(crate) async fn alarms(app: web::Data<App>) -> Result<HttpResponse, Error> {
-    Ok(HttpResponse::Ok()
-        .json(json!({ "object": "list", "data": app.ledger.triggers(None).await? })))
 }

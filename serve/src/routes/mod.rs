@@ -2,6 +2,7 @@
 
 mod adapters;
 mod admin;
+mod alarms;
 mod body;
 mod chat;
 mod feedback;
@@ -81,7 +82,12 @@ pub(crate) fn api(service: &mut web::ServiceConfig) {
         )
         .service(
             web::resource("/admin/alarms")
-                .route(web::get().to(admin::alarms))
+                .route(web::get().to(alarms::list))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/admin/alarms/{alarm}/{action}")
+                .route(web::post().to(alarms::act))
                 .default_service(unknown()),
         )
         .service(

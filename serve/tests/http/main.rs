@@ -7,6 +7,7 @@
 )]
 
 mod adapters;
+mod alarms;
 mod api;
 mod model;
 mod standin;

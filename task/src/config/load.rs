@@ -307,6 +307,9 @@ fn monitor(mut s: Section<'_>) -> Monitor {
         reference_exchanges: s.size("reference_exchanges", 50, 1_000_000, 300),
         format_tolerance: s.share("format_tolerance", 0.5).unwrap_or(0.01),
         poll_seconds: s.positive("poll_seconds", 3600.0).unwrap_or(1.0),
+        embeddings: s
+            .text("embeddings", "the folder of a model")
+            .map(|(folder, _)| folder),
     };
     s.finish();
     monitor

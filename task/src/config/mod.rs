@@ -165,6 +165,8 @@ pub struct Monitor {
     pub format_tolerance: f64,
     /// Seconds between passes.
     pub poll_seconds: f64,
+    /// The folder of a model whose vectors of words say what prompts mean, as it is written; none: the base's.
+    pub embeddings: Option<String>,
 }
 
 /// `[[task]]`: the one job that adapters are made for.
@@ -225,6 +227,10 @@ pub struct RetrainPolicy {
     pub min_examples: usize,
     /// Usable rows since the alarm, before a run that it asked for begins.
     pub min_new_examples: usize,
+    /// Since the end of a run that an alarm started, before another alarm starts one.
+    pub cool_down: Duration,
+    /// For so long after an adapter's promotion an alarm about it brings the former champion back; zero: never.
+    pub roll_back_within: Duration,
     /// Lowest rating of an answer that is trained on.
     pub rating_at_least: u8,
     /// Who says yes.

@@ -1,6 +1,7 @@
 //! The tasks of a configuration, with the files that they name.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::reader::{Node, Place, Section, Value, nearest};
 use super::{
@@ -254,6 +255,11 @@ fn format(s: &Section<'_>, node: Node, source: &ConfigSource) -> Option<Format> 
     }
 }
 
+/// A day, where nothing is said.
+fn hours(s: &mut Section<'_>, key: &'static str) -> Duration {
+    Duration::from_secs(3600 * s.count(key, 0, 24 * 366, 24))
+}
+
 fn retrain(mut s: Section<'_>) -> RetrainPolicy {
     let wanted = "five cron fields, such as \"0 3 1 */3 *\"";
     let schedule = s.text("schedule", wanted).and_then(|(text, place)| {
@@ -280,6 +286,8 @@ fn retrain(mut s: Section<'_>) -> RetrainPolicy {
     let policy = RetrainPolicy {
         schedule,
         on,
+        cool_down: hours(&mut s, "cool_down_hours"),
+        roll_back_within: hours(&mut s, "roll_back_hours"),
         min_examples: s.size("min_examples", 10, 10_000_000, 200),
         min_new_examples: s.size("min_new_examples", 0, 10_000_000, 50),
         rating_at_least: u8::try_from(s.count("rating_at_least", 1, 5, 4)).unwrap_or(4),

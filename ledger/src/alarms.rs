@@ -1,0 +1,193 @@
+//! Alarms, and what somebody said to them.
+//!
+//! An alarm is a file that is created once, and what is said to it are numbered files beside it: the last word counts. So nobody
+//! changes what was measured, and it stays known who wanted quiet, and why.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use retune_task::AlarmKind;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::place::Place;
+
+/// An alarm, and what it rests on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trigger {
+    /// Its id, unique in the task.
+    pub alarm: String,
+    /// The task.
+    pub task: String,
+    /// Whose answers it is about.
+    pub adapter: String,
+    /// What it is about.
+    pub kind: AlarmKind,
+    /// Of the exchange that crossed the threshold.
+    pub ts: DateTime<Utc>,
+    /// That exchange.
+    pub request_id: String,
+    /// Tested since the reference.
+    pub exchanges: u64,
+    /// The statistic at the crossing.
+    pub log_e: f64,
+    /// What it crossed.
+    pub threshold_log: f64,
+    /// Counts, samples, limits.
+    pub evidence: Value,
+}
+
+/// What somebody said to an alarm. Either way it calls nobody for now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Word {
+    /// When it was said.
+    pub at: DateTime<Utc>,
+    /// The id of the key with which it was said; none where there are no keys.
+    pub by: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// The alarm is silenced until then: nothing is done about it. None: it is acknowledged, and what it asked for goes on.
+    pub silenced_until: Option<DateTime<Utc>>,
+}
+
+impl Word {
+    /// Whether the alarm calls nobody at a time, if this was said last.
+    pub fn quiets(&self, now: DateTime<Utc>) -> bool {
+        self.silenced_until.is_none_or(|until| now < until)
+    }
+
+    /// Whether nothing is done about the alarm at a time, if this was said last.
+    pub fn holds_back(&self, now: DateTime<Utc>) -> bool {
+        self.silenced_until.is_some_and(|until| now < until)
+    }
+}
+
+impl Ledger {
+    /// Creates a trigger; false if it was there.
+    pub async fn put_trigger(&self, trigger: &Trigger) -> Result<bool, Error> {
+        let trigger = trigger.clone();
+        self.blocking(move |store| put(store, &trigger)).await
+    }
+
+    /// A task's triggers, or all, oldest first.
+    pub async fn triggers(&self, task: Option<&str>) -> Result<Vec<Trigger>, Error> {
+        let task = task.map(str::to_owned);
+        self.blocking(move |store| triggers(store, task.as_deref()))
+            .await
+    }
+
+    /// Says something to a task's alarm, by its id; the last word counts.
+    pub async fn say_to_alarm(&self, task: &str, alarm: &str, word: &Word) -> Result<(), Error> {
+        let (task, alarm, word) = (task.to_owned(), alarm.to_owned(), word.clone());
+        self.blocking(move |store| say(store, &task, &alarm, &word))
+            .await
+    }
+
+    /// The last word to each of a task's alarms, by their ids.
+    pub async fn alarm_words(&self, task: &str) -> Result<BTreeMap<String, Word>, Error> {
+        let task = task.to_owned();
+        self.blocking(move |store| words(store, &task)).await
+    }
+}
+
+fn place(store: &Place, task: &str, alarm: &str) -> Place {
+    let triggers = store.join("triggers").join(task);
+    triggers.join(format!("{alarm}.json"))
+}
+
+fn put(store: &Place, trigger: &Trigger) -> Result<bool, Error> {
+    place(store, &trigger.task, &trigger.alarm).create_json_once(trigger)
+}
+
+/// Triggers of a task, or of all, oldest first.
+fn triggers(store: &Place, task: Option<&str>) -> Result<Vec<Trigger>, Error> {
+    let root = store.join("triggers");
+    let tasks = match task {
+        Some(task) => vec![task.to_owned()],
+        None => root.names()?,
+    };
+    let mut triggers: Vec<Trigger> = Vec::new();
+    for task in tasks {
+        let folder = root.join(task);
+        for name in folder.names()? {
+            triggers.extend(folder.join(name).read_json()?);
+        }
+    }
+    triggers.sort_by(|a, b| (a.ts, &a.alarm).cmp(&(b.ts, &b.alarm)));
+    Ok(triggers)
+}
+
+fn words_place(store: &Place, task: &str) -> Place {
+    store.join("alarms").join(task)
+}
+
+/// Adds a word; another's that comes at the same time stays, too.
+fn say(store: &Place, task: &str, alarm: &str, word: &Word) -> Result<(), Error> {
+    let folder = words_place(store, task).join(alarm);
+    let mut number = last(&folder)?.map_or(1, |last| last + 1);
+    while !folder
+        .join(format!("{number}.json"))
+        .create_json_once(word)?
+    {
+        number += 1;
+    }
+    Ok(())
+}
+
+fn last(folder: &Place) -> Result<Option<u64>, Error> {
+    let names = folder.names()?;
+    let numbers = names.iter();
+    let numbers = numbers.filter_map(|name| name.strip_suffix(".json")?.parse().ok());
+    Ok(numbers.max())
+}
+
+/// The last word to each of a task's alarms, where there is one.
+fn words(store: &Place, task: &str) -> Result<BTreeMap<String, Word>, Error> {
+    let folder = words_place(store, task);
+    let mut words = BTreeMap::new();
+    for alarm in folder.names()? {
+        let folder = folder.join(&alarm);
+        let Some(number) = last(&folder)? else {
+            continue;
+        };
+        let word = folder.join(format!("{number}.json")).read_json()?;
+        words.extend(word.map(|word| (alarm, word)));
+    }
+    Ok(words)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    #[test]
+    fn the_last_word_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Place::folder(folder.path().to_owned());
+        let now = Utc::now();
+        let word = |reason: &str, minutes: Option<i64>| Word {
+            at: now,
+            by: None,
+            reason: reason.to_owned(),
+            silenced_until: minutes.map(|minutes| now + TimeDelta::minutes(minutes)),
+        };
+        assert!(words(&store, "t").unwrap().is_empty());
+        let silenced = word("a campaign", Some(5));
+        say(&store, "t", "a", &silenced).unwrap();
+        assert_eq!(words(&store, "t").unwrap()["a"], silenced);
+        assert!(silenced.quiets(now) && silenced.holds_back(now));
+        let later = now + TimeDelta::minutes(6);
+        assert!(!silenced.quiets(later) && !silenced.holds_back(later));
+        for n in 0..11 {
+            say(&store, "t", "a", &word(&n.to_string(), None)).unwrap();
+        }
+        let last = &words(&store, "t").unwrap()["a"];
+        assert_eq!(last.reason, "10");
+        assert!(last.quiets(later) && !last.holds_back(now));
+    }
+}

@@ -1,0 +1,138 @@
+//! What depends on how long ago something was: an alarm soon after a promotion, an alarm soon after a run. Pure.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use retune_ledger::{Run, Stages};
+use retune_task::{AlarmKind, RetrainPolicy};
+
+use crate::book::DONE;
+
+/// Does an alarm about the champion speak against its promotion? What apps ask is not the champion's doing, and one that already is
+/// there by going back has nothing better behind it.
+pub(crate) fn after_promotion(
+    policy: &RetrainPolicy,
+    history: &[Stages],
+    kind: AlarmKind,
+    alarm: DateTime<Utc>,
+) -> bool {
+    kind != AlarmKind::Input
+        && crowned(history).is_some_and(|crowned| {
+            crowned <= alarm && alarm - crowned < delta(policy.roll_back_within)
+        })
+}
+
+/// When the champion was promoted; None where it is there from the start, or by going back.
+fn crowned(history: &[Stages]) -> Option<DateTime<Utc>> {
+    let now = history.last()?;
+    let others = |stages: &Stages| stages.champion != now.champion;
+    let first = history.iter().rposition(others).map_or(0, |last| last + 1);
+    let crowned = history.get(first)?;
+    let is_promotion = crowned.champion.is_some() && !crowned.rolled_back;
+    crowned.at.filter(|_| is_promotion)
+}
+
+/// Until when no other alarm of the task starts a run, since one did.
+pub(crate) fn cooling(
+    policy: &RetrainPolicy,
+    runs: &[Run],
+    task: &str,
+    run_id: &str,
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    let ended = runs.iter().filter(|run| {
+        run.task == task
+            && run.run_id != run_id
+            && run.started_by.starts_with("trigger:")
+            // One without a verdict never began.
+            && run.state == DONE
+            && run.verdict.is_some()
+    });
+    let until = ended.map(|run| run.ts + delta(policy.cool_down)).max();
+    until.filter(|until| now < *until)
+}
+
+fn delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::book::{FAILED, new_row};
+    use crate::testing::{task, time};
+
+    const DAY: i64 = 24 * 3600;
+
+    fn stages(seq: u64, at: i64, champion: Option<u32>, rolled_back: bool) -> Stages {
+        Stages {
+            seq,
+            at: Some(time(at)),
+            champion,
+            rolled_back,
+            ..Stages::default()
+        }
+    }
+
+    #[test]
+    fn an_alarm_speaks_against_a_promotion_for_a_day() {
+        let policy = task().retrain;
+        let promoted = [
+            stages(1, 0, Some(1), false),
+            stages(2, 100, Some(2), false),
+            // A canary's share: the champion stays.
+            stages(3, 200, Some(2), false),
+        ];
+        let at =
+            |history: &[Stages], kind, alarm| after_promotion(&policy, history, kind, time(alarm));
+        for (alarm, soon) in [
+            (99, false),
+            (100, true),
+            (99 + DAY, true),
+            (100 + DAY, false),
+        ] {
+            assert_eq!(at(&promoted, AlarmKind::Format, alarm), soon, "{alarm}");
+        }
+        assert!(at(&promoted[..1], AlarmKind::Quality, 7));
+        assert!(!at(&promoted, AlarmKind::Input, 100));
+        assert!(!at(&[], AlarmKind::Format, 100));
+        let back = [&promoted[..], &[stages(4, 300, Some(1), true)]].concat();
+        assert!(!at(&back, AlarmKind::Format, 301));
+        let to_baseline = [&promoted[..], &[stages(4, 300, None, false)]].concat();
+        assert!(!at(&to_baseline, AlarmKind::Format, 301));
+        let mut never = policy.clone();
+        never.roll_back_within = Duration::ZERO;
+        assert!(!after_promotion(
+            &never,
+            &promoted,
+            AlarmKind::Format,
+            time(100)
+        ));
+    }
+
+    #[test]
+    fn a_run_that_an_alarm_started_keeps_others_from_starting_one_for_a_day() {
+        let policy = task().retrain;
+        let run = |id: &str, by: &str, state: &str, verdict: Option<&str>| {
+            let mut run = new_row("ask", by.to_owned(), id.to_owned());
+            state.clone_into(&mut run.state);
+            run.verdict = verdict.map(str::to_owned);
+            run.ts = time(0);
+            run
+        };
+        let until = |runs: &[Run], now| cooling(&policy, runs, "ask", "mine", time(now));
+        let ended = run("a", "trigger:a", DONE, Some("reject"));
+        let runs = std::slice::from_ref(&ended);
+        assert_eq!(until(runs, DAY - 1), Some(time(DAY)));
+        assert_eq!(until(runs, DAY), None);
+        assert_eq!(cooling(&policy, runs, "other", "mine", time(1)), None);
+        for other in [
+            run("mine", "trigger:a", DONE, Some("reject")),
+            run("a", "person", DONE, Some("reject")),
+            run("a", "trigger:a", DONE, None),
+            run("a", "trigger:a", FAILED, None),
+        ] {
+            assert_eq!(until(&[other], 1), None);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `/admin/alarms`: what the monitor found, and what somebody says to it.
+//!
+//! An alarm that somebody acknowledged calls nobody any more, and what it asked for goes on; one that is silenced for a time starts
+//! nothing either. Both want a reason: whoever looks next must know why it is quiet.
+
+use std::collections::BTreeMap;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, SecondsFormat, Utc};
+use retune_ledger::{Trigger, Word};
+use retune_wire::Params;
+use serde_json::{Value, json};
+
+use super::body;
+use crate::error::Error;
+use crate::keys::Caller;
+use crate::state::App;
+
+const ACTIONS: &str = "acknowledge, silence";
+/// Characters of a reason.
+const LONGEST: usize = 1_000;
+
+/// `GET /admin/alarms`: oldest first.
+pub(crate) async fn list(app: web::Data<App>) -> Result<HttpResponse, Error> {
+    let alarms = app.ledger.triggers(None).await?;
+    let mut words = BTreeMap::new();
+    for alarm in &alarms {
+        if !words.contains_key(&alarm.task) {
+            let of_task = app.ledger.alarm_words(&alarm.task).await?;
+            words.insert(alarm.task.clone(), of_task);
+        }
+    }
+    let word = |alarm: &Trigger| words.get(&alarm.task)?.get(&alarm.alarm);
+    let data: Vec<Value> = alarms
+        .iter()
+        .map(|alarm| item(alarm, word(alarm)))
+        .collect();
+    Ok(HttpResponse::Ok().json(json!({ "object": "list", "data": data })))
+}
+
+/// `POST /admin/alarms/{alarm}/{action}`.
+pub(crate) async fn act(
+    app: web::Data<App>,
+    http: HttpRequest,
+    path: web::Path<(String, String)>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Error> {
+    let (id, action) = path.into_inner();
+    if !ACTIONS.split(", ").any(|a| a == action) {
+        return Err(Error::NotFound(format!(
+            "There is no action '{action}': it is one of {ACTIONS}."
+        )));
+    }
+    let alarms = app.ledger.triggers(None).await?;
+    let alarm = alarms.iter().find(|alarm| alarm.alarm == id);
+    let alarm = alarm.ok_or_else(|| {
+        Error::NotFound(format!(
+            "There is no alarm '{id}': GET /admin/alarms lists them."
+        ))
+    })?;
+    let mut params = body::optional_params(payload, app.config.server.max_body_bytes).await?;
+    let now = Utc::now();
+    let word = Word {
+        at: now,
+        by: Caller::of(&http).key_id,
+        reason: reason(&mut params)?,
+        silenced_until: match action.as_str() {
+            "silence" => Some(until(&mut params, now)?),
+            _ => None,
+        },
+    };
+    params.finish()?;
+    app.ledger.say_to_alarm(&alarm.task, &id, &word).await?;
+    tracing::info!(
+        alarm = id,
+        action,
+        by = word.by,
+        "somebody spoke to an alarm"
+    );
+    Ok(HttpResponse::Ok().json(item(alarm, Some(&word))))
+}
+
+fn item(alarm: &Trigger, word: Option<&Word>) -> Value {
+    let mut item = json!(alarm);
+    item["word"] = json!(word);
+    item
+}
+
+fn reason(params: &mut Params) -> Result<String, Error> {
+    let reason = params.string("reason")?;
+    let reason = params.required("reason", reason)?;
+    let characters = reason.chars().count();
+    if reason.trim().is_empty() || characters > LONGEST {
+        return Err(Error::param(
+            "reason",
+            "invalid_value",
+            format!("It has {characters} characters; expected a sentence of at most {LONGEST}."),
+        ));
+    }
+    Ok(reason)
+}
+
+fn until(params: &mut Params, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
+    let written = params.string("until")?;
+    let written = params.required("until", written)?;
+    let until = DateTime::parse_from_rfc3339(&written).map(|time| time.to_utc());
+    until.ok().filter(|until| *until > now).ok_or_else(|| {
+        let now = now.to_rfc3339_opts(SecondsFormat::Secs, true);
+        Error::param(
+            "until",
+            "invalid_value",
+            format!(
+                "'{written}' is not a time to come; expected one as RFC 3339 has it, after {now}."
+            ),
+        )
+    })
+}
