@@ -18,6 +18,9 @@ class Selector:
     range: str = ""
     functions: list = field(default_factory=list)
 
+    def __str__(self):
+        return self.name + "{" + ", ".join(f'{label}{operator}"{value}"' for label, operator, value in self.matchers) + "}"
+
     def has(self, label, operator, value):
         return (label, operator, value) in self.matchers
 
