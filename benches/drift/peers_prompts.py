@@ -13,7 +13,7 @@ Where numbers are wanted for a text, and no model may be downloaded, they are sc
 words, 50 components of a truncated SVD, unit length, all fitted on the stream's sample (`prompts.json` says whose texts they are).
 
 alibi-detect's thresholds come from bootstraps, which have to be more than the expected run time (ERT), ten times as many by its manual: an
-ERT of the half million prompts of fifty quarters is out of reach. So it gets thresholds for ERT 500 (`--ert`) from the first stream's sample,
+ERT of the half million prompts of fifty quarters is out of reach. So it gets thresholds for ERT 200 (`--ert`) from the first stream's sample,
 in some minutes, and alarms at a multiple of them. Its LSDDDriftOnline is left out: with a sample of 5,000 and a window of 200 it would copy
 6.7 GB for each of 200 steps on the way to its thresholds.
 
@@ -127,6 +127,10 @@ class Windows:
 
 
 def alibi_detect(args):
+    for window in args.windows:
+        # Each of the window's steps throws one in ERT of the bootstraps away.
+        if args.bootstraps * (1 - 1 / args.ert) ** window < 1.05 * args.ert:
+            sys.exit(f"--bootstraps {args.bootstraps} are too few for --ert {args.ert:g} and a window of {window}")
     try:
         import alibi_detect
         import torch
@@ -278,8 +282,8 @@ def main():
     parser.add_argument("--peer", choices=["alibi-detect", "evidently"], required=True)
     parser.add_argument("--minutes", type=float, default=30, help="for each detector, about")
     parser.add_argument("--windows", type=int, nargs="+", default=[200], help="alibi-detect's sliding windows")
-    parser.add_argument("--ert", type=float, default=500)
-    parser.add_argument("--bootstraps", type=int, default=1000, help="half more than the ERT at least")
+    parser.add_argument("--ert", type=float, default=200)
+    parser.add_argument("--bootstraps", type=int, default=600)
     parser.add_argument("--only", default="", help="only detectors whose name has this in it")
     args = parser.parse_args()
     # scikit-learn's of Evidently's classifiers that did not converge, one a window.
