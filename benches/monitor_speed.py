@@ -197,14 +197,14 @@ def nannyml(args):
             categorical_methods=["jensen_shannon"],
             chunk_size=CHUNK,
         )
-        found = calculator.fit(reference).calculate(current).to_df()
+        found = calculator.fit(reference).calculate(current).filter(period="analysis").to_df()
         return {"chunks": len(found), "alerts": int(found.xs("alert", axis=1, level=-1).sum().sum())}
 
     return work
 
 
 PEERS = {
-    "evidently": ("Evidently, with the prompts", lambda args: evidently(args)),
+    "evidently": ("Evidently, with the prompts", evidently),
     "evidently-numbers": ("Evidently, numbers alone", lambda args: evidently(args, with_text=False)),
     "nannyml": ("NannyML, numbers alone", nannyml),
 }

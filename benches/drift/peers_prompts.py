@@ -280,7 +280,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=Path, required=True)
     parser.add_argument("--peer", choices=["alibi-detect", "evidently"], required=True)
-    parser.add_argument("--minutes", type=float, default=30, help="for each detector, about")
+    parser.add_argument("--minutes", type=float, default=10, help="for each detector, about")
     parser.add_argument("--windows", type=int, nargs="+", default=[200], help="alibi-detect's sliding windows")
     parser.add_argument("--ert", type=float, default=200)
     parser.add_argument("--bootstraps", type=int, default=600)
