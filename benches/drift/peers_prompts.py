@@ -14,7 +14,7 @@ words, 50 components of a truncated SVD, unit length, all fitted on the stream's
 
 alibi-detect's thresholds come from bootstraps, which have to be more than the expected run time (ERT), ten times as many by its manual: an
 ERT of the half million prompts of fifty quarters is out of reach. So it gets thresholds for ERT 200 (`--ert`) from the first stream's sample,
-in some minutes, and alarms at a multiple of them. Its LSDDDriftOnline is left out: with a sample of 5,000 and a window of 200 it would copy
+in some minutes, and alarms at a multiple of the last of them. Its LSDDDriftOnline is left out: with a sample of 5,000 and a window of 200 it would copy
 6.7 GB for each of 200 steps on the way to its thresholds.
 
 A detector that takes longer than `--minutes` gets fewer streams, and the table says how many.
@@ -22,6 +22,7 @@ A detector that takes longer than `--minutes` gets fewer streams, and the table 
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -74,7 +75,7 @@ def embed(run):
 
 
 class Online:
-    """alibi-detect's MMDDriftOnline on a sliding window: its statistic over its threshold, for each prompt."""
+    """alibi-detect's MMDDriftOnline on a sliding window: its statistic over its last threshold, for each prompt."""
 
     def __init__(self, base, window, ert, bootstraps):
         self.name = f"alibi-detect MMDDriftOnline, window {window}"
@@ -107,9 +108,10 @@ class Online:
     def scores(self, run):
         sample, tested = embed(run)
         detector = self.detector(run, sample)
+        # The first thresholds are three times as high as the last, and times a multiple would keep it quiet for a window.
+        threshold = float(detector.thresholds[-1])
         for n, x in enumerate(tested, 1):
-            data = detector.predict(x)["data"]
-            yield n, data["test_stat"] / data["threshold"]
+            yield n, detector.predict(x)["data"]["test_stat"] / threshold
 
 
 class Windows:
@@ -128,8 +130,12 @@ class Windows:
 
 def alibi_detect(args):
     for window in args.windows:
-        # Each of the window's steps throws one in ERT of the bootstraps away.
-        if args.bootstraps * (1 - 1 / args.ert) ** window < 1.05 * args.ert:
+        left = args.bootstraps
+        for _ in range(window):
+            # Each of the window's steps wants one for each prompt of the run time, and throws the highest away.
+            enough = left >= args.ert
+            left = math.ceil((left - 1) * (1 - 1 / args.ert) + 1) - 1
+        if not enough:
             sys.exit(f"--bootstraps {args.bootstraps} are too few for --ert {args.ert:g} and a window of {window}")
     try:
         import alibi_detect
@@ -283,7 +289,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=10, help="for each detector, about")
     parser.add_argument("--windows", type=int, nargs="+", default=[200], help="alibi-detect's sliding windows")
     parser.add_argument("--ert", type=float, default=200)
-    parser.add_argument("--bootstraps", type=int, default=600)
+    parser.add_argument("--bootstraps", type=int, default=800)
     parser.add_argument("--only", default="", help="only detectors whose name has this in it")
     args = parser.parse_args()
     # scikit-learn's of Evidently's classifiers that did not converge, one a window.
