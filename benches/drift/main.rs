@@ -14,8 +14,9 @@ mod corpus;
 mod nulls;
 #[path = "../common/report.rs"]
 mod report;
+mod streams;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,14 +30,14 @@ use retune_monitor::features::vectors::TokenVectors;
 use retune_monitor::features::{Said, Space};
 use retune_monitor::streams::input::{Input, Prompt};
 use retune_monitor::streams::kinds::{self, Rules};
-use retune_monitor::streams::rates::{Kind, Rates, Seen};
+use retune_monitor::streams::rates::{Rates, Seen};
 use retune_monitor::streams::{Checked, Row, Stream};
 use retune_stats::{threshold, upper_limit};
 use retune_task::Traits;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use corpus::{Change, Corpus};
-use report::{median, progress, round, shown, table};
+use report::{progress, round, shown, table};
 
 /// As in the program.
 #[global_allocator]
@@ -102,6 +103,20 @@ enum What {
         #[arg(long, default_value_t = 20_000.0)]
         threshold: f64,
     },
+    /// The input's test alone, on streams of prompts that other detectors can read (`peers_prompts.py`).
+    Prompts {
+        /// Where the streams are written, a file a change, one a line: the sample, then what is tested.
+        #[arg(long)]
+        streams: PathBuf,
+        /// Streams of each change.
+        #[arg(long, default_value_t = 15)]
+        runs: u64,
+        /// Streams without a change.
+        #[arg(long, default_value_t = 50)]
+        quarters: u64,
+        #[arg(long, default_value_t = 10_000)]
+        exchanges: u64,
+    },
     /// Time an exchange, and a window.
     Speed,
 }
@@ -122,7 +137,7 @@ fn main() -> Result<()> {
         } => world.false_alarms(quarters, exchanges),
         What::Delay { runs, exchanges } => world.delay(runs, exchanges),
         What::Format {
-            streams,
+            streams: folder,
             runs,
             exchanges,
             reference,
@@ -130,8 +145,14 @@ fn main() -> Result<()> {
             threshold,
         } => {
             let lengths = (reference, exchanges);
-            format_streams(&streams, runs, lengths, tolerance, threshold.ln())
+            streams::format(&folder, runs, lengths, tolerance, threshold.ln())
         }
+        What::Prompts {
+            streams: folder,
+            runs,
+            quarters,
+            exchanges,
+        } => world.write_prompts(&folder, runs, quarters, exchanges),
         What::Speed => world.speed(),
     }
 }
@@ -221,70 +242,6 @@ impl Tested {
     }
 }
 
-/// Streams that fail in 2 %, and then in more; how soon the format's test notices each.
-fn format_streams(
-    folder: &Path,
-    runs: u64,
-    (before, after): (u64, u64),
-    tolerance: f64,
-    log_a: f64,
-) -> Result<()> {
-    std::fs::create_dir_all(folder)?;
-    let mut medians = serde_json::Map::new();
-    for rate in [FAILURES, 0.04, 0.06, 0.1, 0.2] {
-        let (mut lines, mut delays) = (String::new(), Vec::new());
-        for seed in 0..runs {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            let mut draw =
-                |n: u64, rate| -> Vec<bool> { (0..n).map(|_| rng.random_bool(rate)).collect() };
-            let (reference, tested) = (draw(before, FAILURES), draw(after, rate));
-            let any = Kind {
-                name: "any",
-                weight: 1.0,
-                failures: reference.iter().filter(|failed| **failed).count() as u64,
-                of: before,
-                confidence: 0.95,
-                tolerance,
-            };
-            let mut rates = Rates::new(&[any], log_a);
-            let alarm = tested.iter().zip(1_u64..).find(|(failed, n)| {
-                rates.observe(Seen {
-                    cursor: &cursor(*n),
-                    request_id: "",
-                    failed: &[Some(**failed)],
-                });
-                rates.crossing().is_some()
-            });
-            delays.push(alarm.map_or(f64::INFINITY, |(_, n)| n as f64));
-            let digits = |bits: &[bool]| -> String {
-                bits.iter()
-                    .map(|bit| if *bit { '1' } else { '0' })
-                    .collect()
-            };
-            lines += &format!("{} {}\n", digits(&reference), digits(&tested));
-        }
-        let is_null = rate == FAILURES;
-        let name = if is_null {
-            "null".to_owned()
-        } else {
-            rate.to_string()
-        };
-        std::fs::write(folder.join(format!("format-{name}.txt")), lines)?;
-        let noticed = delays.iter().filter(|delay| delay.is_finite()).count();
-        let figure = match is_null {
-            true => json!(noticed),
-            false => json!(median(delays)),
-        };
-        progress(&format!("{name}: {figure}"));
-        medians.insert(name, figure);
-    }
-    std::fs::write(
-        folder.join("retune.json"),
-        Value::Object(medians).to_string(),
-    )?;
-    Ok(())
-}
-
 impl World {
     /// A stream of rows, against a reference of first rows; the exchange at which it alarms.
     fn rates(
@@ -316,21 +273,34 @@ impl World {
         said
     }
 
-    /// The same for prompts, each a conversation of its own.
-    fn input(&self, change: Change, seed: u64, exchanges: u64, log_a: f64) -> Option<u64> {
+    /// What is asked, for a sample and after it.
+    fn prompts(&self, change: Change, seed: u64, exchanges: u64) -> (Vec<&str>, Vec<&str>) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut draw = |change| self.said(self.corpus.draw(change, &mut rng));
-        let sample: Vec<Said> = (0..SAMPLE).map(|_| draw(Change::Null)).collect();
+        let sample = (0..SAMPLE).map(|_| self.corpus.draw(Change::Null, &mut rng));
+        let sample = sample.collect();
+        let tested = (0..exchanges).map(|_| self.corpus.draw(change, &mut rng));
+        (sample, tested.collect())
+    }
+
+    /// The exchange at which prompts, each a conversation of its own, alarm against a sample.
+    fn noticed(&self, sample: &[&str], tested: &[&str], log_a: f64) -> Option<u64> {
+        let sample: Vec<Said> = sample.iter().map(|text| self.said(text)).collect();
         let mut input = Input::new(Space::new(&sample, Some(self.vectors.clone())), log_a);
-        (1..=exchanges).find(|n| {
+        let alarm = tested.iter().zip(1_u64..).find(|(text, n)| {
             input.observe(&Prompt {
                 cursor: cursor(*n),
                 request_id: String::new(),
                 conversation: n.to_string(),
-                said: Arc::new(draw(change)),
+                said: Arc::new(self.said(text)),
             });
             input.crossing().is_some()
-        })
+        });
+        alarm.map(|(_, n)| n)
+    }
+
+    fn input(&self, change: Change, seed: u64, exchanges: u64, log_a: f64) -> Option<u64> {
+        let (sample, tested) = self.prompts(change, seed, exchanges);
+        self.noticed(&sample, &tested, log_a)
     }
 
     fn false_alarms(&self, quarters: u64, exchanges: u64) -> Result<()> {
