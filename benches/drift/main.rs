@@ -1,7 +1,7 @@
 //! The monitor's tests on their own: how often they call for nothing, how soon for something, what they cost.
 //!
-//!     cargo bench --bench drift -- false-alarms --clinc ../shared/data/clinc150
-//!     cargo bench --bench drift -- delay --clinc ../shared/data/clinc150
+//!     cargo bench --bench drift -- false-alarms --clinc data/clinc150
+//!     cargo bench --bench drift -- delay --clinc data/clinc150
 //!     cargo bench --bench drift -- speed
 //!
 //! Rows come from memory: the ledger's part is measured with the ledger. A quarter has few exchanges here, and thresholds follow from

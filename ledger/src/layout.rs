@@ -146,14 +146,14 @@ pub(crate) fn without_day(schema: &SchemaRef) -> SchemaRef {
     }
 }
 
-/// Rows, and their day where `schema` has one.
-pub(crate) fn with_day(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    if schema.column_with_name(DAY).is_none() || batch.column_by_name(DAY).is_some() {
+/// Rows as a table of this schema has them, with their day where it has one. What was read from a file that the engine has written, a
+/// merged one, has its texts in another form.
+pub(crate) fn as_of(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    if batch.schema_ref() == schema {
         return Ok(batch);
     }
     let column = |field: &Arc<Field>| -> Result<ArrayRef, ArrowError> {
         match batch.column_by_name(field.name()) {
-            // What was read from a file may have its texts in another form.
             Some(column) => cast(column, field.data_type()),
             None if field.name() == DAY => day(&batch, field.data_type()),
             None => Ok(new_null_array(field.data_type(), batch.num_rows())),
@@ -190,7 +190,7 @@ mod tests {
         });
         let table = Table::Feedback;
         let batch = table.batch(&rows).unwrap();
-        let batch = with_day(batch, &table.schema_with_partitions()).unwrap();
+        let batch = as_of(batch, &table.schema_with_partitions()).unwrap();
         let last = batch.num_columns() - 1;
         let days = pretty_format_batches(&[batch.project(&[last]).unwrap()]);
         let days = days.unwrap().to_string();

@@ -24,7 +24,7 @@ use crate::bucket;
 use crate::commit::Commit;
 use crate::error::Error;
 use crate::faults;
-use crate::layout::{DAY, with_day};
+use crate::layout::{DAY, as_of};
 use crate::ledger::blocking;
 use crate::place::Place;
 use crate::schema::{Table, VERSION};
@@ -234,7 +234,7 @@ impl Handle {
             let writer = RecordBatchWriter::for_table(&delta).map_err(|e| self.error(e))?;
             let mut writer = writer.with_writer_properties(self.table.writer_properties());
             while let Some(batch) = left.recv().await {
-                let batch = with_day(batch?, &self.schema).map_err(|e| self.error(e.into()))?;
+                let batch = as_of(batch?, &self.schema).map_err(|e| self.error(e.into()))?;
                 writer.write(batch).await.map_err(|e| self.error(e))?;
             }
             let added = writer.flush().await.map_err(|e| self.error(e))?;

@@ -99,7 +99,18 @@ async fn a_person_goes_from_everywhere_and_the_others_stay() {
         report: Some(report.clone()),
         ..Run::default()
     };
-    ledger.append_run(&run).await.unwrap();
+    // Runs are merged as well, and a merged file has its texts in another form.
+    for state in ["dataset", "training", "examining", "done"] {
+        let state = state.to_owned();
+        let row = Run {
+            state,
+            ..run.clone()
+        };
+        ledger.append_run(&row).await.unwrap();
+    }
+    let merged = ledger.compact().await.unwrap().unwrap();
+    let runs = merged.iter().find(|kept| kept.table == Table::Runs);
+    assert!(runs.is_some_and(|kept| kept.files[0] >= 4), "{merged:?}");
     let reports = folder.path().join("files/reports");
     std::fs::create_dir_all(&reports).unwrap();
     std::fs::write(reports.join("r.json"), report.to_string()).unwrap();

@@ -190,7 +190,7 @@ async fn go_on_serving(story: &Story, server: &mut Server, stop: &Stop) -> Resul
          -d '{{\"model\": \"{TASK}\", \"messages\": [{{\"role\": \"user\", \"content\": \"My parcel never came, please help.\"}}]}}'"
     ));
     let metrics = server.metrics_url().await?;
-    story.tell(format_args!("  metrics: {metrics}; Grafana's dashboard and Prometheus' rules are in the source's grafana/"));
+    story.tell(format_args!("  metrics: {metrics}; Grafana's dashboards and Prometheus' rules are in the source's grafana/"));
     story.tell(format_args!(
         "  its tables, adapters and log: {}",
         server.folder().display()

@@ -130,7 +130,7 @@ fn batch(schema: &SchemaRef, rows: &[&[u8]]) -> Result<RecordBatch, ArrowError> 
     }
     let batch = decoder.flush()?;
     let batch = batch.filter(|batch| batch.num_rows() == rows.len());
-    layout::with_day(batch.ok_or_else(not_one)?, schema)
+    layout::as_of(batch.ok_or_else(not_one)?, schema)
 }
 
 /// How a row is named where its text must not be: by its id.

@@ -11,7 +11,7 @@ use crate::features::ngrams::BUCKETS;
 
 const FOLDS: usize = 5;
 /// Fewer of either group say nothing of the next.
-const FEWEST: u32 = 20;
+const FEWEST: u32 = 8;
 const EPOCHS: usize = 8;
 const RATE: f32 = 0.5;
 const DECAY: f32 = 1e-4;
