@@ -105,7 +105,8 @@ fn mmd2(n: usize, m: usize, s_s: f64, s_t: f64, t_t: f64) -> f64 {
 /// MMD² of splits of two groups of sparse units.
 pub struct SparseMmd<'a> {
     groups: [&'a SparseUnits; 2],
-    total: Vec<f64>,
+    /// Each unit's product with the sum over all units, which is the same for all splits.
+    products: Vec<f64>,
     square: f64,
     /// All 0 between two splits.
     sum: Vec<f64>,
@@ -120,11 +121,20 @@ impl<'a> SparseMmd<'a> {
                 *total += sum;
             }
         }
+        let product = |unit: &mut dyn Iterator<Item = (u16, f32)>| -> f64 {
+            unit.map(|(feature, weight)| f64::from(weight) * total[usize::from(feature)])
+                .sum()
+        };
+        let of = |group: &SparseUnits| -> Vec<f64> {
+            (0..group.len())
+                .map(|at| product(&mut group.unit(at)))
+                .collect()
+        };
         Self {
             groups: [first, second],
+            products: [of(first), of(second)].concat(),
             square: total.iter().map(|t| t * t).sum(),
             sum: vec![0.0; total.len()],
-            total,
         }
     }
 
@@ -142,11 +152,11 @@ impl Statistic for SparseMmd<'_> {
     fn of(&mut self, second: &[u32]) -> f64 {
         let (mut s_s, mut s_t) = (0.0, 0.0);
         for at in second {
+            s_t += self.products[*at as usize];
             for (feature, weight) in self.unit(*at) {
-                let (feature, weight) = (usize::from(feature), f64::from(weight));
-                let sum = &mut self.sum[feature];
+                let weight = f64::from(weight);
+                let sum = &mut self.sum[usize::from(feature)];
                 s_s += weight * (2.0 * *sum + weight);
-                s_t += weight * self.total[feature];
                 *sum += weight;
             }
         }

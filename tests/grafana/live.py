@@ -37,6 +37,7 @@ LIMIT = 900
 # alert with what it looks at.
 NO_ERRORS = "no request failed or was refused"
 NO_SCHEDULE = "the demo's task has no schedule"
+TOO_SHORT = "the demo's adapter is not asked in a thousand conversations"
 EMPTY = {
     "service.json: Failed and refused, A": NO_ERRORS,
     "service.json: Failed and refused, B": NO_ERRORS,
@@ -46,6 +47,8 @@ EMPTY = {
     "adapters.json: Run overdue, A": NO_SCHEDULE,
     "RetuneRunOverdue: instance_task:retune_run_due_timestamp_seconds:overdue{}": NO_SCHEDULE,
     "instance_task:retune_run_due_timestamp_seconds:overdue": NO_SCHEDULE,
+    "drift.json: Distance to the training examples, A": TOO_SHORT,
+    "RetuneTrainingDistance: retune_training_distance{}": TOO_SHORT,
 }
 
 

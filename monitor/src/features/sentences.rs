@@ -91,8 +91,19 @@ impl Sentences {
     }
 }
 
+/// In sixteen sums beside each other, since one sum waits for each of its additions: most of a prompt's time was spent here.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    const LANES: usize = 16;
+    let (whole, others) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = whole.remainder().iter().zip(others.remainder());
+    let rest: f32 = rest.map(|(a, b)| a * b).sum();
+    let mut sums = [0.0; LANES];
+    for (a, b) in whole.zip(others) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f32>() + rest
 }
 
 /// Takes out a vector's part along a direction of length 1.
