@@ -296,23 +296,25 @@ async fn a_schedule_starts_one_run_for_its_last_time_if_there_was_traffic() {
     assert_eq!(watched(0, None).await, (0, None));
 }
 
-async fn promote(world: &World, seq: u64, champion: u32) {
+/// An alarm about a champion that was promoted just now.
+async fn promoted_and_alarmed() -> World {
+    let world = World::new("", 20).await;
     let after = Stages {
-        champion: Some(champion),
+        champion: Some(7),
         ..Stages::default()
     };
-    world.ledger.set_stages("ask", seq, after).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_alarm_soon_after_a_promotion_brings_the_former_champion_back_and_starts_no_run() {
-    let world = World::new("", 20).await;
-    promote(&world, 0, 7).await;
+    world.ledger.set_stages("ask", 0, after).await.unwrap();
     let alarm = Trigger {
         ts: Utc::now(),
         ..trigger("ask@7", AlarmKind::Format)
     };
     world.ledger.put_trigger(&alarm).await.unwrap();
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_soon_after_a_promotion_brings_the_former_champion_back_and_starts_no_run() {
+    let world = promoted_and_alarmed().await;
     let server = StandIn::start(|_| async { Reply::ok(json!({})) }).await;
     let (launches, row) =
         watched_in(&world, &server.url, &start(), Some(DONE), Some((0, DONE))).await;
@@ -323,13 +325,7 @@ async fn an_alarm_soon_after_a_promotion_brings_the_former_champion_back_and_sta
 /// The server says that nothing came before it: then the alarm is one like any other.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_there_is_no_going_back_the_alarm_asks_for_a_run() {
-    let world = World::new("", 20).await;
-    promote(&world, 0, 7).await;
-    let alarm = Trigger {
-        ts: Utc::now(),
-        ..trigger("ask@7", AlarmKind::Format)
-    };
-    world.ledger.put_trigger(&alarm).await.unwrap();
+    let world = promoted_and_alarmed().await;
     let server = StandIn::start(|_| async { Reply::error(409, "nothing before it") }).await;
     let waits = Some((0, WAITING));
     let (_, row) = watched_in(&world, &server.url, &start(), Some(DONE), waits).await;
