@@ -69,8 +69,9 @@ def main():
             description = reachable(json.load(answer), adapter, str(lora), completion)
         file = pathlib.Path(folder, "openapi.json")
         file.write_text(json.dumps(description))
+        # One worker: two threads that parse Python at once can end in a SystemError of Python 3.11's own (python/cpython#106905).
         command = [sys.executable, "-m", "schemathesis.cli", "run", str(file), "--url", url, "--checks", CHECKS]
-        command += ["--max-examples", str(EXAMPLES), "--seed", "1", "--request-timeout", "120", "--workers", "2"]
+        command += ["--max-examples", str(EXAMPLES), "--seed", "1", "--request-timeout", "120", "--workers", "1"]
         result = subprocess.run(command, cwd=folder).returncode
     sys.exit(result)
 
