@@ -79,18 +79,25 @@ pub(crate) fn base_told(config: &Config) -> Result<String> {
     }
 }
 
-/// The folder whose vectors of words the monitor compares prompts by: a model's that the configuration names, which then has to have some;
-/// else the base's, if its files are on this machine.
-pub(crate) fn vectors_here(config: &Config) -> Result<Option<PathBuf>> {
+/// The vectors of words that the monitor compares prompts by: of a model that the configuration names, which then has to have some; else
+/// the base's, if its files are on this machine.
+pub(crate) fn vectors_here(config: &Config) -> Result<Option<TokenVectors>> {
     let Some(named) = &config.monitor.embeddings else {
-        return Ok(match look_for_base(config) {
-            Ok(Base::Here(path)) if path.is_dir() => Some(path),
-            _ => None,
-        });
+        let Ok(Base::Here(base)) = look_for_base(config) else {
+            return Ok(None);
+        };
+        let vectors = match base.is_dir() {
+            true => TokenVectors::open(&base)?,
+            false => None,
+        };
+        if vectors.is_none() {
+            tracing::info!(base = %base.display(), "no vectors of words were found in its files; prompts are compared by their words alone");
+        }
+        return Ok(vectors);
     };
     let folder = config.source.folder().join(named);
     let vectors = TokenVectors::open(&folder)?;
-    vectors.map(|_| Some(folder.clone())).ok_or_else(|| {
+    vectors.map(Some).ok_or_else(|| {
         anyhow!(
             "no vectors of words in {} (monitor.embeddings = \"{named}\"); expected a folder with tokenizer.json and a table of embeddings in \
              safetensors files, such as a model's of model2vec, or without monitor.embeddings the base's",

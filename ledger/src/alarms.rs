@@ -3,8 +3,6 @@
 //! An alarm is a file that is created once, and what is said to it are numbered files beside it: the last word counts. So nobody
 //! changes what was measured, and it stays known who wanted quiet, and why.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use retune_task::AlarmKind;
 use serde::{Deserialize, Serialize};
@@ -53,6 +51,29 @@ pub struct Word {
 }
 
 impl Word {
+    /// Characters of a reason.
+    pub const LONGEST: usize = 1_000;
+
+    /// Checks the reason: a sentence of at most [`LONGEST`](Self::LONGEST) characters.
+    pub fn new(
+        at: DateTime<Utc>,
+        by: Option<String>,
+        reason: &str,
+        silenced_until: Option<DateTime<Utc>>,
+    ) -> Result<Self, Error> {
+        let reason = reason.trim();
+        let characters = reason.chars().count();
+        if reason.is_empty() || characters > Self::LONGEST {
+            return Err(Error::Reason { characters });
+        }
+        Ok(Self {
+            at,
+            by,
+            reason: reason.to_owned(),
+            silenced_until,
+        })
+    }
+
     /// Whether the alarm calls nobody at a time, if this was said last.
     pub fn quiets(&self, now: DateTime<Utc>) -> bool {
         self.silenced_until.is_none_or(|until| now < until)
@@ -78,17 +99,18 @@ impl Ledger {
             .await
     }
 
-    /// Says something to a task's alarm, by its id; the last word counts.
-    pub async fn say_to_alarm(&self, task: &str, alarm: &str, word: &Word) -> Result<(), Error> {
-        let (task, alarm, word) = (task.to_owned(), alarm.to_owned(), word.clone());
+    /// Says something to an alarm; the last word counts.
+    pub async fn say(&self, trigger: &Trigger, word: &Word) -> Result<(), Error> {
+        let (task, alarm, word) = (trigger.task.clone(), trigger.alarm.clone(), word.clone());
         self.blocking(move |store| say(store, &task, &alarm, &word))
             .await
     }
 
-    /// The last word to each of a task's alarms, by their ids.
-    pub async fn alarm_words(&self, task: &str) -> Result<BTreeMap<String, Word>, Error> {
-        let task = task.to_owned();
-        self.blocking(move |store| words(store, &task)).await
+    /// The last word to an alarm, if anybody said one.
+    pub async fn last_word(&self, trigger: &Trigger) -> Result<Option<Word>, Error> {
+        let (task, alarm) = (trigger.task.clone(), trigger.alarm.clone());
+        self.blocking(move |store| last_word(store, &task, &alarm))
+            .await
     }
 }
 
@@ -119,14 +141,14 @@ fn triggers(store: &Place, task: Option<&str>) -> Result<Vec<Trigger>, Error> {
     Ok(triggers)
 }
 
-fn words_place(store: &Place, task: &str) -> Place {
-    store.join("alarms").join(task)
+fn words(store: &Place, task: &str, alarm: &str) -> Place {
+    store.join("alarms").join(task).join(alarm)
 }
 
 /// Adds a word; another's that comes at the same time stays, too.
 fn say(store: &Place, task: &str, alarm: &str, word: &Word) -> Result<(), Error> {
-    let folder = words_place(store, task).join(alarm);
-    let mut number = last(&folder)?.map_or(1, |last| last + 1);
+    let folder = words(store, task, alarm);
+    let mut number = last_number(&folder)?.map_or(1, |last| last + 1);
     while !folder
         .join(format!("{number}.json"))
         .create_json_once(word)?
@@ -136,26 +158,19 @@ fn say(store: &Place, task: &str, alarm: &str, word: &Word) -> Result<(), Error>
     Ok(())
 }
 
-fn last(folder: &Place) -> Result<Option<u64>, Error> {
+fn last_number(folder: &Place) -> Result<Option<u64>, Error> {
     let names = folder.names()?;
     let numbers = names.iter();
     let numbers = numbers.filter_map(|name| name.strip_suffix(".json")?.parse().ok());
     Ok(numbers.max())
 }
 
-/// The last word to each of a task's alarms, where there is one.
-fn words(store: &Place, task: &str) -> Result<BTreeMap<String, Word>, Error> {
-    let folder = words_place(store, task);
-    let mut words = BTreeMap::new();
-    for alarm in folder.names()? {
-        let folder = folder.join(&alarm);
-        let Some(number) = last(&folder)? else {
-            continue;
-        };
-        let word = folder.join(format!("{number}.json")).read_json()?;
-        words.extend(word.map(|word| (alarm, word)));
+fn last_word(store: &Place, task: &str, alarm: &str) -> Result<Option<Word>, Error> {
+    let folder = words(store, task, alarm);
+    match last_number(&folder)? {
+        Some(number) => folder.join(format!("{number}.json")).read_json(),
+        None => Ok(None),
     }
-    Ok(words)
 }
 
 #[cfg(test)]
@@ -170,24 +185,36 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Place::folder(folder.path().to_owned());
         let now = Utc::now();
-        let word = |reason: &str, minutes: Option<i64>| Word {
-            at: now,
-            by: None,
-            reason: reason.to_owned(),
-            silenced_until: minutes.map(|minutes| now + TimeDelta::minutes(minutes)),
+        let word = |reason: &str, minutes: Option<i64>| {
+            let until = minutes.map(|minutes| now + TimeDelta::minutes(minutes));
+            Word::new(now, None, reason, until).unwrap()
         };
-        assert!(words(&store, "t").unwrap().is_empty());
+        assert_eq!(last_word(&store, "t", "a").unwrap(), None);
         let silenced = word("a campaign", Some(5));
         say(&store, "t", "a", &silenced).unwrap();
-        assert_eq!(words(&store, "t").unwrap()["a"], silenced);
+        assert_eq!(
+            last_word(&store, "t", "a").unwrap().as_ref(),
+            Some(&silenced)
+        );
+        assert_eq!(last_word(&store, "t", "b").unwrap(), None);
         assert!(silenced.quiets(now) && silenced.holds_back(now));
         let later = now + TimeDelta::minutes(6);
         assert!(!silenced.quiets(later) && !silenced.holds_back(later));
         for n in 0..11 {
             say(&store, "t", "a", &word(&n.to_string(), None)).unwrap();
         }
-        let last = &words(&store, "t").unwrap()["a"];
+        let last = last_word(&store, "t", "a").unwrap().unwrap();
         assert_eq!(last.reason, "10");
         assert!(last.quiets(later) && !last.holds_back(now));
+    }
+
+    #[test]
+    fn a_word_needs_a_reason() {
+        let word = |reason: &str| Word::new(Utc::now(), None, reason, None);
+        assert_eq!(word(" a campaign\n").unwrap().reason, "a campaign");
+        assert!(word(&"é".repeat(Word::LONGEST)).is_ok());
+        for reason in ["", " \n", &"é".repeat(Word::LONGEST + 1)] {
+            assert!(word(reason).is_err(), "{reason:?}");
+        }
     }
 }

@@ -47,6 +47,15 @@ pub enum Error {
         /// What was to be changed.
         what: String,
     },
+    /// Somebody said something to an alarm, and not why, or too much.
+    #[error(
+        "the reason has {characters} characters; expected a sentence of at most {}",
+        crate::Word::LONGEST
+    )]
+    Reason {
+        /// How many.
+        characters: usize,
+    },
     /// There is no such adapter.
     #[error("there is no adapter {task}@{number}")]
     NoAdapter {

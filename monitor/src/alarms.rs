@@ -1,10 +1,8 @@
 //! What goes with an alarm: why there is one, and what somebody said to it.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use retune_ledger::{Ledger, Reference, Service, Trigger};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::streams::{State, StreamReport};
@@ -18,12 +16,13 @@ pub(crate) async fn explained(
     service: Option<&Service>,
     budget: &Value,
 ) -> Result<Trigger, Error> {
+    let why = why::why(ledger, trigger, reference, service).await?;
     let mut explained = trigger.clone();
     explained.evidence["budget"] = budget.clone();
-    let more = why::evidence(ledger, trigger, reference, service).await?;
-    for name in ["reference", "why"] {
-        explained.evidence[name] = more[name].clone();
-    }
+    explained.evidence["reference"] = json!(reference.map(|reference| {
+        json!({"created": reference.created, "digest": reference.digest, "exchanges": reference.counts.exchanges})
+    }));
+    explained.evidence["why"] = json!(why);
     Ok(explained)
 }
 
@@ -34,19 +33,12 @@ pub(crate) async fn tell(
     reports: &mut [StreamReport],
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    let mut words = BTreeMap::new();
     for trigger in standing {
-        if !words.contains_key(&trigger.task) {
-            let of_task = ledger.alarm_words(&trigger.task).await?;
-            words.insert(trigger.task.clone(), of_task);
-        }
+        let word = ledger.last_word(trigger).await?;
         let is_of = |report: &StreamReport| {
             (&report.task, &report.adapter) == (&trigger.task, &trigger.adapter)
                 && report.stream.kind() == trigger.kind
         };
-        let word = words
-            .get(&trigger.task)
-            .and_then(|of| of.get(&trigger.alarm));
         let is_quiet = word.is_some_and(|word| word.quiets(now));
         for report in reports.iter_mut().filter(|report| is_of(report)) {
             report.alarm = Some(trigger.alarm.clone());

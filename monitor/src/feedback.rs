@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use retune_ledger::Ledger;
 
 use crate::error::Error;
-use crate::reader::{Answer, quoted, since, time, to_time};
+use crate::reader::{Answer, ask, quoted, since, time, to_time};
 use crate::streams::quality::Said;
 
 /// Rows a question.
@@ -26,17 +26,12 @@ pub(crate) async fn page(
         let (ts, id) = (time(*ts), quoted(id));
         format!(" and ts >= {ts} and (ts > {ts} or feedback_id > {id})")
     });
-    let batches = ledger
-        .sql(&format!(
-            "select feedback_id, request_id, ts, rating, correction is not null as corrected from feedback \
-             where ts <= {}{behind} order by ts, feedback_id limit {PAGE}",
-            time(until)
-        ))
-        .await?;
-    let mut said = Vec::new();
-    for batch in &batches {
-        read(batch, &mut said)?;
-    }
+    let sql = format!(
+        "select feedback_id, request_id, ts, rating, correction is not null as corrected from feedback \
+         where ts <= {}{behind} order by ts, feedback_id limit {PAGE}",
+        time(until)
+    );
+    let said = ask(ledger, &sql, read).await?;
     let more = said.len() == PAGE;
     Ok((said, more))
 }
@@ -54,20 +49,18 @@ pub(crate) async fn answered_by(
     }
     let ids: Vec<String> = ids.into_iter().collect();
     let from = since(from);
-    let batches = ledger
-        .sql(&format!(
-            "select request_id from exchanges where purpose = 'user' and task = {} and adapter = {}{from} and request_id in ({})",
-            quoted(task),
-            quoted(adapter),
-            ids.join(", ")
-        ))
-        .await?;
-    let mut found = HashSet::new();
-    for batch in &batches {
+    let sql = format!(
+        "select request_id from exchanges where purpose = 'user' and task = {} and adapter = {}{from} and request_id in ({})",
+        quoted(task),
+        quoted(adapter),
+        ids.join(", ")
+    );
+    let found = ask(ledger, &sql, |batch, found| {
         let ids = Answer("exchanges").texts(batch, "request_id")?;
         found.extend(ids.iter().flatten().map(str::to_owned));
-    }
-    Ok(found)
+        Ok(())
+    });
+    Ok(found.await?.into_iter().collect())
 }
 
 fn read(batch: &RecordBatch, said: &mut Vec<Said>) -> Result<(), Error> {

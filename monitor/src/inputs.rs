@@ -4,7 +4,6 @@
 //! and once they are settled. A window may take seconds to test, so that is done on a thread of its own.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -42,21 +41,14 @@ struct Watched {
 }
 
 impl Inputs {
-    /// `model`: a folder whose vectors of words are compared, too.
-    pub(crate) fn new(model: Option<&Path>, threshold_log: f64) -> Result<Self, Error> {
-        let vectors = match model {
-            Some(folder) => TokenVectors::open(folder)?,
-            None => None,
-        };
-        if let (Some(folder), None) = (model, &vectors) {
-            tracing::info!(model = %folder.display(), "no vectors of words were found in its files; prompts are compared by their words alone");
-        }
-        Ok(Self {
+    /// With `vectors` what words mean is compared, too.
+    pub(crate) fn new(vectors: Option<TokenVectors>, threshold_log: f64) -> Self {
+        Self {
             vectors: vectors.map(Arc::new),
             threshold_log,
             watched: BTreeMap::new(),
             seen: None,
-        })
+        }
     }
 
     /// Everything is to be tested again.

@@ -9,7 +9,6 @@
 //! monitors may run, and a pass that breaks down anywhere is made up for by the next one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::alarms;
 use crate::book::{Book, Stint, Stints, serving};
 use crate::error::Error;
+use crate::features::vectors::TokenVectors;
 use crate::inputs::Inputs;
 use crate::metrics::Metrics;
 use crate::qualities::Qualities;
@@ -67,13 +67,12 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Registers its metrics in `registry`; reads nothing of the ledger yet. `base`: the folder of a model whose vectors of words are compared,
-    /// beside the words themselves.
+    /// Registers its metrics in `registry`; reads nothing of the ledger yet. `vectors` of words are compared beside the words themselves.
     pub fn new(
         config: &Config,
         ledger: Ledger,
         registry: &Registry,
-        base: Option<&Path>,
+        vectors: Option<TokenVectors>,
     ) -> Result<Self, Error> {
         let tasks: BTreeSet<String> = config.tasks.iter().map(|task| task.name.clone()).collect();
         let formats = config.tasks.iter();
@@ -90,7 +89,7 @@ impl Monitor {
             .ln(),
         };
         Ok(Self {
-            inputs: Inputs::new(base, rules.threshold_log)?,
+            inputs: Inputs::new(vectors, rules.threshold_log),
             qualities: Qualities::new(rules.threshold_log),
             windows: Vec::new(),
             metrics: Metrics::new(registry, &tasks)?,

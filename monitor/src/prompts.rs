@@ -8,7 +8,7 @@ use retune_ledger::{Cursor, Ledger, Span};
 use retune_task::ChatMessage;
 
 use crate::error::Error;
-use crate::reader::{Answer, behind, cursors, quoted, since, time, up_to};
+use crate::reader::{self, Answer, behind, cursors, quoted, since, time, up_to};
 
 /// Rows a question at first, and at most.
 pub(crate) const PAGE: usize = 2_000;
@@ -122,16 +122,10 @@ pub(crate) async fn of(ledger: &Ledger, request_ids: &[String]) -> Result<Vec<St
 }
 
 async fn ask(ledger: &Ledger, condition: &str) -> Result<Vec<Asked>, Error> {
-    let batches = ledger
-        .sql(&format!(
-            "select request_id, replica, seq, ts, conversation, messages from exchanges where {COUNTED} and {condition}"
-        ))
-        .await?;
-    let mut asked = Vec::new();
-    for batch in &batches {
-        read(batch, &mut asked)?;
-    }
-    Ok(asked)
+    let sql = format!(
+        "select request_id, replica, seq, ts, conversation, messages from exchanges where {COUNTED} and {condition}"
+    );
+    reader::ask(ledger, &sql, read).await
 }
 
 fn read(batch: &RecordBatch, asked: &mut Vec<Asked>) -> Result<(), Error> {

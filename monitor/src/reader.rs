@@ -29,18 +29,26 @@ pub(crate) async fn page(
     from: Option<DateTime<Utc>>,
 ) -> Result<Vec<Row>, Error> {
     let behind = behind(after, from);
-    let batches = ledger
-        .sql(&format!(
-            "select request_id, replica, seq, ts, purpose, task, adapter, code, format_valid, format_reason, finish_reason, \
-             answer, duration_ms, completion_tokens from exchanges \
-             where {COUNTED}{behind} order by ts, replica, seq limit {PAGE}"
-        ))
-        .await?;
-    let mut rows = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
+    let sql = format!(
+        "select request_id, replica, seq, ts, purpose, task, adapter, code, format_valid, format_reason, finish_reason, \
+         answer, duration_ms, completion_tokens from exchanges \
+         where {COUNTED}{behind} order by ts, replica, seq limit {PAGE}"
+    );
+    ask(ledger, &sql, read).await
+}
+
+/// What a question finds, as `read` takes it from each part of the answer.
+pub(crate) async fn ask<T>(
+    ledger: &Ledger,
+    sql: &str,
+    read: impl Fn(&RecordBatch, &mut Vec<T>) -> Result<(), Error>,
+) -> Result<Vec<T>, Error> {
+    let batches = ledger.sql(sql).await?;
+    let mut found = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
     for batch in &batches {
-        read(batch, &mut rows)?;
+        read(batch, &mut found)?;
     }
-    Ok(rows)
+    Ok(found)
 }
 
 /// Was this page the last one?
@@ -67,28 +75,29 @@ pub(crate) async fn count(ledger: &Ledger, until: DateTime<Utc>) -> Result<u64, 
 
 /// How many exchanges the newest row of `windows` counts, for every stream that has one.
 pub(crate) async fn windows(ledger: &Ledger) -> Result<Vec<(String, String, Stream, u64)>, Error> {
-    let batches = ledger
-        .sql("select task, adapter, stream, max(exchanges) as n from windows group by task, adapter, stream")
-        .await?;
+    let sql = "select task, adapter, stream, max(exchanges) as n from windows group by task, adapter, stream";
+    ask(ledger, sql, read_window).await
+}
+
+fn read_window(
+    batch: &RecordBatch,
+    found: &mut Vec<(String, String, Stream, u64)>,
+) -> Result<(), Error> {
     let table = Answer("windows");
-    let mut found = Vec::new();
-    for batch in &batches {
-        let [tasks, adapters, streams] =
-            ["task", "adapter", "stream"].map(|c| table.texts(batch, c));
-        let (tasks, adapters, streams) = (tasks?, adapters?, streams?);
-        let numbers = table.numbers(batch, "n")?;
-        for i in 0..batch.num_rows() {
-            if let Some(stream) = Stream::parse(streams.value(i)) {
-                found.push((
-                    tasks.value(i).to_owned(),
-                    adapters.value(i).to_owned(),
-                    stream,
-                    numbers.value(i).unsigned_abs(),
-                ));
-            }
+    let [tasks, adapters, streams] = ["task", "adapter", "stream"].map(|c| table.texts(batch, c));
+    let (tasks, adapters, streams) = (tasks?, adapters?, streams?);
+    let numbers = table.numbers(batch, "n")?;
+    for i in 0..batch.num_rows() {
+        if let Some(stream) = Stream::parse(streams.value(i)) {
+            found.push((
+                tasks.value(i).to_owned(),
+                adapters.value(i).to_owned(),
+                stream,
+                numbers.value(i).unsigned_abs(),
+            ));
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The condition for rows behind a place, or else behind a time, to be added to others. Nobody's rows are still to come before the time,

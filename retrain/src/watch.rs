@@ -8,7 +8,7 @@
 //! An alarm soon after a promotion speaks against what was promoted: the former champion comes back. One that somebody silenced starts
 //! nothing until then, and for a while after a run that an alarm started no other one does.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -83,9 +83,7 @@ pub async fn watch(
     loop {
         let began = Instant::now();
         // A pass is not cut off: the launcher stops the process that it waits for.
-        if let Err(error) = watcher.pass().await {
-            tracing::warn!(%error, "alarms could not be looked through; trying again");
-        }
+        watcher.pass().await;
         // Reading the ledger may take long when it is large: it gets at most a tenth of the time.
         let pause = o
             .limits
@@ -125,30 +123,37 @@ struct Watcher<'a, L> {
 }
 
 impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
-    /// One look at every trigger and schedule; waits for the processes that it starts, one after another.
-    async fn pass(&mut self) -> Result<(), Error> {
+    /// One look at every trigger and schedule; waits for the processes that it starts, one after another. What goes wrong with one task
+    /// keeps no other one from its run.
+    async fn pass(&mut self) {
         let o = self.o;
         for task in &o.config.tasks {
-            let mut triggers = o.ledger.triggers(Some(&task.name)).await?;
-            triggers.retain(|trigger| task.retrain.on.contains(&trigger.kind));
-            let words = match triggers.is_empty() {
-                true => BTreeMap::new(),
-                false => o.ledger.alarm_words(&task.name).await?,
-            };
-            triggers.sort_by_key(|trigger| (trigger.ts, trigger.alarm.clone()));
-            for trigger in triggers {
-                if self.stop.is_cancelled() {
-                    return Ok(());
-                }
-                let word = words.get(&trigger.alarm);
-                if !word.is_some_and(|word| word.holds_back(Utc::now())) {
-                    self.consider(task, &trigger).await?;
-                }
+            if let Err(error) = self.look_at(task).await {
+                tracing::warn!(
+                    task = task.name,
+                    %error,
+                    "alarms and schedule could not be looked through; trying again"
+                );
             }
-            let due = task.retrain.schedule.as_ref();
-            if let Some(time) = due.and_then(|schedule| schedule.last(Utc::now())) {
-                self.consider_time(task, time).await?;
+        }
+    }
+
+    async fn look_at(&mut self, task: &Task) -> Result<(), Error> {
+        let ledger = &self.o.ledger;
+        let mut triggers = ledger.triggers(Some(&task.name)).await?;
+        triggers.retain(|trigger| task.retrain.on.contains(&trigger.kind));
+        for trigger in triggers {
+            if self.stop.is_cancelled() {
+                return Ok(());
             }
+            let word = ledger.last_word(&trigger).await?;
+            if !word.is_some_and(|word| word.holds_back(Utc::now())) {
+                self.consider(task, &trigger).await?;
+            }
+        }
+        let due = task.retrain.schedule.as_ref();
+        if let Some(time) = due.and_then(|schedule| schedule.last(Utc::now())) {
+            self.consider_time(task, time).await?;
         }
         Ok(())
     }
@@ -325,11 +330,10 @@ async fn roll_back(o: &Options, task: &Task, trigger: &Trigger) -> Result<bool, 
             );
             Ok(true)
         }
+        // A server that is away, or busy, is asked again; what it does not allow now, it will not later.
         Err(Error::Refused {
-            status: 409,
-            message,
-            ..
-        }) => {
+            status, message, ..
+        }) if (400..500).contains(&status) && status != 429 => {
             tracing::warn!(
                 task = task.name,
                 adapter = trigger.adapter,

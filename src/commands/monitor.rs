@@ -9,6 +9,7 @@ use prometheus::Registry;
 use retune_ledger::{Ledger, Word};
 use retune_monitor::why::Shares;
 use retune_monitor::{Alarm, Monitor, Report, State, StreamReport};
+use retune_task::Config;
 
 use crate::cli::Common;
 use crate::{output, setup, stop};
@@ -74,58 +75,60 @@ enum What {
 
 pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     let config = setup::config(common)?;
-    let vectors = setup::vectors_here(&config)?;
     let ledger = Ledger::open(&config.store).await?;
-    let registry = Registry::new();
-    let mut monitor = Monitor::new(&config, ledger.clone(), &registry, vectors.as_deref())?;
-    let code = if let Some(what) = &args.what {
-        match what {
-            What::Report { html, all } => {
-                let streams = monitor.pass().await?;
-                let report = Report::read(&ledger, streams, *all, Utc::now()).await?;
-                show(common, &report, html.as_ref())?;
+    let code = match &args.what {
+        Some(What::Acknowledge { alarm, reason }) => say(&ledger, alarm, reason, None).await?,
+        Some(What::Silence {
+            alarm,
+            reason,
+            hours,
+        }) => say(&ledger, alarm, reason, Some(*hours)).await?,
+        Some(What::Report { html, all }) => {
+            let streams = monitor(&config, &ledger)?.pass().await?;
+            let report = Report::read(&ledger, streams, *all, Utc::now()).await?;
+            show(common, &report, html.as_ref())?;
+            ExitCode::SUCCESS
+        }
+        None if args.once => {
+            let reports = monitor(&config, &ledger)?.pass().await?;
+            print(common, &reports)?;
+            match reports.iter().any(|report| report.state == State::Alarm) {
+                true => ExitCode::from(ALARM),
+                false => ExitCode::SUCCESS,
             }
-            What::Acknowledge { alarm, reason } => say(&ledger, alarm, reason, None).await?,
-            What::Silence {
-                alarm,
-                reason,
-                hours,
-            } => say(&ledger, alarm, reason, Some(*hours)).await?,
         }
-        ExitCode::SUCCESS
-    } else if args.once {
-        let reports = monitor.pass().await?;
-        print(common, &reports)?;
-        match reports.iter().any(|report| report.state == State::Alarm) {
-            true => ExitCode::from(ALARM),
-            false => ExitCode::SUCCESS,
+        None => {
+            let monitor = monitor(&config, &ledger)?;
+            let stop = stop::on_signal(args.stop_with_stdin)?;
+            tokio::select! {
+                () = monitor.run(stop.asked.clone()) => {}
+                // In the middle of a pass: what it had not written yet, the next one finds again.
+                () = stop.at_once.cancelled() => {}
+            }
+            stop::code(&stop, ExitCode::SUCCESS)
         }
-    } else {
-        let stop = stop::on_signal(args.stop_with_stdin)?;
-        tokio::select! {
-            () = monitor.run(stop.asked.clone()) => {}
-            // In the middle of a pass: what it had not written yet, the next one finds again.
-            () = stop.at_once.cancelled() => {}
-        }
-        stop::code(&stop, ExitCode::SUCCESS)
     };
     ledger.close().await.context("rows could not be appended")?;
     Ok(code)
 }
 
-async fn say(ledger: &Ledger, alarm: &str, reason: &str, hours: Option<u32>) -> Result<()> {
+/// Nobody scrapes its metrics: this process serves nothing.
+fn monitor(config: &Config, ledger: &Ledger) -> Result<Monitor> {
+    let vectors = setup::vectors_here(config)?;
+    let monitor = Monitor::new(config, ledger.clone(), &Registry::new(), vectors)?;
+    Ok(monitor)
+}
+
+async fn say(ledger: &Ledger, alarm: &str, reason: &str, hours: Option<u32>) -> Result<ExitCode> {
     let alarms = ledger.triggers(None).await?;
     let found = alarms.iter().find(|trigger| trigger.alarm == alarm);
     let found = found
         .with_context(|| format!("no alarm {alarm}; `retune monitor report --all` names all"))?;
     let now = Utc::now();
-    let word = Word {
-        at: now,
-        by: None,
-        reason: reason.to_owned(),
-        silenced_until: hours.map(|hours| now + TimeDelta::hours(hours.into())),
-    };
-    Ok(ledger.say_to_alarm(&found.task, alarm, &word).await?)
+    let until = hours.map(|hours| now + TimeDelta::hours(hours.into()));
+    let word = Word::new(now, None, reason, until)?;
+    ledger.say(found, &word).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn show(common: &Common, report: &Report, html: Option<&PathBuf>) -> Result<()> {
@@ -140,6 +143,9 @@ fn show(common: &Common, report: &Report, html: Option<&PathBuf>) -> Result<()> 
         return output::json(&serde_json::to_value(report)?);
     }
     print(common, &report.streams)?;
+    if report.alarms.is_empty() {
+        output::line("\nNo alarm stands; --all tells those of the past, too.")?;
+    }
     report.alarms.iter().try_for_each(explain)
 }
 

@@ -64,11 +64,8 @@ async fn everything(
     // Whatever ends this function ends all of it.
     let _all = stop.asked.clone().drop_guard();
     let registry = Registry::new();
-    let vectors = match config.monitor.embeddings {
-        Some(_) => setup::vectors_here(config)?,
-        None => Some(base.clone()),
-    };
-    let monitor = Monitor::new(config, ledger.clone(), &registry, vectors.as_deref())?;
+    let vectors = setup::vectors_here(config)?;
+    let monitor = Monitor::new(config, ledger.clone(), &registry, vectors)?;
     let Some(running) = serve::start(config, base.clone(), ledger, &registry, stop).await? else {
         return Ok(());
     };

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::prompts::prompt;
-use crate::reader::{Answer, quoted, to_time};
+use crate::reader::{Answer, ask, quoted, to_time};
 use crate::streams::StreamReport;
 use crate::why::Why;
 
@@ -83,7 +83,6 @@ impl Report {
         now: DateTime<Utc>,
     ) -> Result<Self, Error> {
         let mut alarms = Vec::new();
-        let mut words = BTreeMap::new();
         for trigger in ledger.triggers(None).await?.into_iter().rev() {
             let stands = streams
                 .iter()
@@ -91,16 +90,9 @@ impl Report {
             if !stands && !all {
                 continue;
             }
-            if !words.contains_key(&trigger.task) {
-                let of_task = ledger.alarm_words(&trigger.task).await?;
-                words.insert(trigger.task.clone(), of_task);
-            }
-            let word = words
-                .get(&trigger.task)
-                .and_then(|of| of.get(&trigger.alarm));
             let why: Option<Why> = serde_json::from_value(trigger.evidence["why"].clone()).ok();
             alarms.push(Alarm {
-                word: word.cloned(),
+                word: ledger.last_word(&trigger).await?,
                 requests: requests(ledger, &named(&trigger, why.as_ref())).await?,
                 why,
                 trigger,
@@ -141,30 +133,26 @@ async fn requests(ledger: &Ledger, ids: &[String]) -> Result<Vec<Request>, Error
         return Ok(Vec::new());
     }
     let wanted: Vec<String> = ids.iter().map(|id| quoted(id)).collect();
-    let batches = ledger
-        .sql(&format!(
-            "select request_id, ts, messages, answer, format_reason from exchanges where request_id in ({})",
-            wanted.join(", ")
-        ))
-        .await?;
-    let mut found = BTreeMap::new();
-    for batch in &batches {
-        for request in read(batch)? {
-            found.insert(request.request_id.clone(), request);
-        }
-    }
+    let sql = format!(
+        "select request_id, ts, messages, answer, format_reason from exchanges where request_id in ({})",
+        wanted.join(", ")
+    );
+    let found = ask(ledger, &sql, read).await?.into_iter();
+    let mut found: BTreeMap<String, Request> = found
+        .map(|request| (request.request_id.clone(), request))
+        .collect();
     Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
 }
 
-fn read(batch: &RecordBatch) -> Result<Vec<Request>, Error> {
+fn read(batch: &RecordBatch, requests: &mut Vec<Request>) -> Result<(), Error> {
     let table = Answer("exchanges");
     let ids = table.texts(batch, "request_id")?;
     let times = table.times(batch, "ts")?;
     let messages = table.texts(batch, "messages")?;
     let answers = table.texts(batch, "answer")?;
     let reasons = table.texts(batch, "format_reason")?;
-    let request = |i: usize| {
-        Ok(Request {
+    for i in 0..batch.num_rows() {
+        requests.push(Request {
             request_id: ids.value(i).to_owned(),
             ts: to_time(times.value(i))?,
             prompt: match messages.is_valid(i) {
@@ -176,34 +164,42 @@ fn read(batch: &RecordBatch) -> Result<Vec<Request>, Error> {
                 false => String::new(),
             },
             format_reason: reasons.is_valid(i).then(|| reasons.value(i).to_owned()),
-        })
-    };
-    (0..batch.num_rows()).map(request).collect()
+        });
+    }
+    Ok(())
 }
 
 async fn history(ledger: &Ledger) -> Result<BTreeMap<(String, String), Vec<Point>>, Error> {
-    let batches = ledger
-        .sql("select ts, adapter, stream, log_e, threshold_log from windows order by ts, exchanges")
-        .await?;
-    let table = Answer("windows");
+    let sql =
+        "select ts, adapter, stream, log_e, threshold_log from windows order by ts, exchanges";
     let mut history: BTreeMap<(String, String), Vec<Point>> = BTreeMap::new();
-    for batch in &batches {
-        let times = table.times(batch, "ts")?;
-        let [adapters, streams] = ["adapter", "stream"].map(|c| table.texts(batch, c));
-        let (adapters, streams) = (adapters?, streams?);
-        let [logs, thresholds] = ["log_e", "threshold_log"].map(|c| table.decimals(batch, c));
-        let (logs, thresholds) = (logs?, thresholds?);
-        for i in 0..batch.num_rows() {
-            let of = (adapters.value(i).to_owned(), streams.value(i).to_owned());
-            history.entry(of).or_default().push(Point {
-                ts: to_time(times.value(i))?,
-                log_e: logs.value(i),
-                threshold_log: thresholds.value(i),
-            });
-        }
+    for (of, point) in ask(ledger, sql, read_points).await? {
+        history.entry(of).or_default().push(point);
     }
     for points in history.values_mut() {
         points.drain(..points.len().saturating_sub(POINTS));
     }
     Ok(history)
+}
+
+fn read_points(
+    batch: &RecordBatch,
+    points: &mut Vec<((String, String), Point)>,
+) -> Result<(), Error> {
+    let table = Answer("windows");
+    let times = table.times(batch, "ts")?;
+    let [adapters, streams] = ["adapter", "stream"].map(|c| table.texts(batch, c));
+    let (adapters, streams) = (adapters?, streams?);
+    let [logs, thresholds] = ["log_e", "threshold_log"].map(|c| table.decimals(batch, c));
+    let (logs, thresholds) = (logs?, thresholds?);
+    for i in 0..batch.num_rows() {
+        let of = (adapters.value(i).to_owned(), streams.value(i).to_owned());
+        let point = Point {
+            ts: to_time(times.value(i))?,
+            log_e: logs.value(i),
+            threshold_log: thresholds.value(i),
+        };
+        points.push((of, point));
+    }
+    Ok(())
 }

@@ -74,16 +74,8 @@ async fn an_acknowledged_alarm_is_a_warning_and_a_silenced_one_for_its_time() {
     };
     assert_eq!(state(&mut monitor, now).await, State::Alarm);
     let say = async |until: Option<DateTime<Utc>>| {
-        let word = Word {
-            at: now,
-            by: Some("key-1".to_owned()),
-            reason: "a campaign".to_owned(),
-            silenced_until: until,
-        };
-        ledger
-            .say_to_alarm("triage", &alarm.alarm, &word)
-            .await
-            .unwrap();
+        let word = Word::new(now, Some("key-1".to_owned()), "a campaign", until).unwrap();
+        ledger.say(&alarm, &word).await.unwrap();
     };
     let labels = "{adapter=\"triage@base\",kind=\"format\",task=\"triage\"}";
     let gauges =

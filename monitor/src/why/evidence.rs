@@ -6,25 +6,24 @@ use arrow::array::{Array, RecordBatch};
 use chrono::{DateTime, Utc};
 use retune_ledger::{Cursor, Ledger, Reference, Service, Trigger};
 use retune_task::{AlarmKind, Traits};
-use serde_json::{Value, json};
 
 use super::{Case, Why, explain};
 use crate::error::Error;
 use crate::prompts::prompt;
-use crate::reader::{Answer, quoted, since, time, up_to};
+use crate::reader::{self, Answer, quoted, since, time, up_to};
 use crate::streams::quality::LOW;
 use crate::streams::{Row, Stream, kinds};
 
 /// Requests of each group, the newest ones: more tell little more.
 const MOST: usize = 2_000;
 
-/// What an alarm is told with, beside its test's own figures: the reference's version, and why.
-pub(crate) async fn evidence(
+/// Why there is an alarm, beside its test's own figures.
+pub(crate) async fn why(
     ledger: &Ledger,
     trigger: &Trigger,
     reference: Option<&Reference>,
     service: Option<&Service>,
-) -> Result<Value, Error> {
+) -> Result<Why, Error> {
     let changed = trigger.evidence["change"]["since"].as_str();
     let changed: Option<DateTime<Utc>> = changed.and_then(|since| since.parse().ok());
     let (trouble, fine) = since_the_change(ledger, trigger, changed, reference, service).await?;
@@ -40,11 +39,7 @@ pub(crate) async fn evidence(
         usual.extend(sample.into_iter().map(|asked| asked.case));
     }
     let explained = tokio::task::spawn_blocking(move || explain(&usual, &trouble));
-    let why: Why = explained.await.map_err(|_| Error::Broken)?;
-    let of = reference.map(|reference| {
-        json!({"created": reference.created, "digest": reference.digest, "exchanges": reference.counts.exchanges})
-    });
-    Ok(json!({ "reference": of, "why": why }))
+    explained.await.map_err(|_| Error::Broken)
 }
 
 /// The trouble, and what came in the same time and is fine.
@@ -131,18 +126,12 @@ struct Asked {
 
 /// The newest requests of some, oldest last.
 async fn ask(ledger: &Ledger, codes: &str, whose: &str) -> Result<Vec<Asked>, Error> {
-    let batches = ledger
-        .sql(&format!(
-            "select request_id, conversation, messages, api_key_id, metadata, code, format_valid, answer, duration_ms from exchanges \
-             where purpose = 'user' and messages is not null and {codes} and {whose} \
-             order by ts desc, replica desc, seq desc limit {MOST}"
-        ))
-        .await?;
-    let mut asked = Vec::new();
-    for batch in &batches {
-        read(batch, &mut asked)?;
-    }
-    Ok(asked)
+    let sql = format!(
+        "select request_id, conversation, messages, api_key_id, metadata, code, format_valid, answer, duration_ms from exchanges \
+         where purpose = 'user' and messages is not null and {codes} and {whose} \
+         order by ts desc, replica desc, seq desc limit {MOST}"
+    );
+    reader::ask(ledger, &sql, read).await
 }
 
 fn read(batch: &RecordBatch, asked: &mut Vec<Asked>) -> Result<(), Error> {
@@ -188,21 +177,17 @@ async fn said(
     changed: Option<DateTime<Utc>>,
     until: &str,
 ) -> Result<Vec<(String, bool)>, Error> {
-    let batches = ledger
-        .sql(&format!(
-            "select request_id, bool_or(coalesce(rating <= {LOW}, false) or correction is not null) as bad from feedback \
-             where ts <= {until}{} group by request_id order by max(ts) desc, request_id limit {MOST}",
-            since(changed)
-        ))
-        .await?;
-    let table = Answer("feedback");
-    let mut found = Vec::new();
-    for batch in &batches {
-        let (ids, bad) = (
-            table.texts(batch, "request_id")?,
-            table.flags(batch, "bad")?,
-        );
+    let sql = format!(
+        "select request_id, bool_or(coalesce(rating <= {LOW}, false) or correction is not null) as bad from feedback \
+         where ts <= {until}{} group by request_id order by max(ts) desc, request_id limit {MOST}",
+        since(changed)
+    );
+    reader::ask(ledger, &sql, |batch, found| {
+        let table = Answer("feedback");
+        let ids = table.texts(batch, "request_id")?;
+        let bad = table.flags(batch, "bad")?;
         found.extend((0..batch.num_rows()).map(|i| (ids.value(i).to_owned(), bad.value(i))));
-    }
-    Ok(found)
+        Ok(())
+    })
+    .await
 }

@@ -21,7 +21,7 @@ use retune_stats::{SparseUnits, kolmogorov_smirnov};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use evidence::evidence;
+pub(crate) use evidence::why;
 
 use crate::features::ngrams::{Counts, Rarity};
 

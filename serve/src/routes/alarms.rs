@@ -3,8 +3,6 @@
 //! An alarm that somebody acknowledged calls nobody any more, and what it asked for goes on; one that is silenced for a time starts
 //! nothing either. Both want a reason: whoever looks next must know why it is quiet.
 
-use std::collections::BTreeMap;
-
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, SecondsFormat, Utc};
 use retune_ledger::{Trigger, Word};
@@ -17,24 +15,14 @@ use crate::keys::Caller;
 use crate::state::App;
 
 const ACTIONS: &str = "acknowledge, silence";
-/// Characters of a reason.
-const LONGEST: usize = 1_000;
 
 /// `GET /admin/alarms`: oldest first.
 pub(crate) async fn list(app: web::Data<App>) -> Result<HttpResponse, Error> {
-    let alarms = app.ledger.triggers(None).await?;
-    let mut words = BTreeMap::new();
-    for alarm in &alarms {
-        if !words.contains_key(&alarm.task) {
-            let of_task = app.ledger.alarm_words(&alarm.task).await?;
-            words.insert(alarm.task.clone(), of_task);
-        }
+    let mut data = Vec::new();
+    for alarm in app.ledger.triggers(None).await? {
+        let word = app.ledger.last_word(&alarm).await?;
+        data.push(item(&alarm, word.as_ref()));
     }
-    let word = |alarm: &Trigger| words.get(&alarm.task)?.get(&alarm.alarm);
-    let data: Vec<Value> = alarms
-        .iter()
-        .map(|alarm| item(alarm, word(alarm)))
-        .collect();
     Ok(HttpResponse::Ok().json(json!({ "object": "list", "data": data })))
 }
 
@@ -60,17 +48,16 @@ pub(crate) async fn act(
     })?;
     let mut params = body::optional_params(payload, app.config.server.max_body_bytes).await?;
     let now = Utc::now();
-    let word = Word {
-        at: now,
-        by: Caller::of(&http).key_id,
-        reason: reason(&mut params)?,
-        silenced_until: match action.as_str() {
-            "silence" => Some(until(&mut params, now)?),
-            _ => None,
-        },
+    let reason = params.string("reason")?;
+    let reason = params.required("reason", reason)?;
+    let silenced_until = match action.as_str() {
+        "silence" => Some(until(&mut params, now)?),
+        _ => None,
     };
     params.finish()?;
-    app.ledger.say_to_alarm(&alarm.task, &id, &word).await?;
+    let word = Word::new(now, Caller::of(&http).key_id, &reason, silenced_until)
+        .map_err(|error| Error::param("reason", "invalid_value", error.to_string()))?;
+    app.ledger.say(alarm, &word).await?;
     tracing::info!(
         alarm = id,
         action,
@@ -84,20 +71,6 @@ fn item(alarm: &Trigger, word: Option<&Word>) -> Value {
     let mut item = json!(alarm);
     item["word"] = json!(word);
     item
-}
-
-fn reason(params: &mut Params) -> Result<String, Error> {
-    let reason = params.string("reason")?;
-    let reason = params.required("reason", reason)?;
-    let characters = reason.chars().count();
-    if reason.trim().is_empty() || characters > LONGEST {
-        return Err(Error::param(
-            "reason",
-            "invalid_value",
-            format!("It has {characters} characters; expected a sentence of at most {LONGEST}."),
-        ));
-    }
-    Ok(reason)
 }
 
 fn until(params: &mut Params, now: DateTime<Utc>) -> Result<DateTime<Utc>, Error> {
