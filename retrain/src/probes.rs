@@ -7,7 +7,7 @@ use std::path::Path;
 
 use retune_ledger::Probe;
 use retune_task::{PROBE_TOKENS, Task};
-use retune_trainer::{Llama, LoraAdapter, Said};
+use retune_trainer::{LoraAdapter, Model, Said};
 
 use crate::{Encoder, Error};
 
@@ -37,8 +37,8 @@ pub(crate) async fn taken(
     let (folder, adapter) = (base.to_owned(), adapter.clone());
     let said = tokio::task::spawn_blocking(move || -> Result<_, Error> {
         // One after the other: each is a whole copy of the weights.
-        let with = Llama::load(&folder, Some(&adapter))?.say(&prompts, PROBE_TOKENS, &end)?;
-        let without = Llama::load(&folder, None)?.say(&prompts, PROBE_TOKENS, &end)?;
+        let with = Model::load(&folder, Some(&adapter))?.say(&prompts, PROBE_TOKENS, &end)?;
+        let without = Model::load(&folder, None)?.say(&prompts, PROBE_TOKENS, &end)?;
         Ok(with.into_iter().zip(without).collect::<Vec<_>>())
     });
     let said: Vec<(Said, Said)> = said.await.map_err(|_| Error::Stopped)??;

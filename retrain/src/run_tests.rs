@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use retune_ledger::{Action, Ledger, Run, Stage};
-use retune_trainer::{DType, Llama, LlamaConfig};
+use retune_trainer::{DType, Model, ModelConfig};
 use serde_json::json;
 
 use super::{Event, run};
@@ -37,7 +37,7 @@ fn write_base(folder: &Path) {
         "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": true, "eos_token_id": vocab - 1,
     });
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    let model = Llama::random(&LlamaConfig::load(folder).unwrap(), 7).unwrap();
+    let model = Model::random(&ModelConfig::load(folder).unwrap(), 7).unwrap();
     model.save(folder, DType::F32).unwrap();
 }
 

@@ -9,7 +9,7 @@ use retune_ledger::{
     Stage, Table, Trigger,
 };
 use retune_task::{Task, base_id};
-use retune_trainer::{LlamaConfig, LoraSettings, Progress};
+use retune_trainer::{LoraSettings, ModelConfig, Progress};
 
 use crate::book::{Book, DATASET, DONE, EXAMINING, TRAINING};
 use crate::dataset::{self, Dataset};
@@ -205,7 +205,7 @@ async fn train_candidate(
     report: &mut Report,
     observer: Observer<'_>,
 ) -> Result<AdapterRef, Error> {
-    let model = LlamaConfig::load(&o.base)?;
+    let model = ModelConfig::load(&o.base)?;
     let encoder = Encoder::from_folder(&o.base, model.max_position_embeddings)?;
     let train = encoder.examples(task, &dataset.train)?;
     let development = encoder.examples(task, &dataset.development)?;

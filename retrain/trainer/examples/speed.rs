@@ -8,16 +8,15 @@ use std::time::Instant;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use retune_trainer::{
-    DType, Error, Example, FullSettings, LlamaConfig, LoraSettings, Result, train_full, train_lora,
+    DType, Error, Example, FullSettings, LoraSettings, ModelConfig, Result, train_full, train_lora,
 };
 
 fn main() -> Result<()> {
-    let config: LlamaConfig = serde_json::from_value(serde_json::json!({
+    let config = ModelConfig::parse(serde_json::json!({
         "vocab_size": 2048, "hidden_size": 192, "num_hidden_layers": 5, "num_attention_heads": 6,
         "num_key_value_heads": 2, "intermediate_size": 512, "max_position_embeddings": 1024,
         "tie_word_embeddings": true,
-    }))
-    .map_err(|error| retune_trainer::Error::Config(error.to_string()))?;
+    }))?;
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut examples = |n, lengths: std::ops::Range<usize>, answer: usize| -> Vec<Example> {
         let mut one = |_| {

@@ -1,6 +1,6 @@
 //! Examples, and how a batch of them is laid out: one after another, nothing padded, shared out to the threads.
 
-use crate::config::LlamaConfig;
+use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 
 /// One sequence to learn from.
@@ -26,7 +26,7 @@ impl Example {
 }
 
 /// Refuses what could not be trained on. `set` names the list in the error.
-pub(crate) fn check(set: &'static str, examples: &[Example], config: &LlamaConfig) -> Result<()> {
+pub(crate) fn check(set: &'static str, examples: &[Example], config: &ModelConfig) -> Result<()> {
     for (index, example) in examples.iter().enumerate() {
         if let Some(what) = problem(example, config) {
             return Err(Error::Example { set, index, what });
@@ -35,7 +35,7 @@ pub(crate) fn check(set: &'static str, examples: &[Example], config: &LlamaConfi
     Ok(())
 }
 
-fn problem(example: &Example, config: &LlamaConfig) -> Option<String> {
+fn problem(example: &Example, config: &ModelConfig) -> Option<String> {
     let (tokens, weights) = (&example.tokens, &example.weights);
     if tokens.len() != weights.len() {
         return Some(format!(

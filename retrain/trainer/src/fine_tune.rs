@@ -11,8 +11,8 @@ use crate::batch::{Example, check};
 use crate::error::{Error, Result};
 use crate::forward::mix;
 use crate::linear::Dropout;
-use crate::llama::Llama;
 use crate::lora::LoraAdapter;
+use crate::model::Model;
 use crate::optimizer::{AdamW, clip, learning_rate, norm};
 use crate::train::{Progress, finite};
 use crate::workers::Workers;
@@ -99,7 +99,7 @@ pub fn train_lora(
     progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<LoraOutcome> {
     settings.check()?;
-    let mut model = Llama::load(base, None)?;
+    let mut model = Model::load(base, None)?;
     for (set, examples) in [
         ("train", train),
         ("development", development),
@@ -114,6 +114,7 @@ pub fn train_lora(
     }
     let adapter = LoraAdapter::new(
         &model.config,
+        model.config.maps(),
         settings.r,
         settings.alpha,
         settings.dropout,
@@ -278,7 +279,7 @@ mod tests {
     /// Its embedding is large enough for the head, which is the same and stays frozen, to tell tokens apart.
     fn base() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let model = Llama::random(&tiny_config(), 4).unwrap();
+        let model = Model::random(&tiny_config(), 4).unwrap();
         edit(&model.embedding.tensor, |x| {
             x.iter_mut().for_each(|x| *x *= 40.0)
         })
@@ -287,11 +288,12 @@ mod tests {
         folder
     }
 
+    /// Gentle enough that another order of additions ends at much the same loss.
     fn settings() -> LoraSettings {
         LoraSettings {
-            learning_rate: 2e-2,
+            learning_rate: 5e-3,
             batch_size: 8,
-            epochs: 12,
+            epochs: 40,
             threads: 2,
             ..LoraSettings::default()
         }
@@ -329,7 +331,7 @@ mod tests {
                 ..settings()
             };
             let outcome = run(base.path(), &settings).unwrap();
-            assert_eq!((outcome.steps, outcome.curve.len()), (96, 13));
+            assert_eq!((outcome.steps, outcome.curve.len()), (320, 41));
             assert!(
                 outcome.loss_first > 3.0 && outcome.loss_last < 1.0,
                 "{:?}",
@@ -355,7 +357,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             outcome.adapter.save(folder.path(), "base").unwrap();
             let adapter = LoraAdapter::load(folder.path()).unwrap();
-            let model = Llama::load(base.path(), Some(&adapter)).unwrap();
+            let model = Model::load(base.path(), Some(&adapter)).unwrap();
             let loss = Workers::new(2)
                 .unwrap()
                 .loss(&model, &examples(6, 10))
@@ -379,7 +381,15 @@ mod tests {
             ..settings()
         };
         let outcome = run(base.path(), &two).unwrap();
-        let start = LoraAdapter::new(&tiny_config(), 16, 32.0, 0.0, two.seed).unwrap();
+        let start = LoraAdapter::new(
+            &tiny_config(),
+            tiny_config().maps(),
+            16,
+            32.0,
+            0.0,
+            two.seed,
+        )
+        .unwrap();
         for (i, (a, b)) in start
             .tensors()
             .iter()
@@ -410,7 +420,10 @@ mod tests {
         );
         assert!(matches!(
             result,
-            Err(Error::Cancelled { step: 2, steps: 96 })
+            Err(Error::Cancelled {
+                step: 2,
+                steps: 320
+            })
         ));
     }
 

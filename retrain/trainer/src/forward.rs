@@ -1,213 +1,110 @@
-//! One forward and backward pass over a pack of sequences, by hand.
+//! The passes over a pack of sequences, by hand.
 //!
 //! Rows of every matrix are the pack's tokens. The backward pass walks the layers from the last to the first, each from
 //! what its forward pass kept (`Kept`); gradients go to the slots of the weights that have one.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use crate::batch::Pack;
-use crate::linear::{Dropout, Gradients, Parameter};
-use crate::llama::{DOWN, GATE, K, Layer, Llama, O, Q, UP, V};
+use crate::block::{Block, Kept, norm, norm_backward};
+use crate::linear::{Dropout, Gradients, Map};
+use crate::model::{Layer, Model};
 use crate::ops::attention::{self, Sequence};
+use crate::ops::cross_entropy;
+use crate::ops::math::tanh;
 use crate::ops::rope::Rotation;
-use crate::ops::slice::{add, edit, matrix, read};
-use crate::ops::{cross_entropy, rms_norm, swiglu};
+use crate::ops::slice::{edit, matrix, read};
 
 /// Logits held at a time: 16 MiB, so that neither a long answer nor a large vocabulary fills the memory.
 const LOGITS: usize = 4 << 20;
 
-/// What a layer's backward pass wants.
-pub(crate) struct Kept {
-    input: Tensor,
-    input_inverse: Vec<f32>,
-    normed: Tensor,
-    pub(crate) sequences: Vec<Sequence>,
-    mixed: Tensor,
-    middle: Tensor,
-    middle_inverse: Vec<f32>,
-    middle_normed: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    gated: Tensor,
-    /// What the LoRAs keep, in the order of the layer's linear maps.
-    inner: [Option<Tensor>; 7],
-}
-
 /// A model reading one pack.
 pub(crate) struct Reader<'a> {
-    pub(crate) model: &'a Llama,
-    pub(crate) lengths: &'a [usize],
-    pub(crate) rotation: Rotation,
+    model: &'a Model,
+    lengths: &'a [usize],
+    rotations: Rotations,
     /// Dropout of this pack; its seed differs from step to step and pack to pack.
-    pub(crate) dropout: Option<Dropout>,
+    dropout: Option<Dropout>,
+}
+
+/// A model's rotary embeddings at some positions, and none at all.
+pub(crate) struct Rotations(Vec<Rotation>);
+
+impl Rotations {
+    /// For the positions `start .. start + length`.
+    pub(crate) fn new(model: &Model, start: usize, length: usize) -> Self {
+        let ropes = model.config.ropes.iter().map(Some).chain([None]);
+        Rotations(
+            ropes
+                .map(|rope| Rotation::new(rope, start, length))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn of(&self, layer: &Layer) -> &Rotation {
+        &self.0[layer.kind.rope.unwrap_or(self.0.len() - 1)]
+    }
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(model: &'a Llama, lengths: &'a [usize], dropout: Option<Dropout>) -> Self {
+    pub(crate) fn new(model: &'a Model, lengths: &'a [usize], dropout: Option<Dropout>) -> Self {
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let rotation = Rotation::new(&model.config.inverse_frequencies(), 0, longest);
         Reader {
             model,
             lengths,
-            rotation,
+            rotations: Rotations::new(model, 0, longest),
             dropout,
         }
     }
 
-    fn norm(&self, x: &Tensor, weight: &Parameter) -> Result<(Tensor, Vec<f32>)> {
-        norm(self.model, x, weight)
-    }
-
-    fn norm_backward(
-        &self,
-        dy: &Tensor,
-        x: &Tensor,
-        weight: &Parameter,
-        inverse: &[f32],
-        dx: &Tensor,
-        gradients: &mut Gradients,
-    ) -> Result<()> {
-        let (dy, x, w) = (read(dy)?, read(x)?, read(&weight.tensor)?);
-        let mut dw = weight.slot.map(|_| vec![0.0; w.len()]);
-        edit(dx, |dx| {
-            rms_norm::backward(&dy, &x, &w, inverse, dx, dw.as_deref_mut())
-        })?;
-        if let (Some(slot), Some(dw)) = (weight.slot, dw) {
-            gradients.add(slot, Tensor::new(dw, &Device::Cpu)?)?;
+    fn block(&self, n: usize) -> Block<'a, impl Fn(Map) -> Option<Dropout>> {
+        let dropout = self.dropout;
+        let place = move |map: Map| (n * Map::ALL.len() + map as usize) as u64;
+        Block {
+            config: &self.model.config,
+            layer: &self.model.layers[n],
+            dropout: move |map| {
+                dropout.map(|dropout| Dropout {
+                    seed: mix(dropout.seed, place(map)),
+                    ..dropout
+                })
+            },
         }
-        Ok(())
-    }
-
-    fn dropout(&self, layer: usize, linear: usize) -> Option<Dropout> {
-        self.dropout.map(|dropout| Dropout {
-            seed: mix(dropout.seed, (layer * 7 + linear) as u64),
-            ..dropout
-        })
     }
 
     /// x `[rows, hidden]` through one layer.
-    pub(crate) fn layer(&self, n: usize, layer: &Layer, x: Tensor) -> Result<(Tensor, Kept)> {
-        let mut inner: [Option<Tensor>; 7] = Default::default();
-        let mut linear = |i: usize, x: &Tensor| -> Result<Tensor> {
-            let (y, kept) = layer.linear[i].forward(x, self.dropout(n, i))?;
-            inner[i] = kept;
-            Ok(y)
-        };
-        let (normed, input_inverse) = self.norm(&x, &layer.input_norm)?;
-        let (q, k, v) = (
-            linear(Q, &normed)?,
-            linear(K, &normed)?,
-            linear(V, &normed)?,
-        );
-        let (mixed, sequences) = attention::forward(
-            [&q, &k, &v],
-            self.lengths,
-            self.model.config.heads(),
-            &self.rotation,
-        )?;
-        let middle = linear(O, &mixed)?;
-        add(&middle, &x)?;
-        let (middle_normed, middle_inverse) = self.norm(&middle, &layer.attention_norm)?;
-        let (gate, up) = (linear(GATE, &middle_normed)?, linear(UP, &middle_normed)?);
-        let (rows, width) = gate.dims2()?;
-        let gated = matrix(swiglu::forward(&read(&gate)?, &read(&up)?), rows, width)?;
-        let y = linear(DOWN, &gated)?;
-        add(&y, &middle)?;
-        let kept = Kept {
-            input: x,
-            input_inverse,
-            normed,
-            sequences,
-            mixed,
-            middle,
-            middle_inverse,
-            middle_normed,
-            gate,
-            up,
-            gated,
-            inner,
-        };
-        Ok((y, kept))
+    pub(crate) fn layer(&self, n: usize, x: Tensor) -> Result<(Tensor, Kept<Vec<Sequence>>)> {
+        let block = self.block(n);
+        let of = self.model.config.attention(block.layer.kind);
+        let rotation = self.rotations.of(block.layer);
+        block.forward(x, |qkv| attention::forward(qkv, self.lengths, of, rotation))
     }
 
     /// The gradient by a layer's output becomes that by its input.
     fn layer_backward(
         &self,
         n: usize,
-        layer: &Layer,
         dy: Tensor,
-        kept: &Kept,
+        kept: &Kept<Vec<Sequence>>,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        let linear = |i: usize, dy: &Tensor, x: &Tensor, gradients: &mut Gradients| {
-            layer.linear[i].backward(dy, x, kept.inner[i].as_ref(), self.dropout(n, i), gradients)
-        };
-        let dgated = linear(DOWN, &dy, &kept.gated, gradients)?;
-        let (rows, width) = dgated.dims2()?;
-        let (dgate, dup) = swiglu::backward(&read(&dgated)?, &read(&kept.gate)?, &read(&kept.up)?);
-        let dnormed = linear(
-            GATE,
-            &matrix(dgate, rows, width)?,
-            &kept.middle_normed,
-            gradients,
-        )?;
-        add(
-            &dnormed,
-            &linear(
-                UP,
-                &matrix(dup, rows, width)?,
-                &kept.middle_normed,
-                gradients,
-            )?,
-        )?;
-        // From here on `dx` is the gradient by the residual stream.
-        let dx = dy;
-        let inverse = &kept.middle_inverse;
-        self.norm_backward(
-            &dnormed,
-            &kept.middle,
-            &layer.attention_norm,
-            inverse,
-            &dx,
-            gradients,
-        )?;
-        let dmixed = linear(O, &dx, &kept.mixed, gradients)?;
-        let [dq, dk, dv] = attention::backward(
-            &dmixed,
-            &kept.sequences,
-            self.model.config.heads(),
-            &self.rotation,
-        )?;
-        let dnormed = linear(Q, &dq, &kept.normed, gradients)?;
-        add(&dnormed, &linear(K, &dk, &kept.normed, gradients)?)?;
-        add(&dnormed, &linear(V, &dv, &kept.normed, gradients)?)?;
-        let inverse = &kept.input_inverse;
-        self.norm_backward(
-            &dnormed,
-            &kept.input,
-            &layer.input_norm,
-            inverse,
-            &dx,
-            gradients,
-        )?;
-        Ok(dx)
+        let block = self.block(n);
+        let of = self.model.config.attention(block.layer.kind);
+        let rotation = self.rotations.of(block.layer);
+        let back =
+            |dmixed: &Tensor, kept: &Vec<Sequence>| attention::backward(dmixed, kept, of, rotation);
+        block.backward(dy, kept, back, gradients)
     }
 }
 
-pub(crate) fn norm(model: &Llama, x: &Tensor, weight: &Parameter) -> Result<(Tensor, Vec<f32>)> {
-    let (rows, width) = x.dims2()?;
-    let (y, inverse) =
-        rms_norm::forward(&read(x)?, &read(&weight.tensor)?, model.config.rms_norm_eps);
-    Ok((matrix(y, rows, width)?, inverse))
-}
-
 /// The tokens' rows of the embedding.
-pub(crate) fn embed(model: &Llama, tokens: &[u32]) -> Result<Tensor> {
+pub(crate) fn embed(model: &Model, tokens: &[u32]) -> Result<Tensor> {
     let width = model.config.hidden_size;
     let table = read(&model.embedding.tensor)?;
     let mut rows = Vec::with_capacity(tokens.len() * width);
     for &token in tokens {
-        rows.extend_from_slice(&table[token as usize * width..(token as usize + 1) * width]);
+        let row = &table[token as usize * width..(token as usize + 1) * width];
+        rows.extend(row.iter().map(|x| x * model.config.embedding_scale));
     }
     matrix(rows, tokens.len(), width)
 }
@@ -224,20 +121,20 @@ pub(crate) fn select(x: &Tensor, rows: &[usize]) -> Result<Tensor> {
 }
 
 /// Σ weight·nll over the pack's supervised tokens.
-pub(crate) fn loss(model: &Llama, pack: &Pack) -> Result<f64> {
+pub(crate) fn loss(model: &Model, pack: &Pack) -> Result<f64> {
     let reader = Reader::new(model, &pack.lengths, None);
     let mut x = embed(model, &pack.tokens)?;
-    for (n, layer) in model.layers.iter().enumerate() {
-        x = reader.layer(n, layer, x)?.0;
+    for n in 0..model.layers.len() {
+        x = reader.layer(n, x)?.0;
     }
-    let (y, _) = norm(model, &select(&x, &pack.rows)?, &model.norm)?;
+    let (y, _) = norm(&model.config, &select(&x, &pack.rows)?, &model.norm)?;
     let (loss, _) = head(model, &y, pack, 1.0, None)?;
     Ok(loss)
 }
 
 /// Σ weight·nll; adds the gradients of `scale` times it.
 pub(crate) fn loss_and_gradients(
-    model: &Llama,
+    model: &Model,
     pack: &Pack,
     scale: f32,
     dropout: Option<Dropout>,
@@ -246,18 +143,18 @@ pub(crate) fn loss_and_gradients(
     let reader = Reader::new(model, &pack.lengths, dropout);
     let mut x = embed(model, &pack.tokens)?;
     let mut kept = Vec::with_capacity(model.layers.len());
-    for (n, layer) in model.layers.iter().enumerate() {
-        let (y, one) = reader.layer(n, layer, x)?;
+    for n in 0..model.layers.len() {
+        let (y, one) = reader.layer(n, x)?;
         kept.push(one);
         x = y;
     }
     let last = select(&x, &pack.rows)?;
-    let (y, inverse) = norm(model, &last, &model.norm)?;
+    let (y, normed) = norm(&model.config, &last, &model.norm)?;
     let (loss, dy) = head(model, &y, pack, scale, Some(gradients))?;
     let mut dx = x.zeros_like()?;
     if let Some(dy) = dy {
         let dlast = last.zeros_like()?;
-        reader.norm_backward(&dy, &last, &model.norm, &inverse, &dlast, gradients)?;
+        norm_backward(&model.config, &dy, &normed, &model.norm, &dlast, gradients)?;
         let (width, dlast) = (last.dims2()?.1, read(&dlast)?);
         edit(&dx, |dx| {
             for (&row, from) in pack.rows.iter().zip(dlast.chunks_exact(width)) {
@@ -265,8 +162,9 @@ pub(crate) fn loss_and_gradients(
             }
         })?;
     }
-    for ((n, layer), kept) in model.layers.iter().enumerate().zip(&kept).rev() {
-        dx = reader.layer_backward(n, layer, dx, kept, gradients)?;
+    // What a layer kept goes with it.
+    for (n, kept) in kept.into_iter().enumerate().rev() {
+        dx = reader.layer_backward(n, dx, &kept, gradients)?;
     }
     if let Some(slot) = model.embedding.slot {
         let width = model.config.hidden_size;
@@ -274,7 +172,8 @@ pub(crate) fn loss_and_gradients(
         gradients.edit(slot, model.embedding.tensor.dims(), |table| {
             for (&token, from) in pack.tokens.iter().zip(dx.chunks_exact(width)) {
                 let row = &mut table[token as usize * width..(token as usize + 1) * width];
-                row.iter_mut().zip(from).for_each(|(a, b)| *a += b);
+                let scale = model.config.embedding_scale;
+                row.iter_mut().zip(from).for_each(|(a, b)| *a += b * scale);
             }
         })?;
     }
@@ -283,13 +182,14 @@ pub(crate) fn loss_and_gradients(
 
 /// The output head and the loss at the supervised rows y, in portions; with `gradients`, also the gradient by y.
 fn head(
-    model: &Llama,
+    model: &Model,
     y: &Tensor,
     pack: &Pack,
     scale: f32,
     mut gradients: Option<&mut Gradients>,
 ) -> Result<(f64, Option<Tensor>)> {
     let weight = model.head.as_ref().unwrap_or(&model.embedding);
+    let cap = model.config.logit_cap;
     let vocabulary = model.config.vocab_size;
     let (rows, width) = y.dims2()?;
     let portion = (LOGITS / vocabulary).max(1);
@@ -300,13 +200,27 @@ fn head(
         let y = y.narrow(0, start, end - start)?;
         let scaled: Vec<f32> = pack.weights[start..end].iter().map(|w| w * scale).collect();
         let logits = y.matmul(&weight.tensor.t()?)?;
+        // The cap's slope, 1 − tanh², where there is a cap.
+        let mut slopes = Vec::new();
         edit(&logits, |logits| {
+            if let Some(cap) = cap {
+                slopes.reserve_exact(logits.len());
+                for value in logits.iter_mut() {
+                    let tanh = tanh(*value / cap);
+                    *value = cap * tanh;
+                    slopes.push(1.0 - tanh * tanh);
+                }
+            }
             total += cross_entropy::forward_and_gradient(
                 logits,
                 vocabulary,
                 &pack.targets[start..end],
                 &scaled,
             );
+            logits
+                .iter_mut()
+                .zip(&slopes)
+                .for_each(|(d, slope)| *d *= slope);
         })?;
         if let Some(gradients) = gradients.as_deref_mut() {
             if let Some(slot) = weight.slot {

@@ -5,13 +5,12 @@
 
 use candle_core::Tensor;
 
+use crate::block::{Block, norm};
 use crate::error::{Error, Result};
-use crate::forward::{Reader, embed, norm, select};
-use crate::llama::{DOWN, GATE, K, Llama, O, Q, UP, V};
-use crate::ops::math::{dot, exp_all, max, scale};
-use crate::ops::rope::Rotation;
-use crate::ops::slice::{add, matrix, read};
-use crate::ops::swiglu;
+use crate::forward::{Reader, Rotations, embed, select};
+use crate::model::{Layer, Model};
+use crate::ops::math::{dot, exp_all, max, tanh};
+use crate::ops::slice::{matrix, read};
 
 /// Prompts' tokens that are read together.
 const READ_TOKENS: usize = 2048;
@@ -47,7 +46,7 @@ struct Next {
     lead: f32,
 }
 
-impl Llama {
+impl Model {
     /// Answers each prompt with the likeliest token at a time, until one of `eos` (which is left out of the answer),
     /// `max_new` tokens, or the model's longest sequence.
     ///
@@ -129,10 +128,10 @@ impl Llama {
         let reader = Reader::new(self, &lengths, None);
         let mut x = embed(self, &prompts.concat())?;
         let mut caches = vec![Vec::with_capacity(self.layers.len()); prompts.len()];
-        for (n, layer) in self.layers.iter().enumerate() {
-            let (y, kept) = reader.layer(n, layer, x)?;
+        for n in 0..self.layers.len() {
+            let (y, kept) = reader.layer(n, x)?;
             x = y;
-            for (sequence, cache) in kept.sequences.iter().zip(&mut caches) {
+            for (sequence, cache) in kept.attended.iter().zip(&mut caches) {
                 let heads = |x: &Tensor| -> Result<Vec<Vec<f32>>> {
                     let x = read(x)?;
                     Ok(x.chunks_exact(x.len() / self.config.num_key_value_heads)
@@ -166,29 +165,23 @@ impl Llama {
 
     fn step(&self, running: &mut [Running]) -> Result<()> {
         let tokens: Vec<u32> = running.iter().map(|sequence| sequence.last.token).collect();
-        let frequencies = self.config.inverse_frequencies();
-        let rotations: Vec<Rotation> = running
+        let rotations: Vec<Rotations> = running
             .iter()
-            .map(|sequence| Rotation::new(&frequencies, sequence.length, 1))
+            .map(|sequence| Rotations::new(self, sequence.length, 1))
             .collect();
         let mut x = embed(self, &tokens)?;
         for (n, layer) in self.layers.iter().enumerate() {
-            let linear = |i: usize, x: &Tensor| Ok::<_, Error>(layer.linear[i].forward(x, None)?.0);
-            let normed = norm(self, &x, &layer.input_norm)?.0;
-            let (q, k, v) = (
-                linear(Q, &normed)?,
-                linear(K, &normed)?,
-                linear(V, &normed)?,
-            );
-            let mixed = self.attend(n, running, &rotations, [&q, &k, &v])?;
-            let middle = linear(O, &mixed)?;
-            add(&middle, &x)?;
-            let normed = norm(self, &middle, &layer.attention_norm)?.0;
-            let (gate, up) = (linear(GATE, &normed)?, linear(UP, &normed)?);
-            let (rows, width) = gate.dims2()?;
-            let gated = matrix(swiglu::forward(&read(&gate)?, &read(&up)?), rows, width)?;
-            x = linear(DOWN, &gated)?;
-            add(&x, &middle)?;
+            let block = Block {
+                config: &self.config,
+                layer,
+                dropout: |_| None,
+            };
+            let attend = |qkv: [&Tensor; 3]| {
+                let mut caches: Vec<&mut Cache> = Vec::with_capacity(running.len());
+                caches.extend(running.iter_mut().map(|sequence| &mut sequence.layers[n]));
+                Ok((self.attend(layer, &mut caches, &rotations, qkv)?, ()))
+            };
+            x = block.forward(x, attend)?.0;
         }
         let next = self.likeliest(&x)?;
         for (sequence, next) in running.iter_mut().zip(next) {
@@ -198,30 +191,30 @@ impl Llama {
         Ok(())
     }
 
-    /// One new row a sequence, which joins the sequence's cache and attends to all of it.
+    /// One new row a sequence, which joins the sequence's cache and attends to what it sees of it.
     fn attend(
         &self,
-        n: usize,
-        running: &mut [Running],
-        rotations: &[Rotation],
+        layer: &Layer,
+        caches: &mut [&mut Cache],
+        rotations: &[Rotations],
         qkv: [&Tensor; 3],
-    ) -> Result<Tensor> {
-        let heads = self.config.heads();
-        let dim = heads.dim;
+    ) -> candle_core::Result<Tensor> {
+        let of = self.config.attention(layer.kind);
+        let dim = of.dim;
         let [q, k, v] = qkv;
         let (q, k, v) = (read(q)?, read(k)?, read(v)?);
-        let (width, key_width) = (heads.queries * dim, heads.keys * dim);
-        let mut out = vec![0.0; running.len() * width];
+        let (width, key_width) = (of.queries * dim, of.keys * dim);
+        let mut out = vec![0.0; caches.len() * width];
         let mut turned = vec![0.0; dim];
-        let rows = running
+        let rows = caches
             .iter_mut()
             .zip(rotations)
             .zip(q.chunks_exact(width))
             .zip(out.chunks_exact_mut(width));
-        for ((((sequence, rotation), q), out), (k, v)) in
+        for ((((cache, rotations), q), out), (k, v)) in
             rows.zip(k.chunks_exact(key_width).zip(v.chunks_exact(key_width)))
         {
-            let cache = &mut sequence.layers[n];
+            let rotation = rotations.of(layer);
             for (head, (k, v)) in k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate() {
                 rotation.turn(k, &mut turned, 0);
                 cache.keys[head].extend_from_slice(&turned);
@@ -232,28 +225,32 @@ impl Llama {
                 .zip(out.chunks_exact_mut(dim))
                 .enumerate()
             {
-                let shared = head * heads.keys / heads.queries;
+                let shared = head * of.keys / of.queries;
+                let first = of.first(cache.keys[shared].len() / dim - 1) * dim;
                 rotation.turn(q, &mut turned, 0);
-                scale(&mut turned, 1.0 / (dim as f32).sqrt());
-                let mut p: Vec<f32> = cache.keys[shared]
+                let mut p: Vec<f32> = cache.keys[shared][first..]
                     .chunks_exact(dim)
                     .map(|k| dot(&turned, k))
                     .collect();
+                of.score(&mut p);
                 let top = max(&p);
                 let mass = exp_all(&mut p, top);
-                for (p, v) in p.iter().zip(cache.values[shared].chunks_exact(dim)) {
+                for (p, v) in p
+                    .iter()
+                    .zip(cache.values[shared][first..].chunks_exact(dim))
+                {
                     out.iter_mut()
                         .zip(v)
                         .for_each(|(out, v)| *out += p / mass * v);
                 }
             }
         }
-        Ok(matrix(out, running.len(), width)?)
+        matrix(out, caches.len(), width)
     }
 
     /// The likeliest next token after each row; the first of equals.
     fn likeliest(&self, x: &Tensor) -> Result<Vec<Next>> {
-        let (y, _) = norm(self, x, &self.norm)?;
+        let (y, _) = norm(&self.config, x, &self.norm)?;
         let weight = self.head.as_ref().unwrap_or(&self.embedding);
         let logits = y.matmul(&weight.tensor.t()?)?;
         let logits = read(&logits)?;
@@ -269,7 +266,10 @@ impl Llama {
             }
             Next {
                 token: best as u32,
-                lead: row[best] - second,
+                lead: match self.config.logit_cap {
+                    Some(cap) => cap * (tanh(row[best] / cap) - tanh(second / cap)),
+                    None => row[best] - second,
+                },
             }
         };
         Ok(logits

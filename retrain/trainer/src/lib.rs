@@ -1,4 +1,4 @@
-//! Training a Llama on the CPU: all of its weights, or a LoRA over frozen ones.
+//! Training a language model on the CPU: all of its weights, or a LoRA over frozen ones.
 //!
 //! The matrix products are candle's; what lies between them, and every backward pass, is written by hand over slices
 //! (`ops`, `forward`): nothing is padded, no graph is kept, and a frozen weight gets no gradient. It reads and writes
@@ -8,6 +8,7 @@
 //! The same seed, examples and number of threads give the same weights on the same machine.
 
 mod batch;
+mod block;
 mod config;
 mod error;
 mod files;
@@ -15,10 +16,12 @@ mod fine_tune;
 mod forward;
 mod generate;
 mod linear;
-mod llama;
 mod lora;
+mod model;
 mod ops;
 mod optimizer;
+#[cfg(test)]
+mod parity;
 mod peft;
 #[cfg(test)]
 mod reference;
@@ -29,10 +32,10 @@ mod workers;
 
 pub use batch::Example;
 pub use candle_core::DType;
-pub use config::{LlamaConfig, RopeScaling};
+pub use config::{Family, ModelConfig};
 pub use error::{Error, Result};
 pub use fine_tune::{LoraOutcome, LoraSettings, recommended_learning_rate, train_lora};
 pub use generate::Said;
-pub use llama::Llama;
 pub use lora::LoraAdapter;
+pub use model::Model;
 pub use train::{FullSettings, Progress, train_full};

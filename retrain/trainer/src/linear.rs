@@ -2,7 +2,7 @@
 //!
 //! A weight that learns has a slot, the place of its gradient; for one without, no gradient is computed at all.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -10,6 +10,8 @@ use crate::ops::slice::{add, edit, matrix, read, zeros};
 
 #[derive(Clone)]
 pub(crate) struct Parameter {
+    /// As Hugging Face's files have it, and PEFT's.
+    pub(crate) name: String,
     pub(crate) tensor: Tensor,
     pub(crate) slot: Option<usize>,
 }
@@ -69,6 +71,63 @@ impl Gradients {
     }
 }
 
+/// A layer's linear maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Map {
+    Q,
+    K,
+    V,
+    /// q, k and v in one, as Phi-3 has them.
+    Qkv,
+    O,
+    Gate,
+    Up,
+    /// gate and up in one, likewise.
+    GateUp,
+    Down,
+}
+
+impl Map {
+    pub(crate) const ALL: [Map; 9] = [
+        Map::Q,
+        Map::K,
+        Map::V,
+        Map::Qkv,
+        Map::O,
+        Map::Gate,
+        Map::Up,
+        Map::GateUp,
+        Map::Down,
+    ];
+
+    /// As PEFT's `target_modules` name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Map::Q => "q_proj",
+            Map::K => "k_proj",
+            Map::V => "v_proj",
+            Map::Qkv => "qkv_proj",
+            Map::O => "o_proj",
+            Map::Gate => "gate_proj",
+            Map::Up => "up_proj",
+            Map::GateUp => "gate_up_proj",
+            Map::Down => "down_proj",
+        }
+    }
+
+    /// The part of a layer that it stands in.
+    pub(crate) fn block(self) -> &'static str {
+        match self {
+            Map::Q | Map::K | Map::V | Map::Qkv | Map::O => "self_attn",
+            Map::Gate | Map::Up | Map::GateUp | Map::Down => "mlp",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Map::ALL.into_iter().find(|map| map.name() == name)
+    }
+}
+
 /// Δ = scale · B·A (Hu et al. 2021): A `[r, in]`, B `[out, r]`.
 #[derive(Clone)]
 pub(crate) struct Delta {
@@ -77,10 +136,12 @@ pub(crate) struct Delta {
     pub(crate) scale: f64,
 }
 
-/// y = x·Wᵀ, W `[out, in]` as in Hugging Face's files, plus the LoRA's share.
+/// y = x·Wᵀ + bias, W `[out, in]` as in Hugging Face's files, plus the LoRA's share.
 #[derive(Clone)]
 pub(crate) struct Linear {
+    pub(crate) map: Map,
     pub(crate) weight: Parameter,
+    pub(crate) bias: Option<Parameter>,
     pub(crate) delta: Option<Delta>,
 }
 
@@ -118,6 +179,14 @@ impl Linear {
         dropout: Option<Dropout>,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let y = x.matmul(&self.weight.tensor.t()?)?;
+        if let Some(bias) = &self.bias {
+            let bias = read(&bias.tensor)?;
+            edit(&y, |y| {
+                for row in y.chunks_exact_mut(bias.len()) {
+                    row.iter_mut().zip(bias.iter()).for_each(|(y, b)| *y += b);
+                }
+            })?;
+        }
         let Some(delta) = &self.delta else {
             return Ok((y, None));
         };
@@ -141,6 +210,13 @@ impl Linear {
     ) -> Result<Tensor> {
         if let Some(slot) = self.weight.slot {
             gradients.add(slot, dy.t()?.matmul(x)?)?;
+        }
+        if let Some((bias, slot)) = self.bias.as_ref().and_then(|bias| Some((bias, bias.slot?))) {
+            let mut sum = vec![0.0; bias.tensor.elem_count()];
+            for row in read(dy)?.chunks_exact(sum.len()) {
+                sum.iter_mut().zip(row).for_each(|(sum, dy)| *sum += dy);
+            }
+            gradients.add(slot, Tensor::new(sum, &Device::Cpu)?)?;
         }
         let dx = dy.matmul(&self.weight.tensor)?;
         let (Some(delta), Some(inner)) = (&self.delta, inner) else {

@@ -1,15 +1,17 @@
-//! A LoRA: low-rank deltas of all seven linear maps of every layer.
+//! A LoRA: low-rank deltas of linear maps of every layer, all of them unless some are named.
 //!
-//! All seven: attention alone loses at equal size ("LoRA Without Regret", Thinking Machines 2025).
+//! All: attention alone loses at equal size ("LoRA Without Regret", Thinking Machines 2025).
+
+use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::config::LlamaConfig;
+use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::linear::{Delta, Parameter};
-use crate::llama::{LINEAR, Llama};
+use crate::linear::{Delta, Linear, Map, Parameter};
+use crate::model::Model;
 use crate::ops::slice::{matrix, zeros};
 
 /// The low-rank delta of one linear map: A `[r, in]`, B `[out, r]`.
@@ -19,48 +21,47 @@ pub(crate) struct Pair {
     pub(crate) b: Tensor,
 }
 
-/// An adapter's weights: B·A·alpha/r is what it adds to a weight. One from elsewhere may leave maps alone.
+/// An adapter's weights: B·A·alpha/r is what it adds to a weight. It may leave maps alone.
 #[derive(Clone, Debug)]
 pub struct LoraAdapter {
     pub(crate) r: usize,
     pub(crate) alpha: f64,
     pub(crate) dropout: f32,
-    pub(crate) layers: Vec<[Option<Pair>; 7]>,
+    pub(crate) layers: Vec<BTreeMap<Map, Pair>>,
 }
 
 impl LoraAdapter {
     /// As PEFT begins: A uniform within ±1/√in (kaiming, a = √5), B zero, so that nothing is changed yet.
     pub(crate) fn new(
-        config: &LlamaConfig,
+        config: &ModelConfig,
+        maps: &[Map],
         r: usize,
         alpha: f64,
         dropout: f32,
         seed: u64,
     ) -> Result<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut pair = |[out, inner]: [usize; 2]| -> Result<Pair> {
+        let mut pair = |map: &Map| -> Result<(Map, Pair)> {
+            let [out, inner] = config.shape(*map);
             let bound = 1.0 / (inner as f32).sqrt();
             let a = (0..r * inner)
                 .map(|_| rng.random_range(-bound..bound))
                 .collect();
-            Ok(Pair {
+            let pair = Pair {
                 a: matrix(a, r, inner)?,
                 b: zeros(&[out, r])?,
-            })
+            };
+            Ok((*map, pair))
         };
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for _ in 0..config.num_hidden_layers {
-            let mut layer: [Option<Pair>; 7] = Default::default();
-            for (place, shape) in layer.iter_mut().zip(config.linear_shapes()) {
-                *place = Some(pair(shape)?);
-            }
-            layers.push(layer);
-        }
+        let layers = config
+            .layers
+            .iter()
+            .map(|_| maps.iter().map(&mut pair).collect());
         Ok(LoraAdapter {
             r,
             alpha,
             dropout,
-            layers,
+            layers: layers.collect::<Result<_>>()?,
         })
     }
 
@@ -79,10 +80,8 @@ impl LoraAdapter {
 
     /// Every A and B, in the order of the slots `attach` gives.
     pub(crate) fn tensors(&self) -> Vec<Tensor> {
-        self.layers
-            .iter()
-            .flatten()
-            .flatten()
+        let pairs = self.layers.iter().flat_map(BTreeMap::values);
+        pairs
             .flat_map(|pair| [pair.a.clone(), pair.b.clone()])
             .collect()
     }
@@ -90,7 +89,7 @@ impl LoraAdapter {
     /// A copy that further training leaves alone.
     pub(crate) fn snapshot(&self) -> Result<Self> {
         let mut copy = self.clone();
-        for pair in copy.layers.iter_mut().flatten().flatten() {
+        for pair in copy.layers.iter_mut().flat_map(BTreeMap::values_mut) {
             *pair = Pair {
                 a: pair.a.copy()?,
                 b: pair.b.copy()?,
@@ -100,28 +99,37 @@ impl LoraAdapter {
     }
 
     /// Adds the deltas to the model's linear maps; with `learn`, they get slots.
-    pub(crate) fn attach(&self, model: &mut Llama, learn: bool) -> Result<()> {
+    pub(crate) fn attach(&self, model: &mut Model, learn: bool) -> Result<()> {
         if self.layers.len() != model.layers.len() {
             let (own, base) = (self.layers.len(), model.layers.len());
             return Err(Error::Adapter(format!(
                 "it has {own} layers, the base {base}: it was made for another base"
             )));
         }
-        let shapes = model.config.linear_shapes();
         let mut slot = 0;
-        let mut parameter = |tensor: &Tensor| {
+        let mut parameter = |tensor: &Tensor, name: String| {
             slot += 1;
             Parameter {
+                name,
                 tensor: tensor.clone(),
                 slot: learn.then_some(slot - 1),
             }
         };
         for (n, (layer, pairs)) in model.layers.iter_mut().zip(&self.layers).enumerate() {
-            for (i, (linear, pair)) in layer.linear.iter_mut().zip(pairs).enumerate() {
-                let Some(Pair { a, b }) = pair else { continue };
-                let [out, inner] = shapes[i];
+            let mut linear: BTreeMap<Map, &mut Linear> = layer
+                .linear_mut()
+                .map(|linear| (linear.map, linear))
+                .collect();
+            for (map, Pair { a, b }) in pairs {
+                let Some(linear) = linear.get_mut(map) else {
+                    return Err(Error::Adapter(format!(
+                        "the base has no {}: it was made for another base",
+                        map.name()
+                    )));
+                };
+                let [out, inner] = model.config.shape(*map);
                 if a.dims() != [self.r, inner] || b.dims() != [out, self.r] {
-                    let (name, a, b) = (LINEAR[i].1, a.dims(), b.dims());
+                    let (name, a, b) = (map.name(), a.dims(), b.dims());
                     return Err(Error::Adapter(format!(
                         "layer {n} {name}: A is {a:?} and B {b:?}, the base wants [{}, {inner}] and [{out}, {}]: it \
                          was made for another base",
@@ -129,12 +137,18 @@ impl LoraAdapter {
                     )));
                 }
                 linear.delta = Some(Delta {
-                    a: parameter(a),
-                    b: parameter(b),
+                    a: parameter(a, name(n, *map, 'A')),
+                    b: parameter(b, name(n, *map, 'B')),
                     scale: self.alpha / self.r as f64,
                 });
             }
         }
         Ok(())
     }
+}
+
+/// A tensor's name in PEFT's files.
+pub(crate) fn name(layer: usize, map: Map, half: char) -> String {
+    let (block, map) = (map.block(), map.name());
+    format!("base_model.model.model.layers.{layer}.{block}.{map}.lora_{half}.weight")
 }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::files::{self, Store};
-use crate::llama::LINEAR;
-use crate::lora::{LoraAdapter, Pair};
+use crate::linear::Map;
+use crate::lora::{LoraAdapter, Pair, name};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -72,15 +72,10 @@ impl Config {
         let unknown = self
             .target_modules
             .iter()
-            .filter(|name| LINEAR.iter().all(|(_, known)| known != name));
+            .filter(|name| Map::named(name).is_none());
         all.extend(unknown.map(|name| format!("target module {name}")));
         all
     }
-}
-
-fn name(layer: usize, linear: usize, half: char) -> String {
-    let (block, name) = LINEAR[linear];
-    format!("base_model.model.model.layers.{layer}.{block}.{name}.lora_{half}.weight")
 }
 
 impl LoraAdapter {
@@ -90,15 +85,13 @@ impl LoraAdapter {
         let mut tensors = BTreeMap::new();
         let mut modules = BTreeSet::new();
         for (n, layer) in self.layers.iter().enumerate() {
-            for (i, pair) in layer.iter().enumerate() {
-                if let Some(Pair { a, b }) = pair {
-                    tensors.insert(name(n, i, 'A'), a.clone());
-                    tensors.insert(name(n, i, 'B'), b.clone());
-                    modules.insert(i);
-                }
+            for (map, Pair { a, b }) in layer {
+                tensors.insert(name(n, *map, 'A'), a.clone());
+                tensors.insert(name(n, *map, 'B'), b.clone());
+                modules.insert(*map);
             }
         }
-        let modules: Vec<&str> = modules.into_iter().map(|i| LINEAR[i].1).collect();
+        let modules: Vec<&str> = modules.into_iter().map(Map::name).collect();
         // PEFT writes whole numbers as such, and some readers take nothing else.
         let alpha = if self.alpha.fract() == 0.0 {
             json!(self.alpha as i64)
@@ -127,7 +120,7 @@ impl LoraAdapter {
 
     /// Reads PEFT's two files.
     ///
-    /// Refuses what would be computed otherwise (rsLoRA, DoRA, patterns, biases, other modules than a Llama's seven
+    /// Refuses what would be computed otherwise (rsLoRA, DoRA, patterns, biases, other modules than a layer's
     /// linear maps), a tensor too many, and one too few: PEFT only warns of that and leaves it at its random start.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG);
@@ -155,10 +148,10 @@ impl LoraAdapter {
             rest.split('.').next()?.parse::<usize>().ok()
         };
         let Some(last) = left.iter().filter_map(layer_of).max() else {
-            let example = name(0, 0, 'A');
+            let example = name(0, Map::Q, 'A');
             return Err(Error::file(
                 path,
-                format!("no tensor of a Llama's LoRA in it, such as `{example}`"),
+                format!("no tensor of a LoRA in it, such as `{example}`"),
             ));
         };
         // A layer's number comes from the file: one far off would otherwise make a very long list.
@@ -172,28 +165,23 @@ impl LoraAdapter {
                 ),
             ));
         }
+        let maps: BTreeSet<Map> = config
+            .target_modules
+            .iter()
+            .filter_map(|module| Map::named(module))
+            .collect();
         let mut layers = Vec::with_capacity(last + 1);
         for n in 0..=last {
-            let mut layer: [Option<Pair>; 7] = Default::default();
-            for (i, place) in layer.iter_mut().enumerate() {
-                if !config
-                    .target_modules
-                    .iter()
-                    .any(|module| module == LINEAR[i].1)
-                {
-                    continue;
-                }
-                let mut half = |half: char| {
-                    let name = name(n, i, half);
-                    left.remove(&name);
-                    store.take_any(&name)
-                };
-                *place = Some(Pair {
-                    a: half('A')?,
-                    b: half('B')?,
-                });
-            }
-            layers.push(layer);
+            let mut half = |map: Map, half: char| {
+                let name = name(n, map, half);
+                left.remove(&name);
+                store.take_any(&name)
+            };
+            let pairs = maps.iter().map(|map| {
+                let (a, b) = (half(*map, 'A')?, half(*map, 'B')?);
+                Ok((*map, Pair { a, b }))
+            });
+            layers.push(pairs.collect::<Result<_>>()?);
         }
         if let Some(name) = left.first() {
             return Err(Error::file(
@@ -214,13 +202,14 @@ impl LoraAdapter {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::llama::Llama;
+    use crate::model::Model;
     use crate::ops::slice::read;
-    use crate::test_support::tiny_config;
+    use crate::test_support::{tiny, tiny_config};
 
     fn saved() -> (tempfile::TempDir, LoraAdapter) {
         let folder = tempfile::tempdir().unwrap();
-        let adapter = LoraAdapter::new(&tiny_config(), 4, 8.0, 0.05, 1).unwrap();
+        let adapter =
+            LoraAdapter::new(&tiny_config(), tiny_config().maps(), 4, 8.0, 0.05, 1).unwrap();
         adapter.save(folder.path(), "models/pocket").unwrap();
         (folder, adapter)
     }
@@ -254,7 +243,7 @@ mod tests {
     #[test]
     fn a_tensor_too_few_or_too_many_is_an_error() {
         let (folder, mut adapter) = saved();
-        adapter.layers[1][3] = None;
+        adapter.layers[1].remove(&Map::O);
         adapter.save(folder.path(), "x").unwrap();
         let message = LoraAdapter::load(folder.path()).unwrap_err().to_string();
         assert!(
@@ -291,22 +280,18 @@ mod tests {
     #[test]
     fn an_adapter_of_another_base_is_refused() {
         let (_folder, adapter) = saved();
-        let mut config = tiny_config();
-        config.intermediate_size = 32;
-        let mut other = Llama::random(&config, 1).unwrap();
-        let message = adapter.attach(&mut other, false).unwrap_err().to_string();
+        let refused = |settings| {
+            let mut other = Model::random(&tiny(settings), 1).unwrap();
+            adapter.attach(&mut other, false).unwrap_err().to_string()
+        };
+        let message = refused(json!({ "intermediate_size": 32 }));
         assert!(
             message.contains("gate_proj") && message.contains("another base"),
             "{message}"
         );
-        config.num_hidden_layers = 3;
-        let mut other = Llama::random(&config, 1).unwrap();
-        assert!(
-            adapter
-                .attach(&mut other, false)
-                .unwrap_err()
-                .to_string()
-                .contains("2 layers")
-        );
+        let message = refused(json!({ "num_hidden_layers": 3 }));
+        assert!(message.contains("2 layers"), "{message}");
+        let message = refused(json!({ "model_type": "phi3" }));
+        assert!(message.contains("no q_proj"), "{message}");
     }
 }

@@ -1,19 +1,22 @@
-//! The same Llama as a plain, slow composition of candle's own operations and its automatic differentiation: what the
+//! A Llama as a plain, slow composition of candle's own operations and its automatic differentiation: what the
 //! fast passes must agree with. For tests alone.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Tensor, Var};
+use serde_json::json;
 
 use crate::batch::{Example, Pack};
 use crate::forward::{loss, loss_and_gradients};
 use crate::linear::{Gradients, Linear};
-use crate::llama::{DOWN, GATE, K, Llama, O, Q, UP, V};
 use crate::lora::LoraAdapter;
+use crate::model::Model;
 use crate::ops::slice::{edit, matrix, read};
-use crate::test_support::{random, tiny_config};
+use crate::test_support::{random, tiny};
 use crate::workers::Workers;
+
+const THETA: f64 = 5_000.0;
 
 /// Every weight as a variable, in slot order.
 struct Variables(HashMap<usize, Var>);
@@ -72,7 +75,7 @@ fn heads(x: &Tensor, heads: usize, dim: usize, theta: Option<f64>) -> Tensor {
     (cos + turned.broadcast_mul(&angles.sin().unwrap()).unwrap()).unwrap()
 }
 
-fn logits(model: &Llama, vars: &mut Variables, tokens: &[u32]) -> Tensor {
+fn logits(model: &Model, vars: &mut Variables, tokens: &[u32]) -> Tensor {
     let c = &model.config;
     let (t, d, nq, nk) = (
         tokens.len(),
@@ -96,12 +99,12 @@ fn logits(model: &Llama, vars: &mut Variables, tokens: &[u32]) -> Tensor {
     let mask = matrix(mask, t, t).unwrap();
     for layer in &model.layers {
         let h = norm(&x, &vars.of(&layer.input_norm), c.rms_norm_eps);
-        let mut project = |i: usize| vars.linear(&layer.linear[i], &h);
-        let (q, k, v) = (project(Q), project(K), project(V));
-        let q = heads(&q, nq, d, Some(c.rope_theta));
+        let mut project = |i: usize| vars.linear(&layer.attention_in[i], &h);
+        let (q, k, v) = (project(0), project(1), project(2));
+        let q = heads(&q, nq, d, Some(THETA));
         let shared: Vec<u32> = (0..nq).map(|head| (head / (nq / nk)) as u32).collect();
         let shared = Tensor::new(shared, &Device::Cpu).unwrap();
-        let k = heads(&k, nk, d, Some(c.rope_theta))
+        let k = heads(&k, nk, d, Some(THETA))
             .index_select(&shared, 0)
             .unwrap();
         let v = heads(&v, nk, d, None).index_select(&shared, 0).unwrap();
@@ -122,11 +125,11 @@ fn logits(model: &Llama, vars: &mut Variables, tokens: &[u32]) -> Tensor {
             .unwrap()
             .reshape((t, nq * d))
             .unwrap();
-        x = (x + vars.linear(&layer.linear[O], &mixed)).unwrap();
-        let h = norm(&x, &vars.of(&layer.attention_norm), c.rms_norm_eps);
-        let gate = vars.linear(&layer.linear[GATE], &h);
-        let gated = (gate.silu().unwrap() * vars.linear(&layer.linear[UP], &h)).unwrap();
-        x = (x + vars.linear(&layer.linear[DOWN], &gated)).unwrap();
+        x = (x + vars.linear(&layer.attention_out, &mixed)).unwrap();
+        let h = norm(&x, &vars.of(&layer.middle_norm), c.rms_norm_eps);
+        let gate = vars.linear(&layer.gate_up[0], &h);
+        let gated = (gate.silu().unwrap() * vars.linear(&layer.gate_up[1], &h)).unwrap();
+        x = (x + vars.linear(&layer.down, &gated)).unwrap();
     }
     let x = norm(&x, &vars.of(&model.norm), c.rms_norm_eps);
     let head = model.head.as_ref().map_or(table, |head| vars.of(head));
@@ -134,7 +137,7 @@ fn logits(model: &Llama, vars: &mut Variables, tokens: &[u32]) -> Tensor {
 }
 
 /// Σ weight·nll / Σ weight.
-fn reference_loss(model: &Llama, vars: &mut Variables, examples: &[Example]) -> Tensor {
+fn reference_loss(model: &Model, vars: &mut Variables, examples: &[Example]) -> Tensor {
     let mut total = Tensor::new(0f32, &Device::Cpu).unwrap();
     let mut weight = 0.0;
     for example in examples {
@@ -183,11 +186,10 @@ fn examples() -> Vec<Example> {
 }
 
 /// Weights large enough that every path matters, norms that are not 1.
-fn model(tied: bool) -> Llama {
-    let mut config = tiny_config();
-    config.tie_word_embeddings = tied;
-    let model = Llama::random(&config, 3).unwrap();
-    for (i, (_, parameter)) in model.parameters().into_iter().enumerate() {
+fn model(tied: bool) -> Model {
+    let config = tiny(json!({ "tie_word_embeddings": tied, "rope_theta": THETA }));
+    let model = Model::random(&config, 3).unwrap();
+    for (i, parameter) in model.parameters().enumerate() {
         let noise = random(i as u64, parameter.tensor.elem_count());
         edit(&parameter.tensor, |x| {
             x.iter_mut().zip(&noise).for_each(|(x, n)| *x += 0.3 * n)
@@ -198,7 +200,7 @@ fn model(tied: bool) -> Llama {
 }
 
 /// Loss within 1e-5 and every gradient within 1e-4 (relative, L2) of the reference.
-fn compare(model: &Llama, slots: usize) {
+fn compare(model: &Model, slots: usize) {
     let examples = examples();
     let mut vars = Variables(HashMap::new());
     let expected = reference_loss(model, &mut vars, &examples);
@@ -245,8 +247,8 @@ fn full_training_agrees_with_plain_candle() {
 }
 
 /// B = 0 would hide half of all errors.
-fn adapter(model: &Llama) -> LoraAdapter {
-    let adapter = LoraAdapter::new(&model.config, 3, 6.0, 0.0, 5).unwrap();
+fn adapter(model: &Model) -> LoraAdapter {
+    let adapter = LoraAdapter::new(&model.config, model.config.maps(), 3, 6.0, 0.0, 5).unwrap();
     for (i, tensor) in adapter.tensors().iter().enumerate() {
         let noise = random(100 + i as u64, tensor.elem_count());
         edit(tensor, |x| {
@@ -284,20 +286,13 @@ fn a_merged_adapter_answers_as_an_attached_one() {
         attached.generate(&prompts, 10, &[]).unwrap(),
         merged.generate(&prompts, 10, &[]).unwrap()
     );
-    for (merged, (base, pair)) in merged.layers[1].linear.iter().zip(
-        base.layers[1]
-            .linear
-            .iter()
-            .zip(adapter(&base).layers[1].iter().flatten()),
-    ) {
-        let by_hand =
-            (&base.weight.tensor + (pair.b.matmul(&pair.a).unwrap() * 2.0).unwrap()).unwrap();
-        let apart = (by_hand - &merged.weight.tensor)
-            .unwrap()
-            .abs()
-            .unwrap()
-            .max_all()
-            .unwrap();
+    let pairs = &adapter(&base).layers[1];
+    for (merged, base) in merged.layers[1].linear().zip(base.layers[1].linear()) {
+        let pair = &pairs[&base.map];
+        let product = (pair.b.matmul(&pair.a).unwrap() * 2.0).unwrap();
+        let by_hand = (&base.weight.tensor + product).unwrap();
+        let apart = (by_hand - &merged.weight.tensor).unwrap();
+        let apart = apart.abs().unwrap().max_all().unwrap();
         assert!(apart.to_scalar::<f32>().unwrap() < 1e-6);
     }
 }

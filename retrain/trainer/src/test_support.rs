@@ -3,6 +3,9 @@
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+use crate::ModelConfig;
 
 /// `n` numbers in -1..1.
 pub(crate) fn random(seed: u64, n: usize) -> Vec<f32> {
@@ -34,22 +37,28 @@ pub(crate) fn assert_gradient(x: &[f32], gradient: &[f32], f: impl Fn(&[f32]) ->
 }
 
 /// A Llama small enough for exact comparisons.
-pub(crate) fn tiny_config() -> crate::LlamaConfig {
-    crate::LlamaConfig {
-        vocab_size: 50,
-        hidden_size: 16,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 4,
-        intermediate_size: 24,
-        max_position_embeddings: 64,
-        rms_norm_eps: 1e-5,
-        rope_theta: 10_000.0,
-        rope_scaling: None,
-        tie_word_embeddings: true,
-        bos_token_id: None,
-        eos_token_id: vec![0],
-        unsupported: Vec::new(),
-    }
+pub(crate) fn tiny_config() -> ModelConfig {
+    tiny(json!({}))
+}
+
+/// The same with other settings.
+pub(crate) fn tiny(settings: Value) -> ModelConfig {
+    let mut all = json!({
+        "model_type": "llama",
+        "vocab_size": 50,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+        "intermediate_size": 24,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10_000.0,
+        "tie_word_embeddings": true,
+        "eos_token_id": 0,
+    });
+    let object = all.as_object_mut().unwrap();
+    object.extend(settings.as_object().unwrap().clone());
+    ModelConfig::parse(all).unwrap()
 }

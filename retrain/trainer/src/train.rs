@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 
 use crate::batch::{Example, check};
-use crate::config::LlamaConfig;
+use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::llama::Llama;
+use crate::model::Model;
 use crate::optimizer::{AdamW, clip, learning_rate, norm};
 use crate::workers::Workers;
 
@@ -61,18 +61,18 @@ impl Default for FullSettings {
     }
 }
 
-/// Trains a random Llama on the batches `next_batch` gives for steps 0, 1, …; the loss of a batch is
+/// Trains a random model on the batches `next_batch` gives for steps 0, 1, …; the loss of a batch is
 /// Σ weight·nll / Σ weight over it.
 ///
 /// `progress` is called after each step with the model as it is then, to measure or save it; it may stop the training,
 /// which is then `Error::Cancelled`.
 pub fn train_full(
-    config: &LlamaConfig,
+    config: &ModelConfig,
     next_batch: &mut dyn FnMut(usize) -> Vec<Example>,
     settings: &FullSettings,
-    progress: &mut dyn FnMut(&Progress, &Llama) -> ControlFlow<()>,
-) -> Result<Llama> {
-    let mut model = Llama::random(config, settings.seed)?;
+    progress: &mut dyn FnMut(&Progress, &Model) -> ControlFlow<()>,
+) -> Result<Model> {
+    let mut model = Model::random(config, settings.seed)?;
     let workers = Workers::new(settings.threads)?;
     let parameters = model.train_everything();
     // 0.95: with small batches and few steps the squares' mean must follow faster than PyTorch's 0.999 lets it.
@@ -186,8 +186,7 @@ mod tests {
             );
             let weights: Vec<u32> = model
                 .parameters()
-                .iter()
-                .flat_map(|(_, p)| read(&p.tensor).unwrap().to_vec())
+                .flat_map(|p| read(&p.tensor).unwrap().to_vec())
                 .map(f32::to_bits)
                 .collect();
             runs.push(weights);

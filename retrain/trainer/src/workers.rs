@@ -8,7 +8,7 @@ use crate::batch::{Example, Pack, share_out};
 use crate::error::{Error, Result};
 use crate::forward::{loss, loss_and_gradients, mix};
 use crate::linear::{Dropout, Gradients};
-use crate::llama::Llama;
+use crate::model::Model;
 
 /// Tokens that go through the model together. Fewer make thin products, more fall out of the caches.
 const PACK_TOKENS: usize = 768;
@@ -66,7 +66,7 @@ impl Workers {
     /// The batch's loss Σ weight·nll / Σ weight and its gradients.
     pub(crate) fn gradients(
         &self,
-        model: &Llama,
+        model: &Model,
         slots: usize,
         batch: &[&Example],
         dropout: Option<Dropout>,
@@ -97,7 +97,7 @@ impl Workers {
     }
 
     /// Σ weight·nll / Σ weight over all examples.
-    pub(crate) fn loss(&self, model: &Llama, examples: &[Example]) -> Result<f64> {
+    pub(crate) fn loss(&self, model: &Model, examples: &[Example]) -> Result<f64> {
         let weight: f64 = examples.iter().map(Example::weight).sum();
         let shares = share_out(
             &examples.iter().collect::<Vec<_>>(),

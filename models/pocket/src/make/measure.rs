@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
-use retune_trainer::{Example, Llama};
+use retune_trainer::{Example, Model};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
@@ -35,14 +35,14 @@ pub(crate) struct Settings {
 
 /// A model and its tokenizer.
 pub(crate) struct Pocket {
-    pub(crate) model: Llama,
+    pub(crate) model: Model,
     pub(crate) tokenizer: Tokenizer,
 }
 
 impl Pocket {
     pub(crate) fn load(folder: &Path) -> Result<Self> {
         Ok(Pocket {
-            model: Llama::load(folder, None)?,
+            model: Model::load(folder, None)?,
             tokenizer: tokenizer::load(folder)?,
         })
     }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use retune_trainer::{DType, Example, FullSettings, Llama, LlamaConfig, train_full};
+use retune_trainer::{DType, Example, FullSettings, Model, ModelConfig, train_full};
 use serde_json::json;
 use tokenizers::Tokenizer;
 
@@ -137,7 +137,7 @@ fn batch(corpus: &mut Corpus, tokenizer: &Tokenizer, count: usize) -> Result<Vec
     Ok(examples)
 }
 
-fn shape(tokenizer: &Tokenizer) -> Result<LlamaConfig> {
+fn shape(tokenizer: &Tokenizer) -> Result<ModelConfig> {
     let end = tokenizer
         .token_to_id(END_OF_TURN)
         .context("the tokenizer lacks <|im_end|>")?;
@@ -147,16 +147,20 @@ fn shape(tokenizer: &Tokenizer) -> Result<LlamaConfig> {
             tokenizer.get_vocab_size(true)
         );
     }
+    // Readers differ in which spelling of the rotary embedding they want, and in what they take for a key that is not there.
     let config = json!({
-        "vocab_size": VOCABULARY, "hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6,
-        "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 512, "max_position_embeddings": CONTEXT,
-        "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "tie_word_embeddings": true, "eos_token_id": end,
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 192,
+        "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 512,
+        "hidden_act": "silu", "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "rope_scaling": null,
+        "rope_parameters": { "rope_type": "default", "rope_theta": 10_000.0 }, "tie_word_embeddings": true, "attention_bias": false,
+        "mlp_bias": false, "attention_dropout": 0.0, "initializer_range": 0.02, "bos_token_id": null, "eos_token_id": end,
+        "use_cache": true,
     });
-    Ok(serde_json::from_value(config)?)
+    Ok(ModelConfig::parse(config)?)
 }
 
 /// Writes the whole folder: weights, shape, tokenizer, how to generate.
-fn save(model: &Llama, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
+fn save(model: &Model, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
     model.save(folder, DType::BF16)?;
     tokenizer::save(tokenizer, folder)?;
     let generation = json!({"do_sample": false, "eos_token_id": model.config().eos_token_id,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use retune_demo::{Message, Texts};
 use retune_task::{Check, Format};
-use retune_trainer::{Example, Llama, LoraSettings, recommended_learning_rate, train_lora};
+use retune_trainer::{Example, LoraSettings, Model, recommended_learning_rate, train_lora};
 use serde_json::{Map, Value};
 
 use super::corpus::Sample;
@@ -161,7 +161,7 @@ pub(crate) fn adapt(settings: &Settings, out: &mut impl Write) -> Result<()> {
         )?;
     }
     let adapted = Pocket {
-        model: Llama::load(&settings.model, Some(&outcome.adapter))?,
+        model: Model::load(&settings.model, Some(&outcome.adapter))?,
         tokenizer: pocket.tokenizer,
     };
     kinds(

@@ -6,24 +6,43 @@
 
 use candle_core::{Result, Tensor};
 
-use super::math::{dot, exp, max, scale, sum};
+use super::math::{dot, exp, max, scale, sum, tanh};
 use super::rope::Rotation;
 use super::slice::{edit, matrix, read};
 
+/// How a layer attends.
 #[derive(Clone, Copy)]
-pub(crate) struct Heads {
+pub(crate) struct Attention {
     pub(crate) queries: usize,
     pub(crate) keys: usize,
     pub(crate) dim: usize,
+    /// The factor of queries' products with keys.
+    pub(crate) scale: f32,
+    /// Scores become cap·tanh(score / cap), as Gemma 2 has it.
+    pub(crate) cap: Option<f32>,
+    /// Keys that a query sees, itself included; None: all before it.
+    pub(crate) window: Option<usize>,
 }
 
-impl Heads {
+impl Attention {
     fn group(&self) -> usize {
         self.queries / self.keys
     }
 
-    fn score_scale(&self) -> f32 {
-        1.0 / (self.dim as f32).sqrt()
+    /// The first key that the query at a position sees.
+    pub(crate) fn first(&self, position: usize) -> usize {
+        self.window
+            .map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    /// Products become scores.
+    pub(crate) fn score(&self, products: &mut [f32]) {
+        scale(products, self.scale);
+        if let Some(cap) = self.cap {
+            for value in products {
+                *value = cap * tanh(*value / cap);
+            }
+        }
     }
 }
 
@@ -83,29 +102,58 @@ fn place(from: &[f32], to: &mut [f32], rotation: &Rotation, position: usize, tur
     }
 }
 
-/// Scores `[rows, t]` become probabilities; row r belongs to position r mod t and sees the keys up to itself.
-fn causal_softmax(scores: &mut [f32], t: usize, by: f32) {
-    for (r, row) in scores.chunks_exact_mut(t).enumerate() {
-        let (seen, hidden) = row.split_at_mut(r % t + 1);
+/// Products `[rows, t]` become probabilities; row r belongs to position r mod t and sees no key after itself.
+fn causal_softmax(products: &mut [f32], t: usize, of: Attention) {
+    for (r, row) in products.chunks_exact_mut(t).enumerate() {
+        let position = r % t;
+        let (before, hidden) = row.split_at_mut(position + 1);
+        let (passed, seen) = before.split_at_mut(of.first(position));
+        // The scale goes with the exponent, unless something comes between.
+        let by = match of.cap {
+            Some(_) => {
+                of.score(seen);
+                1.0
+            }
+            None => of.scale,
+        };
         let top = max(seen);
         for value in seen.iter_mut() {
             *value = exp((*value - top) * by);
         }
         let mass = sum(seen);
         scale(seen, 1.0 / mass);
+        passed.fill(0.0);
         hidden.fill(0.0);
     }
 }
 
-/// The gradient by the probabilities becomes that by the scores: p·(dp − Σ p·dp)·scale.
-fn causal_softmax_backward(dp: &mut [f32], p: &[f32], t: usize, by: f32) {
+/// The gradient by the probabilities becomes that by the products: p·(dp − Σ p·dp)·scale, and by the cap's slope where there is one,
+/// for which the products are wanted again.
+fn causal_softmax_backward(
+    dp: &mut [f32],
+    p: &[f32],
+    products: Option<&[f32]>,
+    t: usize,
+    of: Attention,
+) {
     for (r, (dp, p)) in dp.chunks_exact_mut(t).zip(p.chunks_exact(t)).enumerate() {
-        let (seen, hidden) = dp.split_at_mut(r % t + 1);
-        let p = &p[..seen.len()];
+        let position = r % t;
+        let first = of.first(position);
+        let (before, hidden) = dp.split_at_mut(position + 1);
+        let (passed, seen) = before.split_at_mut(first);
+        let p = &p[first..=position];
         let mean = dot(seen, p);
         for (dp, p) in seen.iter_mut().zip(p) {
-            *dp = p * (*dp - mean) * by;
+            *dp = p * (*dp - mean) * of.scale;
         }
+        if let (Some(products), Some(cap)) = (products, of.cap) {
+            let products = &products[r * t + first..=r * t + position];
+            for (dp, product) in seen.iter_mut().zip(products) {
+                let capped = tanh(product * of.scale / cap);
+                *dp *= 1.0 - capped * capped;
+            }
+        }
+        passed.fill(0.0);
         hidden.fill(0.0);
     }
 }
@@ -114,11 +162,11 @@ fn causal_softmax_backward(dp: &mut [f32], p: &[f32], t: usize, by: f32) {
 pub(crate) fn forward(
     [q, k, v]: [&Tensor; 3],
     lengths: &[usize],
-    heads: Heads,
+    of: Attention,
     rotation: &Rotation,
 ) -> Result<(Tensor, Vec<Sequence>)> {
     let (q, k, v) = (read(q)?, read(k)?, read(v)?);
-    let (width, key_width) = (heads.queries * heads.dim, heads.keys * heads.dim);
+    let (width, key_width) = (of.queries * of.dim, of.keys * of.dim);
     let mut out = vec![0.0; q.len()];
     let mut sequences = Vec::with_capacity(lengths.len());
     let mut start = 0;
@@ -127,33 +175,31 @@ pub(crate) fn forward(
         let key_rows = start * key_width..(start + t) * key_width;
         let q = gather(
             &q[rows.clone()],
-            heads.queries,
-            heads.dim,
+            of.queries,
+            of.dim,
             rotation,
             Turn::Forward,
         );
         let k = gather(
             &k[key_rows.clone()],
-            heads.keys,
-            heads.dim,
+            of.keys,
+            of.dim,
             rotation,
             Turn::Forward,
         );
-        let v = gather(&v[key_rows], heads.keys, heads.dim, rotation, Turn::Not);
-        let tall = (heads.keys, heads.group() * t, heads.dim);
-        let q = matrix(q, heads.queries * t, heads.dim)?.reshape(tall)?;
-        let k = matrix(k, heads.keys * t, heads.dim)?.reshape((heads.keys, t, heads.dim))?;
-        let v = matrix(v, heads.keys * t, heads.dim)?.reshape((heads.keys, t, heads.dim))?;
+        let v = gather(&v[key_rows], of.keys, of.dim, rotation, Turn::Not);
+        let tall = (of.keys, of.group() * t, of.dim);
+        let q = matrix(q, of.queries * t, of.dim)?.reshape(tall)?;
+        let k = matrix(k, of.keys * t, of.dim)?.reshape((of.keys, t, of.dim))?;
+        let v = matrix(v, of.keys * t, of.dim)?.reshape((of.keys, t, of.dim))?;
         let probabilities = q.matmul(&k.t()?)?;
-        edit(&probabilities, |scores| {
-            causal_softmax(scores, t, heads.score_scale())
-        })?;
+        edit(&probabilities, |scores| causal_softmax(scores, t, of))?;
         let mixed = probabilities.matmul(&v)?;
         scatter(
             &read(&mixed)?,
             &mut out[rows],
-            heads.queries,
-            heads.dim,
+            of.queries,
+            of.dim,
             rotation,
             Turn::Not,
         );
@@ -172,12 +218,12 @@ pub(crate) fn forward(
 pub(crate) fn backward(
     dout: &Tensor,
     sequences: &[Sequence],
-    heads: Heads,
+    of: Attention,
     rotation: &Rotation,
 ) -> Result<[Tensor; 3]> {
     let total = dout.dims2()?.0;
     let dout = read(dout)?;
-    let (width, key_width) = (heads.queries * heads.dim, heads.keys * heads.dim);
+    let (width, key_width) = (of.queries * of.dim, of.keys * of.dim);
     let mut dq = vec![0.0; total * width];
     let mut dk = vec![0.0; total * key_width];
     let mut dv = vec![0.0; total * key_width];
@@ -192,18 +238,14 @@ pub(crate) fn backward(
         let t = k.dims3()?.1;
         let rows = start * width..(start + t) * width;
         let key_rows = start * key_width..(start + t) * key_width;
-        let dmixed = gather(
-            &dout[rows.clone()],
-            heads.queries,
-            heads.dim,
-            rotation,
-            Turn::Not,
-        );
-        let dmixed = matrix(dmixed, heads.queries * t, heads.dim)?.reshape(q.shape())?;
+        let dmixed = gather(&dout[rows.clone()], of.queries, of.dim, rotation, Turn::Not);
+        let dmixed = matrix(dmixed, of.queries * t, of.dim)?.reshape(q.shape())?;
         let dscores = dmixed.matmul(&v.t()?)?;
         let p = read(probabilities)?;
+        let products = of.cap.map(|_| q.matmul(&k.t()?)).transpose()?;
+        let products = products.as_ref().map(read).transpose()?;
         edit(&dscores, |dp| {
-            causal_softmax_backward(dp, &p, t, heads.score_scale())
+            causal_softmax_backward(dp, &p, products.as_deref(), t, of)
         })?;
         let turned_dq = dscores.matmul(k)?;
         let turned_dk = dscores.t()?.matmul(q)?;
@@ -211,24 +253,24 @@ pub(crate) fn backward(
         scatter(
             &read(&turned_dq)?,
             &mut dq[rows],
-            heads.queries,
-            heads.dim,
+            of.queries,
+            of.dim,
             rotation,
             Turn::Back,
         );
         scatter(
             &read(&turned_dk)?,
             &mut dk[key_rows.clone()],
-            heads.keys,
-            heads.dim,
+            of.keys,
+            of.dim,
             rotation,
             Turn::Back,
         );
         scatter(
             &read(&gathered_dv)?,
             &mut dv[key_rows],
-            heads.keys,
-            heads.dim,
+            of.keys,
+            of.dim,
             rotation,
             Turn::Not,
         );
@@ -245,17 +287,38 @@ pub(crate) fn backward(
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::config::Rope;
     use crate::test_support::{assert_gradient, random};
 
     #[test]
     fn gradients_agree_with_finite_differences() {
-        let heads = Heads {
+        let plain = Attention {
             queries: 4,
             keys: 2,
             dim: 4,
+            scale: 0.5,
+            cap: None,
+            window: None,
         };
+        let capped = Attention {
+            cap: Some(0.7),
+            ..plain
+        };
+        let windowed = Attention {
+            window: Some(2),
+            scale: 0.3,
+            ..plain
+        };
+        [plain, capped, windowed].into_iter().for_each(agrees);
+    }
+
+    fn agrees(of: Attention) {
         let lengths = [3, 1, 4];
-        let rotation = Rotation::new(&[1.0, 0.2], 0, 4);
+        let rope = Rope {
+            inverse_frequencies: vec![1.0, 0.2],
+            magnitude: 1.0,
+        };
+        let rotation = Rotation::new(Some(&rope), 0, 4);
         let (q, k, v, dy) = (
             random(1, 8 * 16),
             random(2, 8 * 8),
@@ -265,7 +328,7 @@ mod tests {
         let run = |q: &[f32], k: &[f32], v: &[f32]| {
             let [q, k, v] =
                 [(q, 16), (k, 8), (v, 8)].map(|(x, n)| matrix(x.to_vec(), 8, n).unwrap());
-            forward([&q, &k, &v], &lengths, heads, &rotation).unwrap()
+            forward([&q, &k, &v], &lengths, of, &rotation).unwrap()
         };
         let loss = |q: &[f32], k: &[f32], v: &[f32]| -> f64 {
             let y = run(q, k, v).0;
@@ -277,13 +340,8 @@ mod tests {
                 .sum()
         };
         let (_, saved) = run(&q, &k, &v);
-        let [dq, dk, dv] = backward(
-            &matrix(dy.clone(), 8, 16).unwrap(),
-            &saved,
-            heads,
-            &rotation,
-        )
-        .unwrap();
+        let [dq, dk, dv] =
+            backward(&matrix(dy.clone(), 8, 16).unwrap(), &saved, of, &rotation).unwrap();
         assert_gradient(&q, &read(&dq).unwrap(), |q| loss(q, &k, &v));
         assert_gradient(&k, &read(&dk).unwrap(), |k| loss(&q, k, &v));
         assert_gradient(&v, &read(&dv).unwrap(), |v| loss(&q, &k, v));

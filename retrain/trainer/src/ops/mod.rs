@@ -1,4 +1,4 @@
-//! The pieces of a Llama between the matrix products, each forward and backward by hand over plain slices.
+//! The pieces of a model between the matrix products, each forward and backward by hand over plain slices.
 //!
 //! candle's graph would keep a copy of every intermediate, pad every batch and walk it once per primitive; its fused
 //! kernels have no backward at all. Here only the matrix products are candle's. Every backward is held against finite
@@ -6,8 +6,8 @@
 
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
+pub(crate) mod gated;
 pub(crate) mod math;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod slice;
-pub(crate) mod swiglu;
