@@ -17,18 +17,26 @@ pub(crate) struct Normed {
     inverse: Vec<f32>,
 }
 
-/// What a layer's backward pass wants; `S` is what its attention kept.
+impl Normed {
+    /// The norm's result, once more.
+    fn again(&self, config: &ModelConfig, weight: &Parameter) -> Result<Tensor> {
+        let (rows, width) = self.input.dims2()?;
+        let weight = offset(config, weight)?;
+        let y = rms_norm::again(&read(&self.input)?, &weight, &self.inverse);
+        matrix(y, rows, width)
+    }
+}
+
+/// What a layer's backward pass wants; `S` is what its attention kept. What a few operations make again is not kept: memory is what a long
+/// sequence runs out of.
 pub(crate) struct Kept<S> {
     input: Normed,
-    normed: Tensor,
     heads: Option<[Normed; 2]>,
     pub(crate) attended: S,
     mixed: Tensor,
     middle: Normed,
-    middle_normed: Tensor,
     gate: Tensor,
     up: Tensor,
-    gated: Tensor,
     results: Option<[Normed; 2]>,
     /// What the LoRAs keep, in the order of the layer's linear maps.
     inner: Vec<Option<Tensor>>,
@@ -83,9 +91,7 @@ impl<D: Fn(Map) -> Option<Dropout>> Block<'_, D> {
         let gate_up = layer.gate_up.iter();
         let parts: Result<Vec<_>> = gate_up.map(|map| linear(map, &middle_normed)).collect();
         let [gate, up] = parted(parts?, [config.intermediate_size; 2])?;
-        let (rows, width) = gate.dims2()?;
-        let gated = gated::forward(config.activation, &read(&gate)?, &read(&up)?);
-        let gated = matrix(gated, rows, width)?;
+        let gated = gated(config, &gate, &up)?;
         let mut y = linear(&layer.down, &gated)?;
         let mut all_results = None;
         if let (Some([_, of_block]), Some(first)) = (&layer.result_norms, results) {
@@ -96,15 +102,12 @@ impl<D: Fn(Map) -> Option<Dropout>> Block<'_, D> {
         add(&y, &middle)?;
         let kept = Kept {
             input,
-            normed,
             heads,
             attended,
             mixed,
             middle: of_middle,
-            middle_normed,
             gate,
             up,
-            gated,
             results: all_results,
             inner,
         };
@@ -136,15 +139,18 @@ impl<D: Fn(Map) -> Option<Dropout>> Block<'_, D> {
             Ok::<_, candle_core::Error>(dx)
         };
         let dblock = past_norm(1, &dy, gradients)?;
-        let dgated = linear(&layer.down, &dblock, &kept.gated, gradients)?;
+        let gated = gated(config, &kept.gate, &kept.up)?;
+        let dgated = linear(&layer.down, &dblock, &gated, gradients)?;
+        drop(gated);
         let (rows, width) = dgated.dims2()?;
         let (gate, up) = (read(&kept.gate)?, read(&kept.up)?);
         let (dgate, dup) = gated::backward(config.activation, &read(&dgated)?, &gate, &up);
         let parts = [matrix(dgate, rows, width)?, matrix(dup, rows, width)?];
         let parts = joined(parts.to_vec(), layer.gate_up.len())?;
+        let normed = kept.middle.again(config, &layer.middle_norm)?;
         let mut dnormed: Option<Tensor> = None;
         for (map, part) in layer.gate_up.iter().zip(&parts).rev() {
-            let part = linear(map, part, &kept.middle_normed, gradients)?;
+            let part = linear(map, part, &normed, gradients)?;
             sum(&mut dnormed, part)?;
         }
         // From here on `dx` is the gradient by the residual stream.
@@ -163,9 +169,10 @@ impl<D: Fn(Map) -> Option<Dropout>> Block<'_, D> {
             (dq, dk) = (over_q, over_k);
         }
         let parts = joined(vec![dq, dk, dv], layer.attention_in.len())?;
+        let normed = kept.input.again(config, &layer.input_norm)?;
         let mut dnormed: Option<Tensor> = None;
         for (map, part) in layer.attention_in.iter().zip(&parts).rev() {
-            let part = linear(map, part, &kept.normed, gradients)?;
+            let part = linear(map, part, &normed, gradients)?;
             sum(&mut dnormed, part)?;
         }
         if let Some(dnormed) = dnormed {
@@ -174,6 +181,12 @@ impl<D: Fn(Map) -> Option<Dropout>> Block<'_, D> {
         }
         Ok(dx)
     }
+}
+
+fn gated(config: &ModelConfig, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let (rows, width) = gate.dims2()?;
+    let y = gated::forward(config.activation, &read(gate)?, &read(up)?);
+    matrix(y, rows, width)
 }
 
 fn sum(of: &mut Option<Tensor>, part: Tensor) -> Result<()> {

@@ -1,22 +1,93 @@
 //! Files: reading safetensors, one or sharded, and writing whole files or none.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
-use safetensors::{SafeTensorError, SafeTensors};
+use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// A folder's tensors, from one or several safetensors files. A file's bytes are held while its tensors are taken.
+/// A folder's tensors, from one or several safetensors files. They are read one at a time: a model is in memory once.
 pub(crate) struct Store {
     /// Which file has which tensor.
     place: HashMap<String, PathBuf>,
     source: PathBuf,
-    open: Option<(PathBuf, Vec<u8>)>,
+    open: Option<Open>,
+}
+
+/// A safetensors file: what is where in it.
+struct Open {
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
+    /// Of the numbers, in the file.
+    start: u64,
+}
+
+/// As the safetensors crate has it: beyond that it is no header.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+impl Open {
+    fn new(path: &Path) -> Result<Self> {
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        let size = file.metadata().map_err(Error::io(path))?.len();
+        let truncated = || {
+            let what = "truncated, or not safetensors";
+            Error::file(
+                path,
+                format!("{what}: {size} bytes are not what its header promises"),
+            )
+        };
+        let mut length = [0; 8];
+        file.read_exact(&mut length).map_err(|_| truncated())?;
+        let length = u64::from_le_bytes(length);
+        if length > LONGEST_HEADER.min(size) {
+            return Err(truncated());
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).map_err(|_| truncated())?;
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| Error::file(path, format!("not a safetensors file: {error}")))?;
+        let start = 8 + length;
+        if start + metadata.data_len() as u64 != size {
+            return Err(truncated());
+        }
+        Ok(Open {
+            path: path.to_path_buf(),
+            file,
+            metadata,
+            start,
+        })
+    }
+
+    fn take(&mut self, name: &str) -> Result<Tensor> {
+        let path = &self.path;
+        let info = self
+            .metadata
+            .info(name)
+            .ok_or_else(|| Error::file(path, format!("tensor `{name}` is missing")))?;
+        if !matches!(info.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16) {
+            let found = info.dtype;
+            return Err(Error::file(
+                path,
+                format!("tensor `{name}` is {found:?}; expected F32, BF16 or F16"),
+            ));
+        }
+        let (from, to) = info.data_offsets;
+        let mut bytes = vec![0; to - from];
+        self.file
+            .seek(SeekFrom::Start(self.start + from as u64))
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(Error::io(path))?;
+        let view = TensorView::new(info.dtype, info.shape.clone(), &bytes)
+            .map_err(|error| Error::file(path, format!("tensor `{name}`: {error}")))?;
+        Ok(view.load(&Device::Cpu)?.to_dtype(DType::F32)?)
+    }
 }
 
 impl Store {
@@ -58,20 +129,12 @@ impl Store {
     }
 
     pub(crate) fn open_file(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        let names: Vec<String> = parse(path, &bytes)?
-            .names()
-            .iter()
-            .map(|name| name.to_string())
-            .collect();
-        let place = names
-            .into_iter()
-            .map(|name| (name, path.to_path_buf()))
-            .collect();
+        let open = Open::new(path)?;
+        let names = open.metadata.offset_keys().into_iter();
         Ok(Store {
-            place,
+            place: names.map(|name| (name, path.to_path_buf())).collect(),
             source: path.to_path_buf(),
-            open: Some((path.to_path_buf(), bytes)),
+            open: Some(open),
         })
     }
 
@@ -94,41 +157,15 @@ impl Store {
 
     /// The tensor in f32.
     pub(crate) fn take_any(&mut self, name: &str) -> Result<Tensor> {
-        let missing = |file: &Path| Error::file(file, format!("tensor `{name}` is missing"));
-        let path = self.place.get(name).ok_or_else(|| missing(&self.source))?;
-        if self.open.as_ref().is_none_or(|(open, _)| open != path) {
-            self.open = None;
-            self.open = Some((path.clone(), std::fs::read(path).map_err(Error::io(path))?));
+        let path = self
+            .place
+            .get(name)
+            .ok_or_else(|| Error::file(&self.source, format!("tensor `{name}` is missing")))?;
+        match &mut self.open {
+            Some(open) if open.path == *path => open.take(name),
+            other => other.insert(Open::new(path)?).take(name),
         }
-        let Some((path, bytes)) = &self.open else {
-            return Err(missing(&self.source));
-        };
-        let all = parse(path, bytes)?;
-        let view = all.tensor(name).map_err(|_| missing(path))?;
-        use safetensors::Dtype;
-        if !matches!(view.dtype(), Dtype::F32 | Dtype::BF16 | Dtype::F16) {
-            let found = view.dtype();
-            return Err(Error::file(
-                path,
-                format!("tensor `{name}` is {found:?}; expected F32, BF16 or F16"),
-            ));
-        }
-        Ok(view.load(&Device::Cpu)?.to_dtype(DType::F32)?)
     }
-}
-
-fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
-    SafeTensors::deserialize(bytes).map_err(|error| {
-        let size = bytes.len();
-        Error::file(path, match error {
-            SafeTensorError::MetadataIncompleteBuffer
-            | SafeTensorError::InvalidHeaderLength
-            | SafeTensorError::HeaderTooSmall => {
-                format!("truncated, or not safetensors: {size} bytes are not what its header promises ({error})")
-            }
-            error => format!("not a safetensors file: {error}"),
-        })
-    })
 }
 
 /// Writes a temporary file beside `path`, flushes it to the disk and renames it: readers see the old file or the new.
@@ -159,7 +196,7 @@ fn write_whole(
         path: path.to_path_buf(),
         source: error.error,
     })?;
-    std::fs::File::open(folder)
+    File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(Error::io(folder))
 }

@@ -1,8 +1,12 @@
 //! Causal self-attention of several sequences that lie one after another in the rows, nothing padded.
 //!
 //! Per sequence the heads are gathered (and queries and keys turned to their positions), so that the query heads that
-//! share a key head (Ainslie et al. 2023) are one taller matrix: all heads of a sequence are one batched product, and
-//! the shared head's gradient sums itself in the product's inner dimension.
+//! share a key head (Ainslie et al. 2023) are rows of one matrix: all heads are one batched product, and the shared head's gradient
+//! sums itself in the product's inner dimension.
+//!
+//! Queries come in blocks, and a block meets the keys up to its end alone: half of all products of a long sequence would be hidden
+//! anyway. The backward pass computes a block's probabilities again rather than keep them: they are the largest thing a layer could
+//! keep, and a product of few (Dao et al. 2022, section 3.1).
 
 use candle_core::{Result, Tensor};
 
@@ -29,6 +33,12 @@ impl Attention {
         self.queries / self.keys
     }
 
+    /// Key heads, query heads of each, and their dimensions: of queries, and of keys and values.
+    fn heads(&self) -> ((usize, usize, usize), (usize, usize, usize)) {
+        let group = self.group();
+        ((self.keys, group, self.dim), (self.keys, 1, self.dim))
+    }
+
     /// The first key that the query at a position sees.
     pub(crate) fn first(&self, position: usize) -> usize {
         self.window
@@ -46,13 +56,14 @@ impl Attention {
     }
 }
 
-/// What the backward pass wants of one sequence of `t` tokens: q `[keys, group·t, dim]`, k and v `[keys, t, dim]`,
-/// q and k turned, and the probabilities `[keys, group·t, t]`.
+/// Positions of a block.
+const BLOCK: usize = 128;
+
+/// What the backward pass wants of one sequence of `t` tokens: q `[keys, t·group, dim]`, k and v `[keys, t, dim]`, q and k turned.
 pub(crate) struct Sequence {
     q: Tensor,
     pub(crate) k: Tensor,
     pub(crate) v: Tensor,
-    probabilities: Tensor,
 }
 
 #[derive(Clone, Copy)]
@@ -62,33 +73,43 @@ enum Turn {
     Not,
 }
 
-/// `[t, heads·dim]` to `[heads, t, dim]`.
-fn gather(from: &[f32], heads: usize, dim: usize, rotation: &Rotation, turn: Turn) -> Vec<f32> {
-    let t = from.len() / (heads * dim);
+/// `[t, keys·group·dim]` to `[keys, t·group, dim]`.
+fn gather(
+    from: &[f32],
+    (keys, group, dim): (usize, usize, usize),
+    rotation: &Rotation,
+    turn: Turn,
+) -> Result<Tensor> {
+    let t = from.len() / (keys * group * dim);
     let mut to = vec![0.0; from.len()];
-    for (position, row) in from.chunks_exact(heads * dim).enumerate() {
-        for (head, part) in row.chunks_exact(dim).enumerate() {
-            let at = (head * t + position) * dim;
-            place(part, &mut to[at..at + dim], rotation, position, turn);
+    for (position, row) in from.chunks_exact(keys * group * dim).enumerate() {
+        for (key, heads) in row.chunks_exact(group * dim).enumerate() {
+            let at = (key * t + position) * group * dim;
+            let to = &mut to[at..at + group * dim];
+            for (from, to) in heads.chunks_exact(dim).zip(to.chunks_exact_mut(dim)) {
+                place(from, to, rotation, position, turn);
+            }
         }
     }
-    to
+    matrix(to, keys * t * group, dim)?.reshape((keys, t * group, dim))
 }
 
-/// `[heads, t, dim]` to `[t, heads·dim]`.
+/// `[keys, t·group, dim]` to `[t, keys·group·dim]`.
 fn scatter(
     from: &[f32],
     to: &mut [f32],
-    heads: usize,
-    dim: usize,
+    (keys, group, dim): (usize, usize, usize),
     rotation: &Rotation,
     turn: Turn,
 ) {
-    let t = from.len() / (heads * dim);
-    for (position, row) in to.chunks_exact_mut(heads * dim).enumerate() {
-        for (head, part) in row.chunks_exact_mut(dim).enumerate() {
-            let at = (head * t + position) * dim;
-            place(&from[at..at + dim], part, rotation, position, turn);
+    let t = from.len() / (keys * group * dim);
+    for (position, row) in to.chunks_exact_mut(keys * group * dim).enumerate() {
+        for (key, heads) in row.chunks_exact_mut(group * dim).enumerate() {
+            let at = (key * t + position) * group * dim;
+            let from = &from[at..at + group * dim];
+            for (from, to) in from.chunks_exact(dim).zip(heads.chunks_exact_mut(dim)) {
+                place(from, to, rotation, position, turn);
+            }
         }
     }
 }
@@ -102,59 +123,113 @@ fn place(from: &[f32], to: &mut [f32], rotation: &Rotation, position: usize, tur
     }
 }
 
-/// Products `[rows, t]` become probabilities; row r belongs to position r mod t and sees no key after itself.
-fn causal_softmax(products: &mut [f32], t: usize, of: Attention) {
-    for (r, row) in products.chunks_exact_mut(t).enumerate() {
-        let position = r % t;
-        let (before, hidden) = row.split_at_mut(position + 1);
-        let (passed, seen) = before.split_at_mut(of.first(position));
-        // The scale goes with the exponent, unless something comes between.
-        let by = match of.cap {
-            Some(_) => {
-                of.score(seen);
-                1.0
-            }
-            None => of.scale,
-        };
-        let top = max(seen);
-        for value in seen.iter_mut() {
-            *value = exp((*value - top) * by);
-        }
-        let mass = sum(seen);
-        scale(seen, 1.0 / mass);
-        passed.fill(0.0);
-        hidden.fill(0.0);
-    }
+/// Queries at the positions `start..end`, and the keys that any of them sees.
+#[derive(Clone, Copy)]
+struct Block {
+    of: Attention,
+    start: usize,
+    end: usize,
+    first: usize,
 }
 
-/// The gradient by the probabilities becomes that by the products: p·(dp − Σ p·dp)·scale, and by the cap's slope where there is one,
-/// for which the products are wanted again.
-fn causal_softmax_backward(
-    dp: &mut [f32],
-    p: &[f32],
-    products: Option<&[f32]>,
-    t: usize,
-    of: Attention,
-) {
-    for (r, (dp, p)) in dp.chunks_exact_mut(t).zip(p.chunks_exact(t)).enumerate() {
-        let position = r % t;
-        let first = of.first(position);
-        let (before, hidden) = dp.split_at_mut(position + 1);
-        let (passed, seen) = before.split_at_mut(first);
-        let p = &p[first..=position];
-        let mean = dot(seen, p);
-        for (dp, p) in seen.iter_mut().zip(p) {
-            *dp = p * (*dp - mean) * of.scale;
+impl Block {
+    fn all(of: Attention, t: usize) -> impl DoubleEndedIterator<Item = Block> {
+        (0..t).step_by(BLOCK).map(move |start| Block {
+            of,
+            start,
+            end: (start + BLOCK).min(t),
+            first: of.first(start),
+        })
+    }
+
+    /// The block's rows of a tensor as q is.
+    fn queries(&self, of: &Tensor) -> Result<Tensor> {
+        let group = self.of.group();
+        of.narrow(1, self.start * group, (self.end - self.start) * group)
+    }
+
+    /// The keys' rows of a tensor as k is.
+    fn keys(&self, of: &Tensor) -> Result<Tensor> {
+        of.narrow(1, self.first, self.end - self.first)
+    }
+
+    /// Adds `[keys, rows, dim]` to the rows from `at` on of `into`, which has `t` rows a key.
+    fn put(part: &Tensor, into: &mut [f32], t: usize, at: usize) -> Result<()> {
+        let (_, rows, dim) = part.dims3()?;
+        let part = read(part)?;
+        let into = into.chunks_exact_mut(t * dim);
+        for (into, part) in into.zip(part.chunks_exact(rows * dim)) {
+            let into = &mut into[at * dim..(at + rows) * dim];
+            into.iter_mut().zip(part).for_each(|(a, b)| *a += b);
         }
-        if let (Some(products), Some(cap)) = (products, of.cap) {
-            let products = &products[r * t + first..=r * t + position];
-            for (dp, product) in seen.iter_mut().zip(products) {
-                let capped = tanh(product * of.scale / cap);
-                *dp *= 1.0 - capped * capped;
+        Ok(())
+    }
+
+    fn products(&self, q: &Tensor, k: &Tensor) -> Result<Tensor> {
+        self.queries(q)?.matmul(&self.keys(k)?.t()?)
+    }
+
+    /// `[keys, rows, seen keys]`.
+    fn probabilities(&self, q: &Tensor, k: &Tensor) -> Result<Tensor> {
+        let products = self.products(q, k)?;
+        edit(&products, |products| self.softmax(products))?;
+        Ok(products)
+    }
+
+    /// The position of a row, and the columns that it sees.
+    fn seen(&self, row: usize) -> std::ops::Range<usize> {
+        let rows = (self.end - self.start) * self.of.group();
+        let position = self.start + row % rows / self.of.group();
+        self.of.first(position) - self.first..position + 1 - self.first
+    }
+
+    /// Products become probabilities; no query sees a key after itself.
+    fn softmax(&self, products: &mut [f32]) {
+        let columns = self.end - self.first;
+        for (r, row) in products.chunks_exact_mut(columns).enumerate() {
+            let seen = self.seen(r);
+            row[..seen.start].fill(0.0);
+            row[seen.end..].fill(0.0);
+            let seen = &mut row[seen];
+            // The scale goes with the exponent, unless something comes between.
+            let by = match self.of.cap {
+                Some(_) => {
+                    self.of.score(seen);
+                    1.0
+                }
+                None => self.of.scale,
+            };
+            let top = max(seen);
+            for value in seen.iter_mut() {
+                *value = exp((*value - top) * by);
+            }
+            let mass = sum(seen);
+            scale(seen, 1.0 / mass);
+        }
+    }
+
+    /// The gradient by the probabilities becomes that by the products: p·(dp − Σ p·dp)·scale, and by the cap's slope where there is one,
+    /// for which the products are wanted again.
+    fn softmax_backward(&self, dp: &mut [f32], p: &[f32], products: Option<&[f32]>) {
+        let columns = self.end - self.first;
+        let rows = dp.chunks_exact_mut(columns).zip(p.chunks_exact(columns));
+        for (r, (dp, p)) in rows.enumerate() {
+            let seen = self.seen(r);
+            dp[..seen.start].fill(0.0);
+            dp[seen.end..].fill(0.0);
+            let (dp, p) = (&mut dp[seen.clone()], &p[seen.clone()]);
+            let mean = dot(dp, p);
+            for (dp, p) in dp.iter_mut().zip(p) {
+                *dp = p * (*dp - mean) * self.of.scale;
+            }
+            if let (Some(products), Some(cap)) = (products, self.of.cap) {
+                let products = &products[r * columns + seen.start..r * columns + seen.end];
+                for (dp, product) in dp.iter_mut().zip(products) {
+                    let capped = tanh(product * self.of.scale / cap);
+                    *dp *= 1.0 - capped * capped;
+                }
             }
         }
-        passed.fill(0.0);
-        hidden.fill(0.0);
     }
 }
 
@@ -167,48 +242,24 @@ pub(crate) fn forward(
 ) -> Result<(Tensor, Vec<Sequence>)> {
     let (q, k, v) = (read(q)?, read(k)?, read(v)?);
     let (width, key_width) = (of.queries * of.dim, of.keys * of.dim);
+    let (heads, key_heads) = of.heads();
     let mut out = vec![0.0; q.len()];
     let mut sequences = Vec::with_capacity(lengths.len());
     let mut start = 0;
     for &t in lengths {
         let rows = start * width..(start + t) * width;
         let key_rows = start * key_width..(start + t) * key_width;
-        let q = gather(
-            &q[rows.clone()],
-            of.queries,
-            of.dim,
-            rotation,
-            Turn::Forward,
-        );
-        let k = gather(
-            &k[key_rows.clone()],
-            of.keys,
-            of.dim,
-            rotation,
-            Turn::Forward,
-        );
-        let v = gather(&v[key_rows], of.keys, of.dim, rotation, Turn::Not);
-        let tall = (of.keys, of.group() * t, of.dim);
-        let q = matrix(q, of.queries * t, of.dim)?.reshape(tall)?;
-        let k = matrix(k, of.keys * t, of.dim)?.reshape((of.keys, t, of.dim))?;
-        let v = matrix(v, of.keys * t, of.dim)?.reshape((of.keys, t, of.dim))?;
-        let probabilities = q.matmul(&k.t()?)?;
-        edit(&probabilities, |scores| causal_softmax(scores, t, of))?;
-        let mixed = probabilities.matmul(&v)?;
-        scatter(
-            &read(&mixed)?,
-            &mut out[rows],
-            of.queries,
-            of.dim,
-            rotation,
-            Turn::Not,
-        );
-        sequences.push(Sequence {
-            q,
-            k,
-            v,
-            probabilities,
-        });
+        let q = gather(&q[rows.clone()], heads, rotation, Turn::Forward)?;
+        let k = gather(&k[key_rows.clone()], key_heads, rotation, Turn::Forward)?;
+        let v = gather(&v[key_rows], key_heads, rotation, Turn::Not)?;
+        let mut mixed = vec![0.0; t * width];
+        for block in Block::all(of, t) {
+            let part = block.probabilities(&q, &k)?.matmul(&block.keys(&v)?)?;
+            let group = of.group();
+            Block::put(&part, &mut mixed, t * group, block.start * group)?;
+        }
+        scatter(&mixed, &mut out[rows], heads, rotation, Turn::Not);
+        sequences.push(Sequence { q, k, v });
         start += t;
     }
     Ok((matrix(out, start, width)?, sequences))
@@ -224,56 +275,44 @@ pub(crate) fn backward(
     let total = dout.dims2()?.0;
     let dout = read(dout)?;
     let (width, key_width) = (of.queries * of.dim, of.keys * of.dim);
+    let (heads, key_heads) = of.heads();
+    let group = of.group();
     let mut dq = vec![0.0; total * width];
     let mut dk = vec![0.0; total * key_width];
     let mut dv = vec![0.0; total * key_width];
     let mut start = 0;
-    for Sequence {
-        q,
-        k,
-        v,
-        probabilities,
-    } in sequences
-    {
+    for Sequence { q, k, v } in sequences {
         let t = k.dims3()?.1;
         let rows = start * width..(start + t) * width;
         let key_rows = start * key_width..(start + t) * key_width;
-        let dmixed = gather(&dout[rows.clone()], of.queries, of.dim, rotation, Turn::Not);
-        let dmixed = matrix(dmixed, of.queries * t, of.dim)?.reshape(q.shape())?;
-        let dscores = dmixed.matmul(&v.t()?)?;
-        let p = read(probabilities)?;
-        let products = of.cap.map(|_| q.matmul(&k.t()?)).transpose()?;
-        let products = products.as_ref().map(read).transpose()?;
-        edit(&dscores, |dp| {
-            causal_softmax_backward(dp, &p, products.as_deref(), t, of)
-        })?;
-        let turned_dq = dscores.matmul(k)?;
-        let turned_dk = dscores.t()?.matmul(q)?;
-        let gathered_dv = probabilities.t()?.matmul(&dmixed)?;
-        scatter(
-            &read(&turned_dq)?,
-            &mut dq[rows],
-            of.queries,
-            of.dim,
-            rotation,
-            Turn::Back,
-        );
-        scatter(
-            &read(&turned_dk)?,
-            &mut dk[key_rows.clone()],
-            of.keys,
-            of.dim,
-            rotation,
-            Turn::Back,
-        );
-        scatter(
-            &read(&gathered_dv)?,
-            &mut dv[key_rows],
-            of.keys,
-            of.dim,
-            rotation,
-            Turn::Not,
-        );
+        let dmixed = gather(&dout[rows.clone()], heads, rotation, Turn::Not)?;
+        let mut turned_dq = vec![0.0; t * width];
+        let mut turned_dk = vec![0.0; t * key_width];
+        let mut gathered_dv = vec![0.0; t * key_width];
+        for block in Block::all(of, t) {
+            let p = block.probabilities(q, k)?;
+            let dmixed = block.queries(&dmixed)?;
+            let dscores = dmixed.matmul(&block.keys(v)?.t()?)?;
+            let products = of.cap.map(|_| block.products(q, k)).transpose()?;
+            let products = products.as_ref().map(read).transpose()?;
+            {
+                let p = read(&p)?;
+                edit(&dscores, |dp| {
+                    block.softmax_backward(dp, &p, products.as_deref())
+                })?;
+            }
+            let part = dscores.matmul(&block.keys(k)?)?;
+            Block::put(&part, &mut turned_dq, t * group, block.start * group)?;
+            let part = dscores.t()?.matmul(&block.queries(q)?)?;
+            Block::put(&part, &mut turned_dk, t, block.first)?;
+            let part = p.t()?.matmul(&dmixed)?;
+            Block::put(&part, &mut gathered_dv, t, block.first)?;
+        }
+        scatter(&turned_dq, &mut dq[rows], heads, rotation, Turn::Back);
+        let rows = key_rows.clone();
+        scatter(&turned_dk, &mut dk[rows], key_heads, rotation, Turn::Back);
+        let rows = key_rows;
+        scatter(&gathered_dv, &mut dv[rows], key_heads, rotation, Turn::Not);
         start += t;
     }
     Ok([
@@ -310,6 +349,57 @@ mod tests {
             ..plain
         };
         [plain, capped, windowed].into_iter().for_each(agrees);
+    }
+
+    /// Sequences of several blocks are one of a block's length each: the first tokens see nothing of what follows, and a window cuts the others off.
+    #[test]
+    fn blocks_are_seamless() {
+        let of = Attention {
+            queries: 2,
+            keys: 1,
+            dim: 2,
+            scale: 0.8,
+            cap: None,
+            window: None,
+        };
+        let rope = Rope {
+            inverse_frequencies: vec![0.1],
+            magnitude: 1.0,
+        };
+        for window in [None, Some(BLOCK / 2), Some(BLOCK + 9)] {
+            let of = Attention { window, ..of };
+            let t = 2 * BLOCK + 7;
+            let rotation = Rotation::new(Some(&rope), 0, t);
+            let (q, k, v) = (random(1, t * 4), random(2, t * 2), random(3, t * 2));
+            let tensors =
+                [(&q, 4), (&k, 2), (&v, 2)].map(|(x, n)| matrix(x.clone(), t, n).unwrap());
+            let [tq, tk, tv] = &tensors;
+            let (found, _) = forward([tq, tk, tv], &[t], of, &rotation).unwrap();
+            let found = read(&found).unwrap();
+            let turned = |x: &[f32], position: usize| {
+                let mut to = [0.0; 2];
+                rotation.turn(x, &mut to, position);
+                to
+            };
+            for position in [0, BLOCK - 1, BLOCK, t - 1] {
+                for head in 0..2 {
+                    let at = position * 4 + head * 2;
+                    let query = turned(&q[at..at + 2], position);
+                    let keys = of.first(position)..position + 1;
+                    let scores = keys.clone().map(|key| {
+                        let key = turned(&k[key * 2..key * 2 + 2], key);
+                        f64::from((query[0] * key[0] + query[1] * key[1]) * of.scale).exp()
+                    });
+                    let scores: Vec<f64> = scores.collect();
+                    let mass: f64 = scores.iter().sum();
+                    for i in 0..2 {
+                        let values = keys.clone().map(|key| f64::from(v[key * 2 + i]));
+                        let by_hand: f64 = values.zip(&scores).map(|(v, s)| v * s / mass).sum();
+                        assert!((by_hand - f64::from(found[at + i])).abs() < 1e-5);
+                    }
+                }
+            }
+        }
     }
 
     fn agrees(of: Attention) {

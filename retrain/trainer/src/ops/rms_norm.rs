@@ -16,6 +16,15 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], eps: f64) -> (Vec<f32>, Vec<f32
     (y, inverse)
 }
 
+/// y from what `forward` returned beside it.
+pub(crate) fn again(x: &[f32], weight: &[f32], inverse: &[f32]) -> Vec<f32> {
+    let mut y = Vec::with_capacity(x.len());
+    for (row, &r) in x.chunks_exact(weight.len()).zip(inverse) {
+        y.extend(row.iter().zip(weight).map(|(x, w)| x * r * w));
+    }
+    y
+}
+
 /// Adds the input's gradient to `dx`, and the weight's to `dw` if it is wanted.
 ///
 /// With g = dy·w: dx = r·(g - x·r²·mean(g·x)), dw = Σ dy·x·r.
@@ -71,7 +80,8 @@ mod tests {
                 .map(|(a, b)| f64::from(a * b))
                 .sum()
         };
-        let (_, inverse) = forward(&x, &w, 1e-5);
+        let (y, inverse) = forward(&x, &w, 1e-5);
+        assert_eq!(again(&x, &w, &inverse), y);
         let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; width]);
         backward(&dy, &x, &w, &inverse, &mut dx, Some(&mut dw));
         assert_gradient(&x, &dx, |x| loss(x, &w));
