@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
-use retune_trainer::{Example, LoraSettings, train_lora};
+use retune_trainer::{Example, LoraSettings, Sets, train_lora};
 use serde_json::json;
 
 use super::VOCABULARY;
@@ -37,17 +37,15 @@ impl Steps {
             ..LoraSettings::default()
         };
         let mut times = Vec::new();
-        train_lora(
-            &self.model,
-            &examples,
-            &short,
-            &short,
-            &settings,
-            &mut |_| {
-                times.push(Instant::now());
-                ControlFlow::Continue(())
-            },
-        )?;
+        let sets = Sets {
+            train: &examples,
+            development: &short,
+            held_out: &short,
+        };
+        train_lora(&self.model, &sets, &settings, None, &mut |_| {
+            times.push(Instant::now());
+            ControlFlow::Continue(())
+        })?;
         // The report before the first step, then one after each; the first step is left out.
         let seconds = (*times.last().context("no step")? - times[1]).as_secs_f64();
         let tokens = (self.batch * self.length * (self.steps - 1)) as f64;

@@ -114,6 +114,8 @@ pub struct Limits {
     pub relaunch: Duration,
     /// One answer of the server.
     pub answer: Duration,
+    /// Between two checkpoints of a training, beside those at the ends of epochs.
+    pub checkpoint: Duration,
 }
 
 impl Default for Limits {
@@ -124,6 +126,7 @@ impl Default for Limits {
             retry: Duration::from_millis(200),
             relaunch: Duration::from_secs(10),
             answer: Duration::from_secs(300),
+            checkpoint: Duration::from_secs(60),
         }
     }
 }

@@ -4,7 +4,8 @@
 //! The run's id follows from what started it and a lease per task keeps a second process away, so nobody does a run twice:
 //! - a run that is done is answered from its row;
 //! - one whose verdict stood (the row has it before anything is promoted) goes on at the promotion;
-//! - any other half-done one begins again: its staging folder is removed, and a candidate that it had already published is rejected.
+//! - any other half-done one begins again: what it staged is removed, and a candidate that it had already published is rejected. Its training goes
+//!   on where it was, if the examples are still the same.
 
 use chrono::Utc;
 use retune_ledger::Run;

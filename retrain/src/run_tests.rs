@@ -257,6 +257,45 @@ async fn from_corrections_to_a_champion_and_never_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_training_that_was_cut_off_goes_on_and_ends_as_if_it_had_not_been() {
+    let (whole, _) = House::new(EXCHANGES, AUTO).await.run(&start()).await;
+    let whole = whole.unwrap();
+    let house = House::new(EXCHANGES, AUTO).await;
+    let reached = tokio::sync::Notify::new();
+    let mut watch = |event: &Event| {
+        if matches!(event, Event::Training(step) if step.step == 5) {
+            reached.notify_one();
+        }
+    };
+    let start = start();
+    tokio::select! {
+        _ = run(&house.options, &start, &mut watch) => panic!("it was not cut off"),
+        () = reached.notified() => {}
+    }
+    // Of another run, which is dead as well.
+    let staging = house.options.ledger.files().join("staging").join("ask");
+    let other = staging.join("run-other.checkpoint.safetensors");
+    std::fs::write(&other, "").unwrap();
+    let own = staging.join(format!("{}.checkpoint.safetensors", whole.run_id));
+    while !own.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (resumed, events) = house.run(&start).await;
+    let resumed = resumed.unwrap();
+    let steps = events.iter().filter_map(|event| match event {
+        Event::Training(step) => Some(step.step),
+        _ => None,
+    });
+    let steps: Vec<usize> = steps.collect();
+    assert!(steps[0] == 0 && steps[1] > 4, "{steps:?}");
+    assert_eq!(
+        (resumed.digest, resumed.curve, resumed.loss_last),
+        (whole.digest, whole.curve, whole.loss_last)
+    );
+    assert!(!own.exists() && !other.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_run_begins_again_cleanly() {
     let house = House::new(EXCHANGES, AUTO).await;
     let ledger = &house.options.ledger;

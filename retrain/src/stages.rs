@@ -1,6 +1,6 @@
 //! The work of each state of a run, in order; `run` decides where to begin.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
@@ -9,7 +9,7 @@ use retune_ledger::{
     Stage, Table, Trigger,
 };
 use retune_task::{Task, base_id};
-use retune_trainer::{LoraSettings, ModelConfig, Progress};
+use retune_trainer::{Checkpoints, LoraSettings, ModelConfig, Progress};
 
 use crate::book::{Book, DATASET, DONE, EXAMINING, TRAINING};
 use crate::dataset::{self, Dataset};
@@ -85,23 +85,19 @@ fn too_few(task: &Task, dataset: &Dataset) -> Option<String> {
     ))
 }
 
-/// What a dead process left of this run or, in the staging folder, of any run of the task: the lease says that none is alive.
+/// What a dead process left of this run or, in the staging folder, of any run of the task: the lease says that none is alive. How far this run's
+/// training was stays: it goes on from there if its examples are still the same.
 async fn clear_leftovers(
     o: &Options,
     task: &Task,
     server: &Server,
     run_id: &str,
 ) -> Result<(), Error> {
-    let staging = staging_folder(o, &task.name);
-    match std::fs::remove_dir_all(&staging) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::File {
-                path: staging,
-                source: error,
-            });
-        }
-        _ => {}
-    }
+    let (staging, checkpoint) = (
+        staging_folder(o, &task.name),
+        checkpoint(o, &task.name, run_id),
+    );
+    remove_others(&staging, &checkpoint).map_err(Error::file(&staging))?;
     let stages = o.ledger.stages(&task.name).await?;
     for adapter in o.ledger.adapters(&task.name).await? {
         if adapter.manifest.run_id.as_deref() == Some(run_id)
@@ -118,8 +114,31 @@ async fn clear_leftovers(
     Ok(())
 }
 
+/// Removes all that is in a folder but one file.
+fn remove_others(folder: &Path, but: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(path)?;
+        } else if path != but {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 fn staging_folder(o: &Options, task: &str) -> PathBuf {
     o.ledger.files().join("staging").join(task)
+}
+
+/// How far a run's training is.
+fn checkpoint(o: &Options, task: &str, run_id: &str) -> PathBuf {
+    staging_folder(o, task).join(format!("{run_id}.checkpoint.safetensors"))
 }
 
 fn name(task: &str, number: u32) -> String {
@@ -234,7 +253,11 @@ async fn train_candidate(
         held_out: held_out.examples,
     };
     let started = Instant::now();
-    let mut training = Training::start(o.base.clone(), examples, settings.clone());
+    let checkpoint = checkpoint(o, &task.name, &report.run_id);
+    let staging = staging_folder(o, &task.name).join(&report.run_id);
+    std::fs::create_dir_all(&staging).map_err(Error::file(&staging))?;
+    let checkpoints = Checkpoints::new(checkpoint.clone(), o.limits.checkpoint);
+    let mut training = Training::start(o.base.clone(), examples, settings.clone(), checkpoints);
     while let Some(step) = training.next().await {
         book.run.loss_first = book.run.loss_first.or(step.held_out_loss);
         book.run.loss_last = step.held_out_loss.or(book.run.loss_last);
@@ -250,8 +273,6 @@ async fn train_candidate(
     report.training_seconds = Some(started.elapsed().as_secs_f64());
     report.curve = outcome.curve.iter().map(point).collect();
 
-    let staging = staging_folder(o, &task.name).join(&report.run_id);
-    std::fs::create_dir_all(&staging).map_err(Error::file(&staging))?;
     outcome.adapter.save(&staging, &base_id(&o.base))?;
     let probes = probes::taken(&o.base, &outcome.adapter, &encoder, task).await?;
     let manifest = manifest(o, task, report, &settings, probes).await?;
@@ -260,6 +281,8 @@ async fn train_candidate(
         .ledger
         .put_adapter(&task.name, &staging, manifest, examples)
         .await?;
+    // It says more of the examples than an adapter that may be published.
+    std::fs::remove_file(&checkpoint).map_err(Error::file(&checkpoint))?;
     report.adapter = Some(name(&task.name, adapter.number));
     report.digest = Some(adapter.manifest.digest.clone());
     Ok(adapter)

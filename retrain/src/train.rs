@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use retune_task::Task;
-use retune_trainer::{Example, LoraOutcome, LoraSettings, Progress};
+use retune_trainer::{Checkpoints, Example, LoraOutcome, LoraSettings, Progress, Sets};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -52,31 +52,29 @@ pub(crate) struct Training {
 }
 
 impl Training {
-    pub(crate) fn start(base: PathBuf, examples: Examples, settings: LoraSettings) -> Self {
+    pub(crate) fn start(
+        base: PathBuf,
+        examples: Examples,
+        settings: LoraSettings,
+        checkpoints: Checkpoints,
+    ) -> Self {
         let (sender, progress) = mpsc::unbounded_channel();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let outcome = tokio::task::spawn_blocking(move || {
-            let Examples {
-                train,
-                development,
-                held_out,
-            } = examples;
-            retune_trainer::train_lora(
-                &base,
-                &train,
-                &development,
-                &held_out,
-                &settings,
-                &mut |step| {
-                    let unheard = sender.send(step.clone()).is_err();
-                    if unheard || stopped.load(Ordering::Relaxed) {
-                        ControlFlow::Break(())
-                    } else {
-                        ControlFlow::Continue(())
-                    }
-                },
-            )
+            let sets = Sets {
+                train: &examples.train,
+                development: &examples.development,
+                held_out: &examples.held_out,
+            };
+            retune_trainer::train_lora(&base, &sets, &settings, Some(&checkpoints), &mut |step| {
+                let unheard = sender.send(step.clone()).is_err();
+                if unheard || stopped.load(Ordering::Relaxed) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })
         });
         Self {
             progress,

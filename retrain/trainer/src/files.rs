@@ -142,6 +142,12 @@ impl Store {
         self.place.keys().map(String::as_str)
     }
 
+    /// What the open file says of itself under a key.
+    pub(crate) fn metadata(&self, key: &str) -> Option<&str> {
+        let metadata = self.open.as_ref()?.metadata.metadata().as_ref()?;
+        metadata.get(key).map(String::as_str)
+    }
+
     /// The tensor in f32, which must have this shape.
     pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = self.take_any(name)?;
@@ -207,9 +213,13 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     })
 }
 
-/// With the metadata `format: pt`, without which older transformers refuse the file.
-pub(crate) fn write_safetensors(path: &Path, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+/// With the metadata `format: pt`, without which older transformers refuse the file, beside what is given.
+pub(crate) fn write_safetensors(
+    path: &Path,
+    tensors: BTreeMap<String, Tensor>,
+    mut metadata: HashMap<String, String>,
+) -> Result<()> {
+    metadata.insert("format".to_string(), "pt".to_string());
     write_whole(path, |file| {
         let bytes = safetensors::serialize(tensors, Some(metadata))
             .map_err(|error| Error::file(path, format!("cannot be written: {error}")))?;

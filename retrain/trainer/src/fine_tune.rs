@@ -1,67 +1,27 @@
 //! Training a LoRA over a frozen base.
+//!
+//! Everything that a step depends on follows from the seed and the step's number, so that a training that was cut off goes on from its
+//! checkpoint bit for bit as if it had not been.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use candle_core::Tensor;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use crate::batch::{Example, check};
+use crate::checkpoint::{self, Checkpoints, Reached};
 use crate::error::{Error, Result};
 use crate::forward::mix;
 use crate::linear::Dropout;
 use crate::lora::LoraAdapter;
 use crate::model::Model;
 use crate::optimizer::{AdamW, clip, learning_rate, norm};
+use crate::settings::LoraSettings;
 use crate::train::{Progress, finite};
 use crate::workers::Workers;
-
-/// How to train an adapter. The defaults follow "LoRA Without Regret" (Thinking Machines 2025) and tinker-cookbook.
-#[derive(Debug, Clone)]
-pub struct LoraSettings {
-    /// Rank.
-    pub r: usize,
-    /// The delta is scaled by alpha/r.
-    pub alpha: f64,
-    /// Share of the LoRA's inputs that is dropped in training, 0 to below 1; 0.05 helps below some 500 examples.
-    pub dropout: f32,
-    /// The highest; `recommended_learning_rate` of the base's hidden size.
-    pub learning_rate: f64,
-    /// Examples a step; above 32 a LoRA loses.
-    pub batch_size: usize,
-    pub epochs: usize,
-    /// Of the first A, the examples' order and the dropout.
-    pub seed: u64,
-    /// Share of the steps over which the learning rate rises.
-    pub warmup: f64,
-    /// Longest gradient; 0 is no limit.
-    pub clip: f64,
-    /// 0 is one a core. Another number rounds otherwise and so gives slightly other weights.
-    pub threads: usize,
-}
-
-impl Default for LoraSettings {
-    fn default() -> Self {
-        LoraSettings {
-            r: 16,
-            alpha: 32.0,
-            dropout: 0.0,
-            learning_rate: 2e-4,
-            batch_size: 16,
-            epochs: 3,
-            seed: 0,
-            warmup: 0.1,
-            clip: 1.0,
-            threads: 0,
-        }
-    }
-}
-
-/// 5e-4·(2000/hidden)^0.781: tinker-cookbook's fit for Llama (`get_lr`).
-pub fn recommended_learning_rate(hidden: usize) -> f64 {
-    5e-4 * (2000.0 / hidden.max(1) as f64).powf(0.781)
-}
 
 /// A trained adapter and how it came about.
 #[derive(Debug, Clone)]
@@ -81,30 +41,44 @@ pub struct LoraOutcome {
     pub curve: Vec<Progress>,
 }
 
+/// What is learned from, what chooses the epoch, and what is only measured: what chooses must not be what proves.
+#[derive(Debug, Clone, Copy)]
+pub struct Sets<'a> {
+    pub train: &'a [Example],
+    pub development: &'a [Example],
+    pub held_out: &'a [Example],
+}
+
+impl Sets<'_> {
+    fn named(&self) -> [(&'static str, &[Example]); 3] {
+        [
+            ("train", self.train),
+            ("development", self.development),
+            ("held_out", self.held_out),
+        ]
+    }
+}
+
 /// Trains a LoRA for the base in the folder `base`.
 ///
-/// The epoch with the lowest loss on `development` is kept; `held_out` is only measured, before the first step and
-/// after each epoch: what chooses must not be what proves. A batch's loss is Σ weight·nll / Σ weight over all of it.
+/// The epoch with the lowest loss on `development` is kept; `held_out` is measured before the first step and
+/// after each epoch. A batch's loss is Σ weight·nll / Σ weight over all of it.
 /// `progress` is called before the first step and after each one, the last of an epoch with the epoch's figures; if it
-/// breaks, the training ends with `Error::Cancelled`.
+/// breaks, the training ends with `Error::Cancelled`. With `checkpoints` it goes on from the file that is there, telling the epochs before
+/// once more, and writes it after each epoch, now and then in between, and when it is cancelled.
 ///
-/// Errors: an empty list, an example that cannot be trained on, settings out of range, an unreadable base, a loss that
+/// Errors: an empty list, an example that cannot be trained on, settings out of range, an unreadable base, a damaged checkpoint, a loss that
 /// is no finite number.
 pub fn train_lora(
     base: &Path,
-    train: &[Example],
-    development: &[Example],
-    held_out: &[Example],
+    sets: &Sets,
     settings: &LoraSettings,
+    checkpoints: Option<&Checkpoints>,
     progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<LoraOutcome> {
     settings.check()?;
     let mut model = Model::load(base, None)?;
-    for (set, examples) in [
-        ("train", train),
-        ("development", development),
-        ("held_out", held_out),
-    ] {
+    for (set, examples) in sets.named() {
         check(set, examples, &model.config)?;
         if examples.is_empty() {
             return Err(Error::Settings(format!(
@@ -114,360 +88,226 @@ pub fn train_lora(
     }
     let adapter = LoraAdapter::new(
         &model.config,
-        model.config.maps(),
+        &settings.maps(&model.config)?,
         settings.r,
-        settings.alpha,
+        settings.effective_alpha(),
         settings.dropout,
         settings.seed,
     )?;
     adapter.attach(&mut model, true)?;
     let parameters = adapter.tensors();
-    let workers = Workers::new(settings.threads)?;
-    let mut adam = AdamW::new(&parameters, 0.999, 0.0);
-    let mut rng = ChaCha8Rng::seed_from_u64(mix(settings.seed, 0));
-
-    let steps = settings.epochs * train.len().div_ceil(settings.batch_size);
-    let warmup = (settings.warmup * steps as f64).ceil() as usize;
-    let mut now = Progress {
-        step: 0,
-        steps,
-        epoch: 0,
-        train_loss: f64::NAN,
-        development_loss: Some(workers.loss(&model, development)?),
-        held_out_loss: Some(workers.loss(&model, held_out)?),
-        tokens: 0,
+    let mut training = Training {
+        model: &model,
+        adapter: &adapter,
+        adam: AdamW::new(&parameters, 0.999, 0.0),
+        parameters,
+        workers: Workers::new(settings.threads, settings.recompute)?,
+        sets,
+        settings,
+        steps: settings.epochs * sets.train.len().div_ceil(settings.batch_size),
+        reached: Reached::default(),
     };
-    let mut report = |now: &Progress| match progress(now) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(Error::Cancelled {
-            step: now.step,
-            steps,
-        }),
-    };
-    report(&now)?;
-    let loss_first = now.held_out_loss.unwrap_or(f64::NAN);
-    let mut curve = vec![now.clone()];
-    let mut best: Option<(f64, Progress, LoraAdapter)> = None;
-    let mut order: Vec<&Example> = train.iter().collect();
-    for epoch in 1..=settings.epochs {
-        order.shuffle(&mut rng);
-        let (mut epoch_loss, mut epoch_weight) = (0.0, 0.0);
-        for batch in order.chunks(settings.batch_size) {
-            let seed = mix(settings.seed, now.step as u64 + 1);
-            let dropout = (settings.dropout > 0.0).then_some(Dropout {
-                rate: settings.dropout,
-                seed,
-            });
-            let (loss, gradients) = workers.gradients(&model, parameters.len(), batch, dropout)?;
-            let length = norm(&gradients)?;
-            finite(now.step + 1, loss, length)?;
-            let rate = learning_rate(now.step, steps, warmup, settings.learning_rate);
-            adam.step(&parameters, &gradients, rate, clip(length, settings.clip))?;
-            let weight: f64 = batch.iter().map(|example| example.weight()).sum();
-            epoch_loss += loss * weight;
-            epoch_weight += weight;
-            now.step += 1;
-            now.tokens += batch
-                .iter()
-                .map(|example| example.tokens.len() as u64)
-                .sum::<u64>();
-            (now.train_loss, now.development_loss, now.held_out_loss) = (loss, None, None);
-            if now.step < epoch * steps / settings.epochs {
-                report(&now)?;
-            }
-        }
-        let development_loss = workers.loss(&model, development)?;
-        finite(now.step, development_loss, 0.0)?;
-        now.epoch = epoch;
-        now.train_loss = epoch_loss / epoch_weight;
-        now.development_loss = Some(development_loss);
-        now.held_out_loss = Some(workers.loss(&model, held_out)?);
-        report(&now)?;
-        curve.push(now.clone());
-        if best
-            .as_ref()
-            .is_none_or(|(lowest, ..)| development_loss < *lowest)
-        {
-            best = Some((development_loss, now.clone(), adapter.snapshot()?));
-        }
-    }
-    let Some((_, chosen, adapter)) = best else {
-        return Err(Error::Settings(
-            "epochs is 0; expected at least 1".to_string(),
-        ));
-    };
-    Ok(LoraOutcome {
-        adapter,
-        loss_first,
-        loss_last: chosen.held_out_loss.unwrap_or(f64::NAN),
-        chosen_epoch: chosen.epoch,
-        steps: now.step,
-        tokens: now.tokens,
-        curve,
-    })
+    let digest = checkpoint::digest(&model, sets, settings);
+    let writes = checkpoints.map(|checkpoints| (checkpoints, digest.as_str()));
+    training.begin(writes, progress)?;
+    training.run(writes, progress)?;
+    training.outcome()
 }
 
-impl LoraSettings {
-    fn check(&self) -> Result<()> {
-        let positive = |x: f64| x.is_finite() && x > 0.0;
-        let wrong: Vec<String> = [
-            (self.r >= 1, format!("r is {}; expected at least 1", self.r)),
-            (
-                positive(self.alpha),
-                format!("alpha is {}; expected more than 0", self.alpha),
-            ),
-            (
-                (0.0..1.0).contains(&self.dropout),
-                format!("dropout is {}; expected 0 to below 1", self.dropout),
-            ),
-            (
-                positive(self.learning_rate),
-                format!(
-                    "learning_rate is {}; expected more than 0",
-                    self.learning_rate
-                ),
-            ),
-            (
-                self.batch_size >= 1,
-                "batch_size is 0; expected at least 1".to_string(),
-            ),
-            (
-                self.epochs >= 1,
-                "epochs is 0; expected at least 1".to_string(),
-            ),
-            (
-                (0.0..=1.0).contains(&self.warmup),
-                format!("warmup is {}; expected a share, 0 to 1", self.warmup),
-            ),
-            (
-                self.clip >= 0.0,
-                format!("clip is {}; expected 0 (no limit) or more", self.clip),
-            ),
-        ]
-        .into_iter()
-        .filter_map(|(fine, what)| (!fine).then_some(what))
-        .collect();
-        if wrong.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Settings(wrong.join("; ")))
+/// Where checkpoints go, and what their training is known by.
+type Writes<'a> = Option<(&'a Checkpoints, &'a str)>;
+
+struct Training<'a> {
+    model: &'a Model,
+    adapter: &'a LoraAdapter,
+    parameters: Vec<Tensor>,
+    adam: AdamW,
+    workers: Workers,
+    sets: &'a Sets<'a>,
+    settings: &'a LoraSettings,
+    /// In all.
+    steps: usize,
+    reached: Reached,
+}
+
+impl Training<'_> {
+    /// From the checkpoint, or with the losses before the first step.
+    fn begin(
+        &mut self,
+        writes: Writes,
+        progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let found = match writes {
+            Some((checkpoints, digest)) => {
+                checkpoints.read(digest, self.adapter, &mut self.adam)?
+            }
+            None => None,
+        };
+        match found {
+            Some(reached) => self.reached = reached,
+            None => {
+                let first = Progress {
+                    step: 0,
+                    steps: self.steps,
+                    epoch: 0,
+                    train_loss: f64::NAN,
+                    development_loss: Some(self.workers.loss(self.model, self.sets.development)?),
+                    held_out_loss: Some(self.workers.loss(self.model, self.sets.held_out)?),
+                    tokens: 0,
+                };
+                self.reached.curve.push(first);
+            }
         }
+        self.reached
+            .curve
+            .clone()
+            .iter()
+            .try_for_each(|known| self.tell(known, None, progress))
     }
+
+    fn run(
+        &mut self,
+        writes: Writes,
+        progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let epoch_steps = self.steps / self.settings.epochs;
+        while self.reached.step < self.steps && !self.is_patience_over() {
+            let epoch = self.reached.step / epoch_steps;
+            let order = order(self.sets.train, self.settings.seed, epoch);
+            let in_epoch = self.reached.step % epoch_steps;
+            for batch in order.chunks(self.settings.batch_size).skip(in_epoch) {
+                let mut now = self.step(batch)?;
+                let is_last = self.reached.step.is_multiple_of(epoch_steps);
+                if is_last {
+                    self.end_epoch(&mut now, epoch + 1)?;
+                }
+                self.tell(&now, writes, progress)?;
+                if let Some((checkpoints, digest)) = writes
+                    && (is_last || checkpoints.is_due())
+                {
+                    checkpoints.write(digest, self.adapter, &self.adam, &self.reached)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, batch: &[&Example]) -> Result<Progress> {
+        let (settings, step) = (self.settings, self.reached.step);
+        let dropout = (settings.dropout > 0.0).then_some(Dropout {
+            rate: settings.dropout,
+            seed: mix(settings.seed, step as u64 + 1),
+        });
+        let slots = self.parameters.len();
+        let (loss, gradients) = self.workers.gradients(self.model, slots, batch, dropout)?;
+        let length = norm(&gradients)?;
+        finite(step + 1, loss, length)?;
+        let warmup = (settings.warmup * self.steps as f64).ceil() as usize;
+        let rate = learning_rate(
+            settings.schedule,
+            step,
+            self.steps,
+            warmup,
+            settings.learning_rate,
+        );
+        let clip = clip(length, settings.clip);
+        self.adam.step(&self.parameters, &gradients, rate, clip)?;
+        let reached = &mut self.reached;
+        let weight: f64 = batch.iter().map(|example| example.weight()).sum();
+        reached.epoch_loss += loss * weight;
+        reached.epoch_weight += weight;
+        reached.step += 1;
+        let tokens = batch.iter().map(|example| example.tokens.len() as u64);
+        reached.tokens += tokens.sum::<u64>();
+        Ok(Progress {
+            step: reached.step,
+            steps: self.steps,
+            epoch: reached.curve.len() - 1,
+            train_loss: loss,
+            development_loss: None,
+            held_out_loss: None,
+            tokens: reached.tokens,
+        })
+    }
+
+    /// The epoch's figures; it may be the best so far.
+    fn end_epoch(&mut self, now: &mut Progress, epoch: usize) -> Result<()> {
+        let development_loss = self.workers.loss(self.model, self.sets.development)?;
+        finite(now.step, development_loss, 0.0)?;
+        now.epoch = epoch;
+        now.train_loss = self.reached.epoch_loss / self.reached.epoch_weight;
+        now.development_loss = Some(development_loss);
+        now.held_out_loss = Some(self.workers.loss(self.model, self.sets.held_out)?);
+        (self.reached.epoch_loss, self.reached.epoch_weight) = (0.0, 0.0);
+        self.reached.curve.push(now.clone());
+        let lowest = self.reached.best.as_ref();
+        let lowest = lowest.and_then(|best| self.reached.curve.get(best.epoch)?.development_loss);
+        if lowest.is_none_or(|lowest| development_loss < lowest) {
+            self.reached.best = Some(checkpoint::Best {
+                epoch,
+                adapter: self.adapter.snapshot()?,
+            });
+        }
+        Ok(())
+    }
+
+    fn is_patience_over(&self) -> bool {
+        let (patience, epochs) = (self.settings.patience, self.reached.curve.len() - 1);
+        let best = self.reached.best.as_ref();
+        patience > 0 && best.is_some_and(|best| epochs - best.epoch >= patience)
+    }
+
+    fn tell(
+        &self,
+        now: &Progress,
+        writes: Writes,
+        progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if progress(now).is_continue() {
+            return Ok(());
+        }
+        if let Some((checkpoints, digest)) = writes {
+            checkpoints.write(digest, self.adapter, &self.adam, &self.reached)?;
+        }
+        Err(Error::Cancelled {
+            step: now.step,
+            steps: now.steps,
+        })
+    }
+
+    fn outcome(self) -> Result<LoraOutcome> {
+        let Reached {
+            step,
+            tokens,
+            curve,
+            best,
+            ..
+        } = self.reached;
+        let (Some(best), Some(first)) = (best, curve.first()) else {
+            let what = "epochs is 0; expected at least 1";
+            return Err(Error::Settings(what.to_string()));
+        };
+        let loss = |progress: Option<&Progress>| progress.and_then(|p| p.held_out_loss);
+        Ok(LoraOutcome {
+            loss_first: loss(Some(first)).unwrap_or(f64::NAN),
+            loss_last: loss(curve.get(best.epoch)).unwrap_or(f64::NAN),
+            chosen_epoch: best.epoch,
+            adapter: best.adapter,
+            steps: step,
+            tokens,
+            curve,
+        })
+    }
+}
+
+/// The examples as an epoch has them.
+fn order(train: &[Example], seed: u64, epoch: usize) -> Vec<&Example> {
+    let mut order: Vec<&Example> = train.iter().collect();
+    let seed = mix(mix(seed, 0), epoch as u64);
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    order
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-    use crate::ops::slice::{edit, read};
-    use crate::test_support::tiny_config;
-    use candle_core::DType;
-
-    /// A word of four tokens follows each of eight first tokens: nothing a random base can know.
-    fn examples(seed: u32, n: u32) -> Vec<Example> {
-        let one = |i: u32| {
-            let first = (i * 5 + seed) % 8 + 10;
-            let tokens = vec![1, first, first + 20, 49 - first, 5, 0];
-            Example {
-                tokens,
-                weights: vec![0.0, 0.0, 1.0, 1.0, 1.0, 1.0],
-            }
-        };
-        (0..n).map(one).collect()
-    }
-
-    /// Its embedding is large enough for the head, which is the same and stays frozen, to tell tokens apart.
-    fn base() -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        let model = Model::random(&tiny_config(), 4).unwrap();
-        edit(&model.embedding.tensor, |x| {
-            x.iter_mut().for_each(|x| *x *= 40.0)
-        })
-        .unwrap();
-        model.save(folder.path(), DType::BF16).unwrap();
-        folder
-    }
-
-    /// Gentle enough that another order of additions ends at much the same loss.
-    fn settings() -> LoraSettings {
-        LoraSettings {
-            learning_rate: 5e-3,
-            batch_size: 8,
-            epochs: 40,
-            threads: 2,
-            ..LoraSettings::default()
-        }
-    }
-
-    fn run(base: &Path, settings: &LoraSettings) -> Result<LoraOutcome> {
-        let mut seen = Vec::new();
-        let go = &mut |now: &Progress| {
-            seen.push(now.step);
-            ControlFlow::Continue(())
-        };
-        let outcome = train_lora(
-            base,
-            &examples(0, 60),
-            &examples(3, 10),
-            &examples(6, 10),
-            settings,
-            go,
-        )?;
-        assert_eq!(
-            seen,
-            (0..=outcome.steps).collect::<Vec<_>>(),
-            "every step is told once, in order"
-        );
-        Ok(outcome)
-    }
-
-    #[test]
-    fn it_learns_leaves_the_base_alone_and_repeats_itself() {
-        let base = base();
-        let before = std::fs::read(base.path().join("model.safetensors")).unwrap();
-        for dropout in [0.0, 0.1] {
-            let settings = LoraSettings {
-                dropout,
-                ..settings()
-            };
-            let outcome = run(base.path(), &settings).unwrap();
-            assert_eq!((outcome.steps, outcome.curve.len()), (320, 41));
-            assert!(
-                outcome.loss_first > 3.0 && outcome.loss_last < 1.0,
-                "{:?}",
-                outcome.curve
-            );
-            let chosen = &outcome.curve[outcome.chosen_epoch];
-            assert_eq!(chosen.held_out_loss, Some(outcome.loss_last));
-            let lowest = outcome.curve[1..]
-                .iter()
-                .filter_map(|p| p.development_loss)
-                .fold(f64::MAX, f64::min);
-            assert_eq!(chosen.development_loss, Some(lowest));
-            let bits = |o: &LoraOutcome| -> Vec<u32> {
-                o.adapter
-                    .tensors()
-                    .iter()
-                    .flat_map(|t| read(t).unwrap().to_vec())
-                    .map(f32::to_bits)
-                    .collect()
-            };
-            assert!(bits(&outcome) == bits(&run(base.path(), &settings).unwrap()));
-            // The kept adapter, saved and loaded, has exactly the loss that was reported.
-            let folder = tempfile::tempdir().unwrap();
-            outcome.adapter.save(folder.path(), "base").unwrap();
-            let adapter = LoraAdapter::load(folder.path()).unwrap();
-            let model = Model::load(base.path(), Some(&adapter)).unwrap();
-            let loss = Workers::new(2)
-                .unwrap()
-                .loss(&model, &examples(6, 10))
-                .unwrap();
-            assert_eq!(loss, outcome.loss_last);
-            assert!(
-                model.save(folder.path(), DType::F32).is_err(),
-                "an attached adapter is not lost silently"
-            );
-        }
-        assert!(before == std::fs::read(base.path().join("model.safetensors")).unwrap());
-    }
-
-    /// B starts at 0, so that A has no gradient in the first step; by the second each of them moves.
-    #[test]
-    fn every_weight_of_the_adapter_moves_by_the_second_step() {
-        let base = base();
-        let two = LoraSettings {
-            epochs: 1,
-            batch_size: 30,
-            ..settings()
-        };
-        let outcome = run(base.path(), &two).unwrap();
-        let start = LoraAdapter::new(
-            &tiny_config(),
-            tiny_config().maps(),
-            16,
-            32.0,
-            0.0,
-            two.seed,
-        )
-        .unwrap();
-        for (i, (a, b)) in start
-            .tensors()
-            .iter()
-            .zip(outcome.adapter.tensors())
-            .enumerate()
-        {
-            assert!(*read(a).unwrap() != *read(&b).unwrap(), "tensor {i} stayed");
-        }
-    }
-
-    #[test]
-    fn it_stops_when_it_is_told_to() {
-        let base = base();
-        let mut stop = |now: &Progress| {
-            if now.step == 2 {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        };
-        let result = train_lora(
-            base.path(),
-            &examples(0, 60),
-            &examples(3, 9),
-            &examples(6, 9),
-            &settings(),
-            &mut stop,
-        );
-        assert!(matches!(
-            result,
-            Err(Error::Cancelled {
-                step: 2,
-                steps: 320
-            })
-        ));
-    }
-
-    #[test]
-    fn bad_input_is_refused_by_name() {
-        let base = base();
-        let go = &mut |_: &Progress| ControlFlow::Continue(());
-        let good = examples(0, 4);
-        let message = train_lora(base.path(), &good, &[], &good, &settings(), go)
-            .unwrap_err()
-            .to_string();
-        assert!(message.contains("development"), "{message}");
-        let mut bad = good.clone();
-        bad[2].tokens[1] = 50;
-        let message = train_lora(base.path(), &good, &good, &bad, &settings(), go)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("held_out example 2: token 50"),
-            "{message}"
-        );
-        let wrong = LoraSettings {
-            r: 0,
-            batch_size: 0,
-            dropout: 1.0,
-            learning_rate: f64::NAN,
-            ..settings()
-        };
-        let message = train_lora(base.path(), &good, &good, &good, &wrong, go)
-            .unwrap_err()
-            .to_string();
-        for word in [
-            "r is 0",
-            "batch_size",
-            "dropout is 1",
-            "learning_rate is NaN",
-        ] {
-            assert!(message.contains(word), "{message}");
-        }
-    }
-
-    #[test]
-    fn the_recommended_rate_is_the_cookbooks() {
-        assert!((recommended_learning_rate(2000) - 5e-4).abs() < 1e-12);
-        assert!((recommended_learning_rate(192) - 3.117e-3).abs() < 1e-5);
-    }
-}
+#[path = "fine_tune_tests.rs"]
+mod tests;

@@ -132,25 +132,44 @@ pub(crate) fn loss(model: &Model, pack: &Pack) -> Result<f64> {
     Ok(loss)
 }
 
-/// Σ weight·nll; adds the gradients of `scale` times it.
+/// How a pack's gradients are computed.
+#[derive(Clone, Copy)]
+pub(crate) struct Way {
+    /// The factor of the loss.
+    pub(crate) scale: f32,
+    pub(crate) dropout: Option<Dropout>,
+    /// A layer keeps its input alone, and is computed again in the backward pass (Chen et al. 2016).
+    pub(crate) recompute: bool,
+}
+
+/// What a layer leaves for the backward pass.
+enum Held {
+    All(Box<Kept<Vec<Sequence>>>),
+    Input(Tensor),
+}
+
+/// Σ weight·nll; adds the gradients of `way.scale` times it.
 pub(crate) fn loss_and_gradients(
     model: &Model,
     pack: &Pack,
-    scale: f32,
-    dropout: Option<Dropout>,
+    way: Way,
     gradients: &mut Gradients,
 ) -> Result<f64> {
-    let reader = Reader::new(model, &pack.lengths, dropout);
+    let reader = Reader::new(model, &pack.lengths, way.dropout);
     let mut x = embed(model, &pack.tokens)?;
-    let mut kept = Vec::with_capacity(model.layers.len());
+    let mut held = Vec::with_capacity(model.layers.len());
     for n in 0..model.layers.len() {
-        let (y, one) = reader.layer(n, x)?;
-        kept.push(one);
+        let input = way.recompute.then(|| x.clone());
+        let (y, kept) = reader.layer(n, x)?;
+        held.push(match input {
+            Some(input) => Held::Input(input),
+            None => Held::All(Box::new(kept)),
+        });
         x = y;
     }
     let last = select(&x, &pack.rows)?;
     let (y, normed) = norm(&model.config, &last, &model.norm)?;
-    let (loss, dy) = head(model, &y, pack, scale, Some(gradients))?;
+    let (loss, dy) = head(model, &y, pack, way.scale, Some(gradients))?;
     let mut dx = x.zeros_like()?;
     if let Some(dy) = dy {
         let dlast = last.zeros_like()?;
@@ -163,7 +182,11 @@ pub(crate) fn loss_and_gradients(
         })?;
     }
     // What a layer kept goes with it.
-    for (n, kept) in kept.into_iter().enumerate().rev() {
+    for (n, held) in held.into_iter().enumerate().rev() {
+        let kept = match held {
+            Held::All(kept) => kept,
+            Held::Input(x) => Box::new(reader.layer(n, x)?.1),
+        };
         dx = reader.layer_backward(n, dx, &kept, gradients)?;
     }
     if let Some(slot) = model.embedding.slot {

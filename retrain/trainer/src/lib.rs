@@ -9,6 +9,7 @@
 
 mod batch;
 mod block;
+mod checkpoint;
 mod config;
 mod error;
 mod files;
@@ -25,6 +26,7 @@ mod parity;
 mod peft;
 #[cfg(test)]
 mod reference;
+mod settings;
 #[cfg(test)]
 mod test_support;
 mod train;
@@ -32,10 +34,12 @@ mod workers;
 
 pub use batch::Example;
 pub use candle_core::DType;
+pub use checkpoint::Checkpoints;
 pub use config::{Family, ModelConfig};
 pub use error::{Error, Result};
-pub use fine_tune::{LoraOutcome, LoraSettings, recommended_learning_rate, train_lora};
+pub use fine_tune::{LoraOutcome, Sets, train_lora};
 pub use generate::Said;
 pub use lora::LoraAdapter;
 pub use model::Model;
+pub use settings::{LoraSettings, Schedule, recommended_learning_rate};
 pub use train::{FullSettings, Progress, train_full};

@@ -1,6 +1,6 @@
 //! The model: its weights under Hugging Face's names, made at random, loaded, saved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -266,7 +266,7 @@ impl Model {
             tensors.insert(name, parameter.tensor.to_dtype(dtype)?);
         }
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        files::write_safetensors(&folder.join("model.safetensors"), tensors)?;
+        files::write_safetensors(&folder.join("model.safetensors"), tensors, HashMap::new())?;
         let mut config = self.config.raw.clone();
         let name = match dtype {
             DType::BF16 => "bfloat16",
@@ -402,7 +402,7 @@ mod tests {
         }
         for (i, shard) in shards.into_iter().enumerate() {
             let name = format!("model-0000{}-of-00002.safetensors", i + 1);
-            files::write_safetensors(&folder.join(name), shard).unwrap();
+            files::write_safetensors(&folder.join(name), shard, HashMap::new()).unwrap();
         }
         let index = serde_json::json!({ "weight_map": map });
         files::write_json(&folder.join("model.safetensors.index.json"), &index).unwrap();
@@ -451,14 +451,14 @@ mod tests {
         let name = "model.layers.1.mlp.up_proj.weight";
         let wrong = tensors[name].t().unwrap().contiguous().unwrap();
         tensors.insert(name.to_string(), wrong);
-        files::write_safetensors(&path, tensors.clone()).unwrap();
+        files::write_safetensors(&path, tensors.clone(), HashMap::new()).unwrap();
         let message = fails();
         assert!(
             message.contains(name) && message.contains("[16, 24]") && message.contains("[24, 16]"),
             "{message}"
         );
         tensors.remove(name);
-        files::write_safetensors(&path, tensors).unwrap();
+        files::write_safetensors(&path, tensors, HashMap::new()).unwrap();
         let message = fails();
         assert!(
             message.contains(name) && message.contains("missing"),

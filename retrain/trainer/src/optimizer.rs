@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 use crate::linear::Gradients;
 use crate::ops::math::dot;
 use crate::ops::slice::{edit, read};
+use crate::settings::Schedule;
 
 /// AdamW (Loshchilov & Hutter 2019) as PyTorch computes it. Vectors (the norms' weights) are never decayed.
 pub(crate) struct AdamW {
@@ -34,6 +35,22 @@ impl AdamW {
             step: 0,
             moments,
         }
+    }
+
+    pub(crate) fn steps_done(&self) -> i32 {
+        self.step
+    }
+
+    /// Means of each gradient and of its square, by slot.
+    pub(crate) fn moments(&self) -> impl Iterator<Item = (&[f32], &[f32])> {
+        let moments = self.moments.iter();
+        moments.map(|(mean, square)| (mean.as_slice(), square.as_slice()))
+    }
+
+    /// As it was after some steps.
+    pub(crate) fn restore(&mut self, step: i32, moments: Vec<(Vec<f32>, Vec<f32>)>) {
+        self.step = step;
+        self.moments = moments;
     }
 
     /// Changes the parameters by their gradients, each multiplied by `clip`.
@@ -98,13 +115,23 @@ pub(crate) fn clip(norm: f64, longest: f64) -> f64 {
     }
 }
 
-/// Rises in a line over `warmup` steps to `peak`, then falls along half a cosine to 0 at `steps`. `step` counts from 0.
-pub(crate) fn learning_rate(step: usize, steps: usize, warmup: usize, peak: f64) -> f64 {
+/// Rises in a line over `warmup` steps to `peak`, then takes its course to the end of `steps`. `step` counts from 0.
+pub(crate) fn learning_rate(
+    schedule: Schedule,
+    step: usize,
+    steps: usize,
+    warmup: usize,
+    peak: f64,
+) -> f64 {
     if step < warmup {
         return peak * (step + 1) as f64 / warmup as f64;
     }
     let done = (step - warmup) as f64 / steps.saturating_sub(warmup).max(1) as f64;
-    peak * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+    match schedule {
+        Schedule::Cosine => peak * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+        Schedule::Linear => peak * (1.0 - done),
+        Schedule::Constant => peak,
+    }
 }
 
 #[cfg(test)]
@@ -151,13 +178,20 @@ mod tests {
 
     #[test]
     fn the_rate_rises_and_falls() {
-        let rates: Vec<f64> = (0..100)
-            .map(|step| learning_rate(step, 100, 10, 2.0))
-            .collect();
-        assert_eq!((rates[0], rates[9], rates[10]), (0.2, 2.0, 2.0));
-        assert!(rates[10..].windows(2).all(|w| w[1] < w[0]));
-        assert!(rates[99] > 0.0 && rates[99] < 0.01);
-        assert_eq!(learning_rate(0, 1, 0, 2.0), 2.0);
+        let rates = |schedule| -> Vec<f64> {
+            (0..100)
+                .map(|step| learning_rate(schedule, step, 100, 10, 2.0))
+                .collect()
+        };
+        for schedule in [Schedule::Cosine, Schedule::Linear] {
+            let rates = rates(schedule);
+            assert_eq!((rates[0], rates[9], rates[10]), (0.2, 2.0, 2.0));
+            assert!(rates[10..].windows(2).all(|w| w[1] < w[0]));
+            assert!(rates[99] > 0.0 && rates[99] < 0.03);
+        }
+        assert!((rates(Schedule::Linear)[55] - 1.0).abs() < 1e-12);
+        assert_eq!(rates(Schedule::Constant)[99], 2.0);
+        assert_eq!(learning_rate(Schedule::Cosine, 0, 1, 0, 2.0), 2.0);
     }
 
     #[test]

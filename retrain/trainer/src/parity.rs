@@ -151,7 +151,7 @@ fn logits_and_losses_are_transformers() {
                 case.name
             );
         }
-        let workers = Workers::new(2).unwrap();
+        let workers = Workers::new(2, false).unwrap();
         let loss = workers.loss(&case.model, &case.examples()).unwrap();
         let expected = case.expected.loss;
         assert!(
@@ -168,7 +168,7 @@ fn gradients_are_pefts() {
         let parameters = case.parameters();
         let examples = case.examples();
         let batch: Vec<&Example> = examples.iter().collect();
-        let workers = Workers::new(2).unwrap();
+        let workers = Workers::new(2, false).unwrap();
         let gradients = workers.gradients(&case.model, parameters.len(), &batch, None);
         let (_, gradients) = gradients.unwrap();
         for (slot, parameter) in parameters.iter().enumerate() {
@@ -196,7 +196,7 @@ fn fifty_steps_end_where_pefts_do() {
         let examples = case.examples();
         let batch: Vec<&Example> = examples.iter().collect();
         let tensors: Vec<Tensor> = case.adapter.tensors();
-        let workers = Workers::new(1).unwrap();
+        let workers = Workers::new(1, true).unwrap();
         let mut adam = AdamW::new(&tensors, 0.999, 0.0);
         for (step, expected) in case.expected.losses.iter().enumerate() {
             let found = workers.gradients(&case.model, tensors.len(), &batch, None);

@@ -1,6 +1,6 @@
 //! An adapter on disk: the two files that PEFT, vLLM, mistralrs and llama.cpp all read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -114,7 +114,7 @@ impl LoraAdapter {
             "inference_mode": true,
         });
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        files::write_safetensors(&folder.join(WEIGHTS), tensors)?;
+        files::write_safetensors(&folder.join(WEIGHTS), tensors, HashMap::new())?;
         files::write_json(&folder.join(CONFIG), &config)
     }
 

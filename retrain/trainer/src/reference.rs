@@ -8,7 +8,7 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use serde_json::json;
 
 use crate::batch::{Example, Pack};
-use crate::forward::{loss, loss_and_gradients};
+use crate::forward::{Way, loss, loss_and_gradients};
 use crate::linear::{Gradients, Linear};
 use crate::lora::LoraAdapter;
 use crate::model::Model;
@@ -207,7 +207,7 @@ fn compare(model: &Model, slots: usize) {
     let store = expected.backward().unwrap();
     let expected = f64::from(expected.to_scalar::<f32>().unwrap());
     for threads in [1, 2, 3] {
-        let workers = Workers::new(threads).unwrap();
+        let workers = Workers::new(threads, threads == 2).unwrap();
         let batch: Vec<&Example> = examples.iter().collect();
         let (got, gradients) = workers.gradients(model, slots, &batch, None).unwrap();
         assert!(
@@ -304,18 +304,17 @@ fn packing_changes_nothing() {
     let slots = model.train_everything().len();
     let all = examples();
     let mut together = Gradients::new(slots);
-    let one = loss_and_gradients(
-        &model,
-        &Pack::new(&all.iter().collect::<Vec<_>>()),
-        0.5,
-        None,
-        &mut together,
-    )
-    .unwrap();
+    let way = Way {
+        scale: 0.5,
+        dropout: None,
+        recompute: false,
+    };
+    let pack = Pack::new(&all.iter().collect::<Vec<_>>());
+    let one = loss_and_gradients(&model, &pack, way, &mut together).unwrap();
     let mut apart = Gradients::new(slots);
     let mut sum = 0.0;
     for example in &all {
-        sum += loss_and_gradients(&model, &Pack::new(&[example]), 0.5, None, &mut apart).unwrap();
+        sum += loss_and_gradients(&model, &Pack::new(&[example]), way, &mut apart).unwrap();
     }
     assert!((one - sum).abs() < 1e-4, "{one} is not {sum}");
     for slot in 0..slots {

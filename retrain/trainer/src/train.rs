@@ -7,6 +7,7 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::optimizer::{AdamW, clip, learning_rate, norm};
+use crate::settings::Schedule;
 use crate::workers::Workers;
 
 /// How far a training is.
@@ -73,7 +74,7 @@ pub fn train_full(
     progress: &mut dyn FnMut(&Progress, &Model) -> ControlFlow<()>,
 ) -> Result<Model> {
     let mut model = Model::random(config, settings.seed)?;
-    let workers = Workers::new(settings.threads)?;
+    let workers = Workers::new(settings.threads, false)?;
     let parameters = model.train_everything();
     // 0.95: with small batches and few steps the squares' mean must follow faster than PyTorch's 0.999 lets it.
     let mut adam = AdamW::new(&parameters, 0.95, settings.weight_decay);
@@ -95,6 +96,7 @@ pub fn train_full(
         let length = norm(&gradients)?;
         finite(step + 1, loss, length)?;
         let rate = learning_rate(
+            Schedule::Cosine,
             step,
             settings.steps,
             settings.warmup,

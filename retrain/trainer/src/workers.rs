@@ -6,7 +6,7 @@
 
 use crate::batch::{Example, Pack, share_out};
 use crate::error::{Error, Result};
-use crate::forward::{loss, loss_and_gradients, mix};
+use crate::forward::{Way, loss, loss_and_gradients, mix};
 use crate::linear::{Dropout, Gradients};
 use crate::model::Model;
 
@@ -15,11 +15,13 @@ const PACK_TOKENS: usize = 768;
 
 pub(crate) struct Workers {
     pools: Vec<rayon::ThreadPool>,
+    /// Layers are computed again in the backward pass.
+    recompute: bool,
 }
 
 impl Workers {
     /// `threads` 0 means one a core.
-    pub(crate) fn new(threads: usize) -> Result<Self> {
+    pub(crate) fn new(threads: usize, recompute: bool) -> Result<Self> {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
@@ -34,6 +36,7 @@ impl Workers {
         };
         Ok(Workers {
             pools: (0..threads).map(pool).collect::<Result<_>>()?,
+            recompute,
         })
     }
 
@@ -83,7 +86,12 @@ impl Workers {
                     seed: mix(dropout.seed, place),
                     ..dropout
                 });
-                total += loss_and_gradients(model, pack, scale, dropout, &mut gradients)?;
+                let way = Way {
+                    scale,
+                    dropout,
+                    recompute: self.recompute,
+                };
+                total += loss_and_gradients(model, pack, way, &mut gradients)?;
             }
             Ok((total, gradients))
         })?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use retune_demo::{Message, Texts};
 use retune_task::{Check, Format};
-use retune_trainer::{Example, LoraSettings, Model, recommended_learning_rate, train_lora};
+use retune_trainer::{Example, LoraSettings, Model, Sets, recommended_learning_rate, train_lora};
 use serde_json::{Map, Value};
 
 use super::corpus::Sample;
@@ -130,14 +130,14 @@ pub(crate) fn adapt(settings: &Settings, out: &mut impl Write) -> Result<()> {
     };
     let begun = std::time::Instant::now();
     let [train, development, held_out] = &sets;
-    let outcome = train_lora(
-        &settings.model,
+    let named = Sets {
         train,
         development,
         held_out,
-        &lora,
-        &mut |_| ControlFlow::Continue(()),
-    )?;
+    };
+    let outcome = train_lora(&settings.model, &named, &lora, None, &mut |_| {
+        ControlFlow::Continue(())
+    })?;
     writeln!(
         out,
         "{} steps, {} s, rate {rate:.5}, held-out loss {:.4} to {:.4}, epoch {} of {}",
