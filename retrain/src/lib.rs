@@ -18,6 +18,7 @@ mod run;
 mod server;
 mod soon;
 mod stages;
+mod staging;
 #[cfg(test)]
 mod testing;
 mod train;
@@ -35,20 +36,24 @@ pub use report::{Curve, Report, Sample};
 pub use run::{Event, run, run_id};
 pub use watch::{Due, Launched, due, watch};
 
-/// Whether anything can be trained on a base: not on GGUF weights.
+/// Whether anything can be trained on a base: not on GGUF weights, nor on a family that the trainer does not know.
 ///
 /// # Errors
 /// The file that keeps it from being trained on.
 pub fn trainable(base: &Path) -> Result<(), Error> {
-    match retune_task::ggufs(base).into_iter().next() {
-        None => Ok(()),
-        Some(path) => Err(Error::Base {
+    if let Some(path) = retune_task::ggufs(base).into_iter().next() {
+        return Err(Error::Base {
             path,
             what: "nothing can be trained on the weights of a GGUF file; name the folder with the same model's safetensors files in \
                    engine.base"
                 .to_owned(),
-        }),
+        });
     }
+    // Where other servers hold it, the files may come later than this process.
+    if base.join("config.json").exists() {
+        retune_trainer::ModelConfig::load(base)?;
+    }
+    Ok(())
 }
 
 /// What a run needs to know of the installation.

@@ -257,6 +257,22 @@ async fn from_corrections_to_a_champion_and_never_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_family_that_cannot_be_trained_is_refused_by_name_before_anything_is_read() {
+    let house = House::new(0, AUTO).await;
+    let path = house.options.base.join("config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, config.replace("\"llama\"", "\"mamba2\"")).unwrap();
+    let (refused, events) = house.run(&start()).await;
+    let message = refused.unwrap_err().to_string();
+    assert!(
+        message.contains("mamba2") && message.contains("config.json"),
+        "{message}"
+    );
+    assert!(events.is_empty());
+    assert!(house.options.ledger.runs().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_training_that_was_cut_off_goes_on_and_ends_as_if_it_had_not_been() {
     let (whole, _) = House::new(EXCHANGES, AUTO).await.run(&start()).await;
     let whole = whole.unwrap();

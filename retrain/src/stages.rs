@@ -1,12 +1,11 @@
 //! The work of each state of a run, in order; `run` decides where to begin.
 
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use retune_ledger::{
     AdapterRef, ExchangeQuery, FeedbackQuery, Manifest, Probe, Purpose, Reference, Source, Span,
-    Stage, Table, Trigger,
+    Table, Trigger,
 };
 use retune_task::{Task, base_id};
 use retune_trainer::{Checkpoints, LoraSettings, ModelConfig, Progress};
@@ -20,7 +19,7 @@ use crate::run::Event;
 use crate::server::Server;
 use crate::train::{self, Examples, Training};
 use crate::verdict::{Verdict, verdict};
-use crate::{Encoder, Error, Options, StartedBy, probes, promote, trust};
+use crate::{Encoder, Error, Options, StartedBy, probes, promote, staging, trust};
 
 type Observer<'a> = &'a mut (dyn FnMut(&Event) + Send);
 
@@ -32,7 +31,7 @@ pub(crate) async fn from_the_start(
     observer: Observer<'_>,
 ) -> Result<Report, Error> {
     let server = Server::new(o.http.clone(), &o.server, &o.limits);
-    clear_leftovers(o, task, &server, &book.run.run_id).await?;
+    staging::clear_leftovers(o, task, &server, &book.run.run_id).await?;
 
     book.enter(DATASET, observer).await?;
     let (dataset, snapshot, mut report) = read(o, task, book).await?;
@@ -85,63 +84,7 @@ fn too_few(task: &Task, dataset: &Dataset) -> Option<String> {
     ))
 }
 
-/// What a dead process left of this run or, in the staging folder, of any run of the task: the lease says that none is alive. How far this run's
-/// training was stays: it goes on from there if its examples are still the same.
-async fn clear_leftovers(
-    o: &Options,
-    task: &Task,
-    server: &Server,
-    run_id: &str,
-) -> Result<(), Error> {
-    let (staging, checkpoint) = (
-        staging_folder(o, &task.name),
-        checkpoint(o, &task.name, run_id),
-    );
-    remove_others(&staging, &checkpoint).map_err(Error::file(&staging))?;
-    let stages = o.ledger.stages(&task.name).await?;
-    for adapter in o.ledger.adapters(&task.name).await? {
-        if adapter.manifest.run_id.as_deref() == Some(run_id)
-            && stages.stage(adapter.number) != Stage::Rejected
-        {
-            tracing::warn!(
-                run_id,
-                adapter = adapter.number,
-                "rejecting the candidate of this run's earlier, unfinished attempt"
-            );
-            server.reject(&name(&task.name, adapter.number)).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes all that is in a folder but one file.
-fn remove_others(folder: &Path, but: &Path) -> std::io::Result<()> {
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let path = entry.path();
-        if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(path)?;
-        } else if path != but {
-            std::fs::remove_file(path)?;
-        }
-    }
-    Ok(())
-}
-
-fn staging_folder(o: &Options, task: &str) -> PathBuf {
-    o.ledger.files().join("staging").join(task)
-}
-
-/// How far a run's training is.
-fn checkpoint(o: &Options, task: &str, run_id: &str) -> PathBuf {
-    staging_folder(o, task).join(format!("{run_id}.checkpoint.safetensors"))
-}
-
-fn name(task: &str, number: u32) -> String {
+pub(crate) fn name(task: &str, number: u32) -> String {
     retune_task::ModelName::Adapter {
         task: task.to_owned(),
         number,
@@ -253,8 +196,8 @@ async fn train_candidate(
         held_out: held_out.examples,
     };
     let started = Instant::now();
-    let checkpoint = checkpoint(o, &task.name, &report.run_id);
-    let staging = staging_folder(o, &task.name).join(&report.run_id);
+    let checkpoint = staging::checkpoint(o, &task.name, &report.run_id);
+    let staging = staging::folder(o, &task.name).join(&report.run_id);
     std::fs::create_dir_all(&staging).map_err(Error::file(&staging))?;
     let checkpoints = Checkpoints::new(checkpoint.clone(), o.limits.checkpoint);
     let mut training = Training::start(o.base.clone(), examples, settings.clone(), checkpoints);
@@ -500,8 +443,14 @@ async fn manifest(
         lora: serde_json::json!({
             "r": settings.r,
             "alpha": settings.alpha,
+            "rank_stabilised": settings.rank_stabilised,
+            "target_modules": settings.target_modules,
             "dropout": settings.dropout,
             "learning_rate": settings.learning_rate,
+            "warmup": settings.warmup,
+            "decay": format!("{:?}", settings.decay).to_lowercase(),
+            "clip": settings.clip,
+            "patience": settings.patience,
             "batch_size": settings.batch_size,
             "epochs": settings.epochs,
             "chosen_epoch": report.chosen_epoch,

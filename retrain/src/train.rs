@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use retune_task::Task;
-use retune_trainer::{Checkpoints, Example, LoraOutcome, LoraSettings, Progress, Sets};
+use retune_trainer::{Checkpoints, Decay, Example, LoraOutcome, LoraSettings, Progress, Sets};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -26,14 +26,29 @@ pub(crate) fn settings(task: &Task, hidden: usize, run_id: &str) -> LoraSettings
     LoraSettings {
         r: policy.r,
         alpha: policy.alpha,
+        rank_stabilised: policy.rank_stabilised,
+        target_modules: policy
+            .target_modules
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect(),
         dropout: policy.dropout as f32,
         learning_rate: policy
             .learning_rate
             .unwrap_or_else(|| retune_trainer::recommended_learning_rate(hidden)),
+        warmup: policy.warmup,
+        decay: match policy.decay {
+            retune_task::Decay::Cosine => Decay::Cosine,
+            retune_task::Decay::Linear => Decay::Linear,
+            retune_task::Decay::Constant => Decay::Constant,
+        },
         batch_size: policy.batch_size,
         epochs: policy.epochs,
+        patience: policy.patience,
+        clip: policy.clip,
+        recompute: policy.recompute,
         seed: seed(run_id),
-        ..LoraSettings::default()
+        threads: 0,
     }
 }
 

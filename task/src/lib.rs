@@ -18,7 +18,7 @@ mod traits;
 pub use base::{base_folder, base_id, ggufs};
 pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
 pub use config::{
-    AlarmKind, Config, ConfigSource, Enforce, Engine, EngineKind, LoraPolicy, Monitor,
+    AlarmKind, Config, ConfigSource, Decay, Enforce, Engine, EngineKind, LoraPolicy, Monitor,
     OnLogFailure, Privacy, Problem, Problems, Promote, Prompts, RetrainPolicy, Server, Store, Task,
     Tls, Upstream, UpstreamServer,
 };

@@ -294,6 +294,21 @@ fn each_mistake_is_said_with_its_place_its_value_and_what_was_expected() {
             "retune.toml:5: task.support.retrain.lora.dropout: is -0.1; expected a number from 0 to 0.9",
         ),
         (
+            "TASK[task.retrain.lora]\ntarget_modules = [\"q_prj\"]\n",
+            "",
+            "retune.toml:5: task.support.retrain.lora.target_modules: \"q_prj\" is no linear map; did you mean \"q_proj\"?",
+        ),
+        (
+            "TASK[task.retrain.lora]\nrecompute = 1\n",
+            "",
+            "retune.toml:5: task.support.retrain.lora.recompute: is 1; expected true or false",
+        ),
+        (
+            "TASK[task.retrain.lora]\ndecay = \"cosin\"\n",
+            "",
+            "retune.toml:5: task.support.retrain.lora.decay: is \"cosin\"; did you mean \"cosine\"?",
+        ),
+        (
             "TASK[task.retrain]\non = [\"format\",\n  \"fromat\"]\n",
             "",
             "retune.toml:6: task.support.retrain.on: \"fromat\" is no kind of alarm; did you mean \"format\"?",

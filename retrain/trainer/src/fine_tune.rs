@@ -204,7 +204,7 @@ impl Training<'_> {
         finite(step + 1, loss, length)?;
         let warmup = (settings.warmup * self.steps as f64).ceil() as usize;
         let rate = learning_rate(
-            settings.schedule,
+            settings.decay,
             step,
             self.steps,
             warmup,

@@ -6,7 +6,7 @@ use candle_core::DType;
 
 use super::*;
 use crate::ops::slice::{edit, read};
-use crate::settings::{Schedule, recommended_learning_rate};
+use crate::settings::{Decay, recommended_learning_rate};
 use crate::test_support::tiny_config;
 
 /// A word of four tokens follows each of eight first tokens: nothing a random base can know.
@@ -274,7 +274,7 @@ fn only_named_maps_learn_and_the_ranks_root_is_in_alpha() {
     let named = LoraSettings {
         target_modules: vec!["v_proj".to_owned(), "q_proj".to_owned()],
         rank_stabilised: true,
-        schedule: Schedule::Linear,
+        decay: Decay::Linear,
         ..few()
     };
     let adapter = world.run(&named).unwrap().adapter;

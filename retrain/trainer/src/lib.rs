@@ -41,5 +41,5 @@ pub use fine_tune::{LoraOutcome, Sets, train_lora};
 pub use generate::Said;
 pub use lora::LoraAdapter;
 pub use model::Model;
-pub use settings::{LoraSettings, Schedule, recommended_learning_rate};
+pub use settings::{Decay, LoraSettings, recommended_learning_rate};
 pub use train::{FullSettings, Progress, train_full};

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use crate::linear::Gradients;
 use crate::ops::math::dot;
 use crate::ops::slice::{edit, read};
-use crate::settings::Schedule;
+use crate::settings::Decay;
 
 /// AdamW (Loshchilov & Hutter 2019) as PyTorch computes it. Vectors (the norms' weights) are never decayed.
 pub(crate) struct AdamW {
@@ -117,7 +117,7 @@ pub(crate) fn clip(norm: f64, longest: f64) -> f64 {
 
 /// Rises in a line over `warmup` steps to `peak`, then takes its course to the end of `steps`. `step` counts from 0.
 pub(crate) fn learning_rate(
-    schedule: Schedule,
+    decay: Decay,
     step: usize,
     steps: usize,
     warmup: usize,
@@ -127,10 +127,10 @@ pub(crate) fn learning_rate(
         return peak * (step + 1) as f64 / warmup as f64;
     }
     let done = (step - warmup) as f64 / steps.saturating_sub(warmup).max(1) as f64;
-    match schedule {
-        Schedule::Cosine => peak * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
-        Schedule::Linear => peak * (1.0 - done),
-        Schedule::Constant => peak,
+    match decay {
+        Decay::Cosine => peak * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+        Decay::Linear => peak * (1.0 - done),
+        Decay::Constant => peak,
     }
 }
 
@@ -178,20 +178,20 @@ mod tests {
 
     #[test]
     fn the_rate_rises_and_falls() {
-        let rates = |schedule| -> Vec<f64> {
+        let rates = |decay| -> Vec<f64> {
             (0..100)
-                .map(|step| learning_rate(schedule, step, 100, 10, 2.0))
+                .map(|step| learning_rate(decay, step, 100, 10, 2.0))
                 .collect()
         };
-        for schedule in [Schedule::Cosine, Schedule::Linear] {
-            let rates = rates(schedule);
+        for decay in [Decay::Cosine, Decay::Linear] {
+            let rates = rates(decay);
             assert_eq!((rates[0], rates[9], rates[10]), (0.2, 2.0, 2.0));
             assert!(rates[10..].windows(2).all(|w| w[1] < w[0]));
             assert!(rates[99] > 0.0 && rates[99] < 0.03);
         }
-        assert!((rates(Schedule::Linear)[55] - 1.0).abs() < 1e-12);
-        assert_eq!(rates(Schedule::Constant)[99], 2.0);
-        assert_eq!(learning_rate(Schedule::Cosine, 0, 1, 0, 2.0), 2.0);
+        assert!((rates(Decay::Linear)[55] - 1.0).abs() < 1e-12);
+        assert_eq!(rates(Decay::Constant)[99], 2.0);
+        assert_eq!(learning_rate(Decay::Cosine, 0, 1, 0, 2.0), 2.0);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct LoraSettings {
     /// The highest; `recommended_learning_rate` of the base's hidden size.
     pub learning_rate: f64,
     /// What it does after the warmup.
-    pub schedule: Schedule,
+    pub decay: Decay,
     /// Share of the steps over which the learning rate rises.
     pub warmup: f64,
     /// Examples a step; above 32 a LoRA loses. They go through the model a few at a time: memory does not depend on it.
@@ -40,7 +40,7 @@ pub struct LoraSettings {
 
 /// The learning rate's course after the warmup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Schedule {
+pub enum Decay {
     /// Along half a cosine to 0 at the last step.
     Cosine,
     /// In a line to 0.
@@ -57,7 +57,7 @@ impl Default for LoraSettings {
             target_modules: Vec::new(),
             dropout: 0.0,
             learning_rate: 2e-4,
-            schedule: Schedule::Cosine,
+            decay: Decay::Cosine,
             warmup: 0.1,
             batch_size: 16,
             epochs: 3,

@@ -7,7 +7,7 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::optimizer::{AdamW, clip, learning_rate, norm};
-use crate::settings::Schedule;
+use crate::settings::Decay;
 use crate::workers::Workers;
 
 /// How far a training is.
@@ -96,7 +96,7 @@ pub fn train_full(
         let length = norm(&gradients)?;
         finite(step + 1, loss, length)?;
         let rate = learning_rate(
-            Schedule::Cosine,
+            Decay::Cosine,
             step,
             settings.steps,
             settings.warmup,

@@ -248,6 +248,10 @@ pub struct LoraPolicy {
     pub r: usize,
     /// Scaled by alpha / r.
     pub alpha: f64,
+    /// Scaled by alpha / √r instead.
+    pub rank_stabilised: bool,
+    /// Linear maps that get a part of the adapter; none: all.
+    pub target_modules: Vec<&'static str>,
     /// Share of the adapter's inputs dropped in training.
     pub dropout: f64,
     /// Times every example is seen.
@@ -256,6 +260,27 @@ pub struct LoraPolicy {
     pub batch_size: usize,
     /// Peak learning rate; by the base's width where it is not set.
     pub learning_rate: Option<f64>,
+    /// Share of the steps over which the learning rate rises.
+    pub warmup: f64,
+    /// What it does then.
+    pub decay: Decay,
+    /// Longest gradient; 0 is no limit.
+    pub clip: f64,
+    /// Epochs without a lower development loss after which the training ends; 0: none.
+    pub patience: usize,
+    /// Layers are computed again in the backward pass rather than kept.
+    pub recompute: bool,
+}
+
+/// A learning rate's course after its warmup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decay {
+    /// Along half a cosine to 0.
+    Cosine,
+    /// In a line to 0.
+    Linear,
+    /// It stays.
+    Constant,
 }
 
 /// What is done so that answers hold their task's format.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::reader::{Node, Place, Section, Value, nearest};
 use super::{
-    AlarmKind, ConfigSource, Enforce, Engine, LoraPolicy, Privacy, Promote, Prompts, RetrainPolicy,
-    Task,
+    AlarmKind, ConfigSource, Decay, Enforce, Engine, LoraPolicy, Privacy, Promote, Prompts,
+    RetrainPolicy, Task,
 };
 use crate::base::base_id;
 use crate::chat::ClientSystem;
@@ -255,6 +255,27 @@ fn format(s: &Section<'_>, node: Node, source: &ConfigSource) -> Option<Format> 
     }
 }
 
+/// As PEFT names them; the last two are Phi-3's, which has several in one.
+const LINEAR_MAPS: [(&str, &str); 9] = [
+    ("q_proj", "q_proj"),
+    ("k_proj", "k_proj"),
+    ("v_proj", "v_proj"),
+    ("o_proj", "o_proj"),
+    ("gate_proj", "gate_proj"),
+    ("up_proj", "up_proj"),
+    ("down_proj", "down_proj"),
+    ("qkv_proj", "qkv_proj"),
+    ("gate_up_proj", "gate_up_proj"),
+];
+
+fn flag(s: &mut Section<'_>, key: &'static str) -> bool {
+    let is_on = s.value(key, "true or false", |value| match value {
+        Value::Bool(is_on) => Some(*is_on),
+        _ => None,
+    });
+    is_on.unwrap_or(false)
+}
+
 /// A day, where nothing is said.
 fn hours(s: &mut Section<'_>, key: &'static str) -> Duration {
     Duration::from_secs(3600 * s.count(key, 0, 24 * 366, 24))
@@ -277,10 +298,26 @@ fn retrain(mut s: Section<'_>) -> RetrainPolicy {
     let lora = LoraPolicy {
         r: l.size("r", 1, 1024, 16),
         alpha: l.positive("alpha", 4096.0).unwrap_or(32.0),
+        rank_stabilised: flag(&mut l, "rank_stabilised"),
+        target_modules: words(&mut l, "target_modules", "linear map", &LINEAR_MAPS)
+            .unwrap_or_default(),
         dropout: l.share("dropout", 0.9).unwrap_or(0.0),
         epochs: l.size("epochs", 1, 100, 3),
         batch_size: l.size("batch_size", 1, 1024, 16),
         learning_rate: l.positive("learning_rate", 1.0),
+        warmup: l.share("warmup", 0.9).unwrap_or(0.1),
+        decay: l.word(
+            "decay",
+            &[
+                ("cosine", Decay::Cosine),
+                ("linear", Decay::Linear),
+                ("constant", Decay::Constant),
+            ],
+            Decay::Cosine,
+        ),
+        clip: l.share("clip", 1000.0).unwrap_or(1.0),
+        patience: l.size("patience", 0, 100, 0),
+        recompute: flag(&mut l, "recompute"),
     };
     l.finish();
     let policy = RetrainPolicy {

@@ -1,0 +1,63 @@
+//! What a run has on this machine while it is made: how far its training is, and the adapter before it is the ledger's.
+
+use std::path::{Path, PathBuf};
+
+use retune_ledger::Stage;
+use retune_task::Task;
+
+use crate::server::Server;
+use crate::stages::name;
+use crate::{Error, Options};
+
+/// What a dead process left of this run or, in the staging folder, of any run of the task: the lease says that none is alive. How far this run's
+/// training was stays: it goes on from there if its examples are still the same.
+pub(crate) async fn clear_leftovers(
+    o: &Options,
+    task: &Task,
+    server: &Server,
+    run_id: &str,
+) -> Result<(), Error> {
+    let (staging, checkpoint) = (folder(o, &task.name), checkpoint(o, &task.name, run_id));
+    remove_others(&staging, &checkpoint).map_err(Error::file(&staging))?;
+    let stages = o.ledger.stages(&task.name).await?;
+    for adapter in o.ledger.adapters(&task.name).await? {
+        if adapter.manifest.run_id.as_deref() == Some(run_id)
+            && stages.stage(adapter.number) != Stage::Rejected
+        {
+            tracing::warn!(
+                run_id,
+                adapter = adapter.number,
+                "rejecting the candidate of this run's earlier, unfinished attempt"
+            );
+            server.reject(&name(&task.name, adapter.number)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes all that is in a folder but one file.
+fn remove_others(folder: &Path, but: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(path)?;
+        } else if path != but {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn folder(o: &Options, task: &str) -> PathBuf {
+    o.ledger.files().join("staging").join(task)
+}
+
+/// How far a run's training is.
+pub(crate) fn checkpoint(o: &Options, task: &str, run_id: &str) -> PathBuf {
+    folder(o, task).join(format!("{run_id}.checkpoint.safetensors"))
+}
