@@ -1,3 +1,4 @@
+//! Training a LoRA from end to end: it learns, repeats itself, goes on where it was cut off, and refuses by name what it cannot do.
 #![allow(clippy::unwrap_used, reason = "tests")]
 use std::path::PathBuf;
 use std::time::Duration;
