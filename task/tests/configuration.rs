@@ -306,7 +306,7 @@ fn each_mistake_is_said_with_its_place_its_value_and_what_was_expected() {
         (
             "TASK[task.retrain.lora]\ndecay = \"cosin\"\n",
             "",
-            "retune.toml:5: task.support.retrain.lora.decay: is \"cosin\"; did you mean \"cosine\"?",
+            "retune.toml:5: task.support.retrain.lora.decay: is \"cosin\"; expected \"cosine\" or \"linear\" or \"constant\"",
         ),
         (
             "TASK[task.retrain]\non = [\"format\",\n  \"fromat\"]\n",
