@@ -145,20 +145,15 @@ impl<D: Fn(Map) -> Option<Dropout>> Block<'_, D> {
         let (rows, width) = dgated.dims2()?;
         let (gate, up) = (read(&kept.gate)?, read(&kept.up)?);
         let (dgate, dup) = gated::backward(config.activation, &read(&dgated)?, &gate, &up);
-        let parts = [matrix(dgate, rows, width)?, matrix(dup, rows, width)?];
-        let parts = joined(parts.to_vec(), layer.gate_up.len())?;
-        let normed = kept.middle.again(config, &layer.middle_norm)?;
-        let mut dnormed: Option<Tensor> = None;
-        for (map, part) in layer.gate_up.iter().zip(&parts).rev() {
-            let part = linear(map, part, &normed, gradients)?;
-            sum(&mut dnormed, part)?;
-        }
+        let parts = vec![matrix(dgate, rows, width)?, matrix(dup, rows, width)?];
+        let norm = &layer.middle_norm;
+        let normed = kept.middle.again(config, norm)?;
+        let dnormed = summed(&layer.gate_up, parts, |map, part| {
+            linear(map, part, &normed, gradients)
+        })?;
         // From here on `dx` is the gradient by the residual stream.
         let dx = dy;
-        if let Some(dnormed) = dnormed {
-            let norm = &layer.middle_norm;
-            norm_backward(config, &dnormed, &kept.middle, norm, &dx, gradients)?;
-        }
+        norm_backward(config, &dnormed, &kept.middle, norm, &dx, gradients)?;
         let dresult = past_norm(0, &dx, gradients)?;
         let dmixed = linear(&layer.attention_out, &dresult, &kept.mixed, gradients)?;
         let [mut dq, mut dk, dv] = attend_back(&dmixed, &kept.attended)?;
@@ -168,17 +163,12 @@ impl<D: Fn(Map) -> Option<Dropout>> Block<'_, D> {
             norm_backward(config, &dk, kept_k, of_k, &over_k, gradients)?;
             (dq, dk) = (over_q, over_k);
         }
-        let parts = joined(vec![dq, dk, dv], layer.attention_in.len())?;
-        let normed = kept.input.again(config, &layer.input_norm)?;
-        let mut dnormed: Option<Tensor> = None;
-        for (map, part) in layer.attention_in.iter().zip(&parts).rev() {
-            let part = linear(map, part, &normed, gradients)?;
-            sum(&mut dnormed, part)?;
-        }
-        if let Some(dnormed) = dnormed {
-            let norm = &layer.input_norm;
-            norm_backward(config, &dnormed, &kept.input, norm, &dx, gradients)?;
-        }
+        let norm = &layer.input_norm;
+        let normed = kept.input.again(config, norm)?;
+        let dnormed = summed(&layer.attention_in, vec![dq, dk, dv], |map, part| {
+            linear(map, part, &normed, gradients)
+        })?;
+        norm_backward(config, &dnormed, &kept.input, norm, &dx, gradients)?;
         Ok(dx)
     }
 }
@@ -189,14 +179,22 @@ fn gated(config: &ModelConfig, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     matrix(y, rows, width)
 }
 
-fn sum(of: &mut Option<Tensor>, part: Tensor) -> Result<()> {
-    match of {
-        Some(sum) => add(sum, &part),
-        None => {
-            *of = Some(part);
-            Ok(())
-        }
+/// The gradient by the one input of some linear maps: what `backward` makes of each of their outputs' gradients, the last map first.
+fn summed(
+    maps: &[Linear],
+    parts: Vec<Tensor>,
+    mut backward: impl FnMut(&Linear, &Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let parts = joined(parts, maps.len())?;
+    let mut pairs = maps.iter().zip(&parts).rev();
+    let Some((map, part)) = pairs.next() else {
+        candle_core::bail!("a layer without linear maps")
+    };
+    let dx = backward(map, part)?;
+    for (map, part) in pairs {
+        add(&dx, &backward(map, part)?)?;
     }
+    Ok(dx)
 }
 
 /// Rows of the weight's length, each by itself: whole rows of x, or a head at a time.

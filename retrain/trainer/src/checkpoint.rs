@@ -111,22 +111,19 @@ impl Checkpoints {
             best: reached.best.as_ref().map(|best| best.epoch),
         };
         let mut tensors = BTreeMap::new();
-        let mut put = |what: &str, n: usize, tensor: &Tensor| {
-            tensors.insert(format!("{what}.{n}"), tensor.clone());
+        let mut put = |what: &str, n: usize, tensor: Tensor| {
+            tensors.insert(format!("{what}.{n}"), tensor);
         };
-        let now = adapter.tensors();
-        now.iter()
-            .enumerate()
-            .for_each(|(n, tensor)| put("now", n, tensor));
-        for (n, (mean, square)) in adam.moments().enumerate() {
-            put("mean", n, &matrix(mean.to_vec(), 1, mean.len())?);
-            put("square", n, &matrix(square.to_vec(), 1, square.len())?);
+        for (n, tensor) in adapter.tensors().into_iter().enumerate() {
+            put("now", n, tensor);
         }
-        if let Some(best) = &reached.best {
-            let best = best.adapter.tensors();
-            best.iter()
-                .enumerate()
-                .for_each(|(n, tensor)| put("best", n, tensor));
+        for (n, (mean, square)) in adam.moments().enumerate() {
+            put("mean", n, matrix(mean.to_vec(), 1, mean.len())?);
+            put("square", n, matrix(square.to_vec(), 1, square.len())?);
+        }
+        let best = reached.best.iter().flat_map(|best| best.adapter.tensors());
+        for (n, tensor) in best.enumerate() {
+            put("best", n, tensor);
         }
         let state = serde_json::to_string(&saved)
             .map_err(|error| Error::file(&self.path, error.to_string()))?;
@@ -251,6 +248,5 @@ pub(crate) fn digest(model: &Model, sets: &Sets, settings: &LoraSettings) -> Str
                 .for_each(|weight| hash.update(weight.to_le_bytes()));
         }
     }
-    let digest = hash.finalize();
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", hash.finalize())
 }

@@ -105,17 +105,14 @@ pub fn train_lora(
         sets,
         settings,
         steps: settings.epochs * sets.train.len().div_ceil(settings.batch_size),
+        checkpoints: checkpoints
+            .map(|checkpoints| (checkpoints, checkpoint::digest(&model, sets, settings))),
         reached: Reached::default(),
     };
-    let digest = checkpoint::digest(&model, sets, settings);
-    let writes = checkpoints.map(|checkpoints| (checkpoints, digest.as_str()));
-    training.begin(writes, progress)?;
-    training.run(writes, progress)?;
+    training.begin(progress)?;
+    training.run(progress)?;
     training.outcome()
 }
-
-/// Where checkpoints go, and what their training is known by.
-type Writes<'a> = Option<(&'a Checkpoints, &'a str)>;
 
 struct Training<'a> {
     model: &'a Model,
@@ -127,17 +124,15 @@ struct Training<'a> {
     settings: &'a LoraSettings,
     /// In all.
     steps: usize,
+    /// Where they go, and what the training is known by.
+    checkpoints: Option<(&'a Checkpoints, String)>,
     reached: Reached,
 }
 
 impl Training<'_> {
     /// From the checkpoint, or with the losses before the first step.
-    fn begin(
-        &mut self,
-        writes: Writes,
-        progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<()> {
-        let found = match writes {
+    fn begin(&mut self, progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<()> {
+        let found = match &self.checkpoints {
             Some((checkpoints, digest)) => {
                 checkpoints.read(digest, self.adapter, &mut self.adam)?
             }
@@ -158,18 +153,11 @@ impl Training<'_> {
                 self.reached.curve.push(first);
             }
         }
-        self.reached
-            .curve
-            .clone()
-            .iter()
-            .try_for_each(|known| self.tell(known, None, progress))
+        let mut known = self.reached.curve.iter();
+        known.try_for_each(|known| tell(known, progress))
     }
 
-    fn run(
-        &mut self,
-        writes: Writes,
-        progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<()> {
+    fn run(&mut self, progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<()> {
         let epoch_steps = self.steps / self.settings.epochs;
         while self.reached.step < self.steps && !self.is_patience_over() {
             let epoch = self.reached.step / epoch_steps;
@@ -181,12 +169,13 @@ impl Training<'_> {
                 if is_last {
                     self.end_epoch(&mut now, epoch + 1)?;
                 }
-                self.tell(&now, writes, progress)?;
-                if let Some((checkpoints, digest)) = writes
-                    && (is_last || checkpoints.is_due())
+                let told = tell(&now, progress);
+                if let Some((checkpoints, digest)) = &self.checkpoints
+                    && (told.is_err() || is_last || checkpoints.is_due())
                 {
                     checkpoints.write(digest, self.adapter, &self.adam, &self.reached)?;
                 }
+                told?;
             }
         }
         Ok(())
@@ -257,24 +246,6 @@ impl Training<'_> {
         patience > 0 && best.is_some_and(|best| epochs - best.epoch >= patience)
     }
 
-    fn tell(
-        &self,
-        now: &Progress,
-        writes: Writes,
-        progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<()> {
-        if progress(now).is_continue() {
-            return Ok(());
-        }
-        if let Some((checkpoints, digest)) = writes {
-            checkpoints.write(digest, self.adapter, &self.adam, &self.reached)?;
-        }
-        Err(Error::Cancelled {
-            step: now.step,
-            steps: now.steps,
-        })
-    }
-
     fn outcome(self) -> Result<LoraOutcome> {
         let Reached {
             step,
@@ -297,6 +268,16 @@ impl Training<'_> {
             tokens,
             curve,
         })
+    }
+}
+
+fn tell(now: &Progress, progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<()> {
+    match progress(now) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Cancelled {
+            step: now.step,
+            steps: now.steps,
+        }),
     }
 }
 

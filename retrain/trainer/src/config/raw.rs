@@ -83,7 +83,6 @@ pub(super) fn read(family: Family, value: Value) -> Result<(ModelConfig, Vec<Str
     });
     let (ropes, shortest, unknown) = raw.ropes(family, head_dim, max_positions);
     wrong.extend(unknown);
-    let scalar = raw.query_pre_attn_scalar.filter(|_| family.is_gemma());
     let cap = |said: Option<Option<f32>>, default: f32| match family {
         Family::Gemma2 => said.unwrap_or(Some(default)),
         Family::Gemma3 => said.flatten(),
@@ -133,17 +132,18 @@ pub(super) fn read(family: Family, value: Value) -> Result<(ModelConfig, Vec<Str
             false => 1.0,
         },
         activation,
-        score_scale: match (gemma, scalar) {
-            (true, scalar) => scalar.unwrap_or(256.0).powf(-0.5) as f32,
-            (false, _) => (head_dim as f64).powf(-0.5) as f32,
-        },
+        score_scale: match gemma {
+            true => raw.query_pre_attn_scalar.unwrap_or(256.0),
+            false => head_dim as f64,
+        }
+        .powf(-0.5) as f32,
         score_cap: cap(raw.attn_logit_softcapping, 50.0),
         logit_cap: cap(raw.final_logit_softcapping, 30.0),
         raw: value,
     };
     if config.layers.len() != raw.num_hidden_layers {
         wrong.push(format!(
-            "layer_types or no_rope_layers have {} entries; expected num_hidden_layers {}",
+            "layer_types has {} entries; expected num_hidden_layers {}",
             config.layers.len(),
             raw.num_hidden_layers
         ));
@@ -229,7 +229,6 @@ impl Raw {
                 max_positions,
                 original_positions: self.original_max_position_embeddings,
             };
-            // Invalid numbers are told with the shape's.
             Rope::read(&described)
         };
         let read = match family {
