@@ -140,8 +140,8 @@ class Training(SFTTrainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """The mean over all supervised tokens. The trainer's own is one over batches, and with several processes counts some examples twice."""
-        state, size = self.accelerator, self.args.per_device_eval_batch_size
-        mine = [self.eval_dataset[n] for n in range(state.process_index, len(self.eval_dataset), state.num_processes)]
+        accelerator, size = self.accelerator, self.args.per_device_eval_batch_size
+        mine = [self.eval_dataset[n] for n in range(accelerator.process_index, len(self.eval_dataset), accelerator.num_processes)]
         mine.sort(key=lambda row: len(row["input_ids"]))
         total = torch.zeros(2, dtype=torch.float64)
         self.model.eval()
@@ -151,7 +151,7 @@ class Training(SFTTrainer):
                 out = self.model(**batch, use_cache=False, fused_lm_head=True)
             total += torch.tensor([-out.log_probs.double().sum().item(), out.label_mask.sum().item()], dtype=torch.float64)
         # In f32 where a device has no f64; as long as the counts are below 2^24 they stay exact.
-        loss, count = state.reduce(total.float().to(state.device), "sum").tolist()
+        loss, count = accelerator.reduce(total.float().to(accelerator.device), "sum").tolist()
         metrics = {"eval_loss": loss / count}
         self.log(metrics)
         self.model.train()
@@ -204,8 +204,9 @@ def training(folder, config, sets, tokens, out):
     args.per_device_train_batch_size = args.per_device_eval_batch_size = at_once
     args.gradient_accumulation_steps = share // at_once
     epoch_steps = math.ceil(len(train) / lora["batch_size"])
-    # As many for each process: otherwise some examples would be seen twice. One without a label weighs nothing.
-    train += [{"input_ids": train[0]["input_ids"][:1], "labels": [IGNORED]}] * (-len(train) % (at_once * args.world_size))
+    if args.world_size > 1:
+        # As many for each process: otherwise some examples would be seen twice. One without a label weighs nothing.
+        train += [{"input_ids": train[0]["input_ids"][:1], "labels": [IGNORED]}] * (-len(train) % (at_once * args.world_size))
     # Not every reader knows of rank stabilisation: it is in alpha.
     alpha = lora["alpha"] * (math.sqrt(lora["r"]) if lora["rank_stabilised"] else 1)
     trainer = Training(
