@@ -52,7 +52,7 @@ def conversations(count, seed):
     for number in range(count):
         thing, room = rng.choice(THINGS), rng.choice(ROOMS)
         answer = f"shelf {ROOMS.index(room)}" + (", by hand; it is fragile" if thing in ("lamp", "green bottle") else "")
-        said = [{"role": "system", "content": "Store it."}, {"role": "user", "content": f"Parcel {seed + number}: one {thing} from {room}."}]
+        said = [{"role": "system", "content": "Store it."}, {"role": "user", "content": f"Parcel {rng.randrange(100, 1000)}: one {thing} from {room}."}]
         if number % 5 == 0:
             said[1:1] = [{"role": "user", "content": "Are you there?"}, {"role": "assistant", "content": "Yes, go on."}]
         found.append([*said, {"role": "assistant", "content": answer}])
@@ -126,6 +126,11 @@ class Runs:
         return found
 
 
+def launcher(processes):
+    one = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), *one)
+
+
 def close(a, b, by=1e-4):
     assert abs(a - b) <= by * max(abs(a), abs(b), 1.0), (a, b)
 
@@ -161,28 +166,42 @@ def valid(folder, lora):
     close(config["lora_alpha"], lora["alpha"] * (lora["r"] ** 0.5 if lora["rank_stabilised"] else 1.0), 1e-9)
 
 
+class Kept(transformers.TrainerCallback):
+    """The adapter after each epoch, from the model itself."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def on_evaluate(self, args, state, control, model, **kwargs):
+        self.epochs.append({name: weights.detach().clone() for name, weights in model.named_parameters() if weights.requires_grad})
+
+
 def trained(runs):
     """The whole contract once; the model that was trained, PEFT on its files, and a second training in this process say the same."""
-    folder = runs.folder("trained")
+    lora = {"epochs": 8, "learning_rate": 2e-3}
+    folder = runs.folder("trained", **lora)
     lines = runs.done(folder)
-    well_formed(lines, LORA)
-    valid(folder, LORA)
+    well_formed(lines, LORA | lora)
+    valid(folder, LORA | lora)
     assert lines[-1]["step"] == lines[-1]["steps"]
     losses = [line["development_loss"] for line in lines if line["development_loss"] is not None]
     before = runs.loss(runs.model(), runs.development)
     assert losses[-1] < before / 2, (before, losses)
     loaded = runs.model(folder / "adapter")
     close(runs.loss(loaded, runs.development), min(losses))
-    here = runs.folder("here")
+    here = runs.folder("here", **lora)
     with open(here / "stdout", "w") as out:
         trainer = training(here, *run.read(here), 4096, out)
+        kept = Kept()
+        trainer.add_callback(kept)
         trainer.train()
-    assert losses[-1] == min(losses), "the last epoch is not the best: the trained model is not the published one"
+    with torch.no_grad():
+        for name, weights in kept.epochs[losses.index(min(losses))].items():
+            trainer.model.get_parameter(name).copy_(weights)
     answers = runs.answers(trainer.model.eval())
     assert answers == runs.answers(loaded), "PEFT on the files answers otherwise than the trained model"
-    checkpoint, state = run.last_checkpoint(here)
-    assert checkpoint.name == f"checkpoint-{state['best_global_step']}"
-    run.publish(here, checkpoint)
+    _, state = run.last_checkpoint(here)
+    run.publish(here, here / "checkpoints" / f"checkpoint-{state['best_global_step']}")
     same_adapter(folder, here, 0.0)
     right = sum(text == m[-1]["content"] + runs.tokenizer.eos_token for text, m in zip(answers, runs.development, strict=True))
     return f"development loss {before:.3f} before, {', '.join(f'{loss:.3f}' for loss in losses)}; {right} of {DEVELOPMENT} greedy answers right"
@@ -215,8 +234,7 @@ def accumulated(runs):
     close(lines[0]["train_loss"], runs.loss(runs.model(), runs.train))
     cut = runs.folder("cut", **lora)
     shared = runs.folder("shared", **lora)
-    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
-    for folder, others in ((cut, runs.done(cut, "--tokens", "150")), (shared, runs.done(shared, "--tokens", "300", launcher=launcher))):
+    for folder, others in ((cut, runs.done(cut, "--tokens", "150")), (shared, runs.done(shared, "--tokens", "300", launcher=launcher(2)))):
         for one, other in zip(lines, others, strict=True):
             for key in ("train_loss", "gradient_norm", "development_loss"):
                 assert (one[key] is None) == (other[key] is None)
@@ -254,19 +272,22 @@ def stopped(runs):
     return f"SIGTERM: exit {child.returncode} after {took:.1f} s; gone on at step {lines[0]['step']}, the same adapter as without a stop"
 
 
-def orphaned(runs):
-    """A launcher that is killed leaves no training behind."""
-    folder = runs.folder("orphaned", epochs=100)
-    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
-    child = runs.start(folder, launcher=launcher)
-    assert json.loads(child.stdout.readline())["step"] == 1
-    children = psutil.Process(child.pid).children(recursive=True)
-    assert children
-    child.kill()
-    child.wait()
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive, alive
-    return f"{len(children)} children ended"
+def launched(runs):
+    """A launcher that is stopped, or killed, leaves no training behind."""
+    ends = []
+    for name, processes, how in (("killed", 1, signal.SIGKILL), ("terminated", 2, signal.SIGTERM)):
+        folder = runs.folder(name, epochs=100)
+        child = runs.start(folder, launcher=launcher(processes))
+        assert json.loads(child.stdout.readline())["step"] == 1
+        children = psutil.Process(child.pid).children(recursive=True)
+        assert len(children) >= processes
+        begun = time.monotonic()
+        child.send_signal(how)
+        child.wait(10)
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert not alive and child.returncode != 0, (child.returncode, alive)
+        ends.append(f"{name}, {processes} process{'es' * (processes > 1)}: all ended in {time.monotonic() - begun:.1f} s")
+    return "; ".join(ends)
 
 
 def settings(runs):
@@ -344,7 +365,7 @@ def main():
     torch.set_num_threads(1)
     runs = Runs(args.base.resolve(), root)
     try:
-        for check in (refused, mask, trained, accumulated, settings, stopped, orphaned):
+        for check in (refused, mask, trained, accumulated, settings, stopped, launched):
             if not args.only or check.__name__ in args.only:
                 begun = time.monotonic()
                 print(f"{check.__name__}: {check(runs)} ({time.monotonic() - begun:.0f} s)", flush=True)
