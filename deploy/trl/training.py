@@ -8,6 +8,7 @@ for an answer, the answer's own tokens, the end of the turn. So it needs no `{% 
 
 import json
 import math
+import os
 import sys
 
 import torch
@@ -175,6 +176,8 @@ def training(folder, config, sets, tokens, out):
         # The libraries' generators take 32 bits.
         seed=config["seed"] % 2**32,
         bf16=bf16,
+        # Said, or several processes on CPUs know nothing of each other.
+        use_cpu=not torch.accelerator.is_available(),
         learning_rate=lora["learning_rate"],
         weight_decay=0.0,
         # Without a limit the length is wanted all the same.
@@ -195,6 +198,8 @@ def training(folder, config, sets, tokens, out):
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
     )
+    if args.world_size != int(os.environ.get("WORLD_SIZE", "1")):
+        raise Refused(f"{os.environ['WORLD_SIZE']} processes were started, of which torch sees {args.world_size}; start one for each GPU")
     share, rest = divmod(lora["batch_size"], args.world_size)
     if rest or not share:
         raise Refused(f"config.json: lora.batch_size is {lora['batch_size']}, which {args.world_size} processes cannot share evenly; make it a multiple")

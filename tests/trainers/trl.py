@@ -127,8 +127,11 @@ class Runs:
 
 
 def launcher(processes):
-    one = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    return (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), *one)
+    """What accelerate launch does for several GPUs is torchrun; for a CPU it starts one process, whatever is asked."""
+    if processes > 1:
+        return (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+    one = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return (sys.executable, "-m", "accelerate.commands.launch", "--cpu", *one)
 
 
 def close(a, b, by=1e-4):
@@ -241,6 +244,11 @@ def accumulated(runs):
                 if one[key] is not None:
                     close(one[key], other[key], 1e-3)
         valid(folder, LORA | lora)
+    odd = runs.folder("odd", batch_size=63)
+    child = runs.start(odd, launcher=launcher(2))
+    assert child.wait(120) == 1
+    told = (odd / "stderr").read_text()
+    assert told.count("lora.batch_size is 63, which 2 processes cannot share evenly") == 1, told
     return "one batch at once, in parts, and by two processes: the same losses and gradients"
 
 
@@ -292,7 +300,8 @@ def launched(runs):
 
 def settings(runs):
     """Whatever else a run may ask for; development answers that training contradicts, so that patience has an end."""
-    lora = {"rank_stabilised": True, "target_modules": ["v_proj", "q_proj"], "dropout": 0.1, "decay": "constant", "clip": 0.0, "patience": 2, "recompute": True, "epochs": 30}
+    lora = {"rank_stabilised": True, "target_modules": ["v_proj", "q_proj"], "dropout": 0.1, "decay": "constant", "clip": 0.0}
+    lora |= {"patience": 2, "recompute": True, "epochs": 30}
     folder = runs.folder("settings", **lora)
     wrong = [[*messages[:-1], messages[-1] | {"content": f"shelf {(number + 1) % 3}"}] for number, messages in enumerate(runs.development)]
     write_rows(folder / "development.jsonl", wrong)
@@ -317,8 +326,10 @@ def edit(path, key, value):
 
 
 def refused(runs):
+    good = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+
     def line(text):
-        return lambda folder: (folder / "train.jsonl").write_bytes(b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' + text + b"\n")
+        return lambda folder: (folder / "train.jsonl").write_bytes(good + b"\n" + text + b"\n")
 
     def config(key, value):
         return lambda folder: edit(folder / "config.json", key, value)
