@@ -71,10 +71,13 @@ struct SavedProgress {
     step: usize,
     steps: usize,
     epoch: usize,
+    ends_epoch: bool,
     tokens: u64,
     train: u64,
     development: Option<u64>,
     held_out: Option<u64>,
+    gradient_norm: u64,
+    learning_rate: u64,
 }
 
 impl Checkpoints {
@@ -207,10 +210,13 @@ impl From<&Progress> for SavedProgress {
             step: of.step,
             steps: of.steps,
             epoch: of.epoch,
+            ends_epoch: of.ends_epoch,
             tokens: of.tokens,
             train: of.train_loss.to_bits(),
             development: of.development_loss.map(f64::to_bits),
             held_out: of.held_out_loss.map(f64::to_bits),
+            gradient_norm: of.gradient_norm.to_bits(),
+            learning_rate: of.learning_rate.to_bits(),
         }
     }
 }
@@ -221,10 +227,13 @@ impl From<&SavedProgress> for Progress {
             step: of.step,
             steps: of.steps,
             epoch: of.epoch,
+            ends_epoch: of.ends_epoch,
             tokens: of.tokens,
             train_loss: f64::from_bits(of.train),
             development_loss: of.development.map(f64::from_bits),
             held_out_loss: of.held_out.map(f64::from_bits),
+            gradient_norm: f64::from_bits(of.gradient_norm),
+            learning_rate: f64::from_bits(of.learning_rate),
         }
     }
 }

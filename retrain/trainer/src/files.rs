@@ -86,7 +86,7 @@ impl Open {
             .map_err(Error::io(path))?;
         let view = TensorView::new(info.dtype, info.shape.clone(), &bytes)
             .map_err(|error| Error::file(path, format!("tensor `{name}`: {error}")))?;
-        Ok(view.load(&Device::Cpu)?.to_dtype(DType::F32)?)
+        Ok(view.load(&Device::Cpu)?)
     }
 }
 
@@ -150,7 +150,17 @@ impl Store {
 
     /// The tensor in f32, which must have this shape.
     pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let tensor = self.take_any(name)?;
+        Ok(self.take_stored(name, shape)?.to_dtype(DType::F32)?)
+    }
+
+    /// The tensor in f32.
+    pub(crate) fn take_any(&mut self, name: &str) -> Result<Tensor> {
+        Ok(self.find(name)?.to_dtype(DType::F32)?)
+    }
+
+    /// The tensor as it is stored, in f32, bf16 or f16, which must have this shape.
+    pub(crate) fn take_stored(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let tensor = self.find(name)?;
         if tensor.dims() != shape {
             let (path, found) = (self.place.get(name).unwrap_or(&self.source), tensor.dims());
             return Err(Error::file(
@@ -161,8 +171,7 @@ impl Store {
         Ok(tensor)
     }
 
-    /// The tensor in f32.
-    pub(crate) fn take_any(&mut self, name: &str) -> Result<Tensor> {
+    fn find(&mut self, name: &str) -> Result<Tensor> {
         let path = self
             .place
             .get(name)

@@ -28,11 +28,11 @@ use crate::workers::Workers;
 pub struct LoraOutcome {
     /// As it was after the chosen epoch.
     pub adapter: LoraAdapter,
-    /// Held-out loss before the first step.
+    /// Held-out loss before the first step; not a number where nothing is held out.
     pub loss_first: f64,
     /// Held-out loss after the chosen epoch.
     pub loss_last: f64,
-    /// The one with the lowest development loss, from 1.
+    /// The one with the lowest development loss, or the last, from 1.
     pub chosen_epoch: usize,
     pub steps: usize,
     /// Tokens trained on, prompts included.
@@ -45,9 +45,14 @@ pub struct LoraOutcome {
 #[derive(Debug, Clone, Copy)]
 pub struct Sets<'a> {
     pub train: &'a [Example],
+    /// None: the last epoch is kept.
     pub development: &'a [Example],
+    /// None: nothing is measured.
     pub held_out: &'a [Example],
 }
+
+/// Is told how far the training is, with the adapter as it is then; may end it.
+pub type Observer<'a> = &'a mut dyn FnMut(&Progress, &LoraAdapter) -> ControlFlow<()>;
 
 impl Sets<'_> {
     fn named(&self) -> [(&'static str, &[Example]); 3] {
@@ -63,28 +68,27 @@ impl Sets<'_> {
 ///
 /// The epoch with the lowest loss on `development` is kept; `held_out` is measured before the first step and
 /// after each epoch. A batch's loss is Σ weight·nll / Σ weight over all of it.
-/// `progress` is called before the first step and after each one, the last of an epoch with the epoch's figures; if it
+/// `observer` is called before the first step and after each one, the last of an epoch with the epoch's figures; if it
 /// breaks, the training ends with `Error::Cancelled`. With `checkpoints` it goes on from the file that is there, telling the epochs before
 /// once more, and writes it after each epoch, now and then in between, and when it is cancelled.
 ///
-/// Errors: an empty list, an example that cannot be trained on, settings out of range, an unreadable base, a damaged checkpoint, a loss that
-/// is no finite number.
+/// Errors: nothing to train on, an example that cannot be trained on, settings out of range, an unreadable base, a damaged checkpoint, a loss
+/// that is no finite number.
 pub fn train_lora(
     base: &Path,
     sets: &Sets,
     settings: &LoraSettings,
     checkpoints: Option<&Checkpoints>,
-    progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    observer: Observer<'_>,
 ) -> Result<LoraOutcome> {
     settings.check()?;
-    let mut model = Model::load(base, None)?;
+    let mut model = Model::load_frozen(base, None)?;
     for (set, examples) in sets.named() {
         check(set, examples, &model.config)?;
-        if examples.is_empty() {
-            return Err(Error::Settings(format!(
-                "no {set} examples; at least one is needed, collect more"
-            )));
-        }
+    }
+    if sets.train.is_empty() {
+        let what = "no train examples; at least one is needed, collect more";
+        return Err(Error::Settings(what.to_owned()));
     }
     let adapter = LoraAdapter::new(
         &model.config,
@@ -109,8 +113,8 @@ pub fn train_lora(
             .map(|checkpoints| (checkpoints, checkpoint::digest(&model, sets, settings))),
         reached: Reached::default(),
     };
-    training.begin(progress)?;
-    training.run(progress)?;
+    training.begin(observer)?;
+    training.run(observer)?;
     training.outcome()
 }
 
@@ -131,7 +135,7 @@ struct Training<'a> {
 
 impl Training<'_> {
     /// From the checkpoint, or with the losses before the first step.
-    fn begin(&mut self, progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<()> {
+    fn begin(&mut self, observer: Observer<'_>) -> Result<()> {
         let found = match &self.checkpoints {
             Some((checkpoints, digest)) => {
                 checkpoints.read(digest, self.adapter, &mut self.adam)?
@@ -145,19 +149,40 @@ impl Training<'_> {
                     step: 0,
                     steps: self.steps,
                     epoch: 0,
+                    ends_epoch: false,
                     train_loss: f64::NAN,
-                    development_loss: Some(self.workers.loss(self.model, self.sets.development)?),
-                    held_out_loss: Some(self.workers.loss(self.model, self.sets.held_out)?),
+                    development_loss: self.loss(self.sets.development)?,
+                    held_out_loss: self.loss(self.sets.held_out)?,
+                    gradient_norm: f64::NAN,
+                    learning_rate: 0.0,
                     tokens: 0,
                 };
                 self.reached.curve.push(first);
             }
         }
         let mut known = self.reached.curve.iter();
-        known.try_for_each(|known| tell(known, progress))
+        known.try_for_each(|known| self.tell(known, observer))
     }
 
-    fn run(&mut self, progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<()> {
+    /// Of examples, where there are any.
+    fn loss(&self, examples: &[Example]) -> Result<Option<f64>> {
+        if examples.is_empty() {
+            return Ok(None);
+        }
+        self.workers.loss(self.model, examples).map(Some)
+    }
+
+    fn tell(&self, now: &Progress, observer: Observer<'_>) -> Result<()> {
+        match observer(now, self.adapter) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Cancelled {
+                step: now.step,
+                steps: now.steps,
+            }),
+        }
+    }
+
+    fn run(&mut self, observer: Observer<'_>) -> Result<()> {
         let epoch_steps = self.steps / self.settings.epochs;
         while self.reached.step < self.steps && !self.is_patience_over() {
             let epoch = self.reached.step / epoch_steps;
@@ -169,7 +194,7 @@ impl Training<'_> {
                 if is_last {
                     self.end_epoch(&mut now, epoch + 1)?;
                 }
-                let told = tell(&now, progress);
+                let told = self.tell(&now, observer);
                 if let Some((checkpoints, digest)) = &self.checkpoints
                     && (told.is_err() || is_last || checkpoints.is_due())
                 {
@@ -212,26 +237,33 @@ impl Training<'_> {
             step: reached.step,
             steps: self.steps,
             epoch: reached.curve.len() - 1,
+            ends_epoch: false,
             train_loss: loss,
             development_loss: None,
             held_out_loss: None,
+            gradient_norm: length,
+            learning_rate: rate,
             tokens: reached.tokens,
         })
     }
 
     /// The epoch's figures; it may be the best so far.
     fn end_epoch(&mut self, now: &mut Progress, epoch: usize) -> Result<()> {
-        let development_loss = self.workers.loss(self.model, self.sets.development)?;
-        finite(now.step, development_loss, 0.0)?;
+        let development_loss = self.loss(self.sets.development)?;
+        if let Some(loss) = development_loss {
+            finite(now.step, loss, 0.0)?;
+        }
         now.epoch = epoch;
+        now.ends_epoch = true;
         now.train_loss = self.reached.epoch_loss / self.reached.epoch_weight;
-        now.development_loss = Some(development_loss);
-        now.held_out_loss = Some(self.workers.loss(self.model, self.sets.held_out)?);
+        now.development_loss = development_loss;
+        now.held_out_loss = self.loss(self.sets.held_out)?;
         (self.reached.epoch_loss, self.reached.epoch_weight) = (0.0, 0.0);
         self.reached.curve.push(now.clone());
         let lowest = self.reached.best.as_ref();
         let lowest = lowest.and_then(|best| self.reached.curve.get(best.epoch)?.development_loss);
-        if lowest.is_none_or(|lowest| development_loss < lowest) {
+        let is_lowest = |loss| lowest.is_none_or(|lowest| loss < lowest);
+        if development_loss.is_none_or(is_lowest) {
             self.reached.best = Some(checkpoint::Best {
                 epoch,
                 adapter: self.adapter.snapshot()?,
@@ -268,16 +300,6 @@ impl Training<'_> {
             tokens,
             curve,
         })
-    }
-}
-
-fn tell(now: &Progress, progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<()> {
-    match progress(now) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(Error::Cancelled {
-            step: now.step,
-            steps: now.steps,
-        }),
     }
 }
 

@@ -57,7 +57,14 @@ impl World {
             development,
             held_out,
         };
-        train_lora(self.base.path(), &sets, settings, checkpoints, progress)
+        let mut observer = |now: &Progress, _: &LoraAdapter| progress(now);
+        train_lora(
+            self.base.path(),
+            &sets,
+            settings,
+            checkpoints,
+            &mut observer,
+        )
     }
 
     /// To the end.
@@ -305,9 +312,10 @@ fn bad_input_is_refused_by_name() {
         message.contains("held_out example 2: token 50"),
         "{message}"
     );
-    world.sets[1].clear();
+    world.sets[2].clear();
+    world.sets[0].clear();
     let message = refused(&world, &settings());
-    assert!(message.contains("development"), "{message}");
+    assert!(message.contains("no train examples"), "{message}");
     let wrong = LoraSettings {
         r: 0,
         batch_size: 0,
@@ -330,4 +338,72 @@ fn bad_input_is_refused_by_name() {
 fn the_recommended_rate_is_the_cookbooks() {
     assert!((recommended_learning_rate(2000) - 5e-4).abs() < 1e-12);
     assert!((recommended_learning_rate(192) - 3.117e-3).abs() < 1e-5);
+}
+
+#[test]
+fn without_development_examples_the_last_epoch_is_kept_and_each_is_told() {
+    let world = World::new();
+    let sets = Sets {
+        train: &world.sets[0],
+        development: &[],
+        held_out: &[],
+    };
+    let mut told = Vec::new();
+    let outcome = train_lora(
+        world.base.path(),
+        &sets,
+        &few(),
+        None,
+        &mut |now, adapter| {
+            assert!(now.development_loss.is_none() && now.held_out_loss.is_none());
+            assert_eq!(
+                now.step > 0,
+                now.gradient_norm > 0.0 && now.learning_rate > 0.0
+            );
+            if now.ends_epoch {
+                told.push(adapter.snapshot().unwrap());
+            }
+            ControlFlow::Continue(())
+        },
+    )
+    .unwrap();
+    assert_eq!((told.len(), outcome.chosen_epoch), (3, 3));
+    let numbers = |of: &LoraAdapter| -> Vec<u32> {
+        let tensors = of.tensors();
+        let all = tensors.iter().flat_map(|t| read(t).unwrap().to_vec());
+        all.map(f32::to_bits).collect()
+    };
+    assert_eq!(numbers(&told[2]), bits(&outcome));
+    assert_ne!(numbers(&told[1]), bits(&outcome));
+    assert!(outcome.loss_first.is_nan() && outcome.loss_last.is_nan());
+}
+
+#[test]
+fn a_base_in_half_precision_takes_half_the_memory_and_changes_no_bit() {
+    let world = World::new();
+    let frozen = Model::load_frozen(world.base.path(), None).unwrap();
+    let whole = Model::load(world.base.path(), None).unwrap();
+    let maps = |model: &Model| -> Vec<DType> {
+        let maps = model.layers.iter().flat_map(|layer| layer.linear());
+        maps.map(|map| map.weight.tensor.dtype()).collect()
+    };
+    assert!(maps(&frozen).iter().all(|dtype| *dtype == DType::BF16));
+    assert!(maps(&whole).iter().all(|dtype| *dtype == DType::F32));
+    // The same numbers in f32: what is learned over them is the same.
+    let other = tempfile::tempdir().unwrap();
+    whole.save(other.path(), DType::F32).unwrap();
+    let learned = |base: &Path| {
+        let sets = Sets {
+            train: &world.sets[0],
+            development: &world.sets[1],
+            held_out: &world.sets[2],
+        };
+        train_lora(base, &sets, &few(), None, &mut |_, _| {
+            ControlFlow::Continue(())
+        })
+        .unwrap()
+    };
+    let (half, full) = (learned(world.base.path()), learned(other.path()));
+    assert!(bits(&half) == bits(&full));
+    assert_eq!(half.loss_last, full.loss_last);
 }

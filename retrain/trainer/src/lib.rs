@@ -37,7 +37,7 @@ pub use candle_core::DType;
 pub use checkpoint::Checkpoints;
 pub use config::{Family, ModelConfig};
 pub use error::{Error, Result};
-pub use fine_tune::{LoraOutcome, Sets, train_lora};
+pub use fine_tune::{LoraOutcome, Observer, Sets, train_lora};
 pub use generate::Said;
 pub use lora::LoraAdapter;
 pub use model::Model;

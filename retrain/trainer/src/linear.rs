@@ -2,7 +2,7 @@
 //!
 //! A weight that learns has a slot, the place of its gradient; for one without, no gradient is computed at all.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -172,13 +172,18 @@ impl Dropout {
 }
 
 impl Linear {
+    /// W in f32.
+    pub(crate) fn weights(&self) -> Result<Tensor> {
+        self.weight.tensor.to_dtype(DType::F32)
+    }
+
     /// Returns y and, with a LoRA, scale·x·Aᵀ, which the backward pass wants.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
         dropout: Option<Dropout>,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        let y = x.matmul(&self.weight.tensor.t()?)?;
+        let y = x.matmul(&self.weights()?.t()?)?;
         if let Some(bias) = &self.bias {
             let bias = read(&bias.tensor)?;
             edit(&y, |y| {
@@ -218,7 +223,7 @@ impl Linear {
             }
             gradients.add(slot, Tensor::new(sum, &Device::Cpu)?)?;
         }
-        let dx = dy.matmul(&self.weight.tensor)?;
+        let dx = dy.matmul(&self.weights()?)?;
         let (Some(delta), Some(inner)) = (&self.delta, inner) else {
             return Ok(dx);
         };

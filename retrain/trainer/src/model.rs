@@ -14,7 +14,7 @@ use crate::linear::{Linear, Map, Parameter};
 use crate::lora::LoraAdapter;
 use crate::ops::slice::matrix;
 
-/// A model in f32 on the CPU. Cheap to clone: clones share their weights, as long as nobody trains them.
+/// A model on the CPU, computed in f32. Cheap to clone: clones share their weights, as long as nobody trains them.
 #[derive(Clone)]
 pub struct Model {
     pub(crate) config: ModelConfig,
@@ -240,9 +240,25 @@ impl Model {
     ///
     /// Errors name the file and the tensor that is missing, truncated or of another shape.
     pub fn load(folder: &Path, adapter: Option<&LoraAdapter>) -> Result<Self> {
+        Model::read(folder, adapter, false)
+    }
+
+    /// The same for one whose weights stay as they are: the layers' maps are kept as the files have them, in bf16 or f16 at half the memory,
+    /// and are made f32 where they are used, with the same results to the bit.
+    pub fn load_frozen(folder: &Path, adapter: Option<&LoraAdapter>) -> Result<Self> {
+        Model::read(folder, adapter, true)
+    }
+
+    fn read(folder: &Path, adapter: Option<&LoraAdapter>, is_frozen: bool) -> Result<Self> {
         let config = ModelConfig::load(folder)?;
         let mut store = Store::open_model(folder)?;
-        let mut model = Model::build(&config, &mut |name, shape| store.take(name, shape))?;
+        let mut model = Model::build(&config, &mut |name, shape| {
+            if is_frozen && shape.len() == 2 && name.starts_with("model.layers.") {
+                store.take_stored(name, shape)
+            } else {
+                store.take(name, shape)
+            }
+        })?;
         if let Some(adapter) = adapter {
             adapter.attach(&mut model, false)?;
         }
@@ -283,7 +299,7 @@ impl Model {
         for linear in merged.layers.iter_mut().flat_map(Layer::linear_mut) {
             if let Some(delta) = linear.delta.take() {
                 let product = (delta.b.tensor.matmul(&delta.a.tensor)? * delta.scale)?;
-                linear.weight.tensor = (&linear.weight.tensor + product)?;
+                linear.weight.tensor = (linear.weights()? + product)?;
             }
         }
         Ok(merged)

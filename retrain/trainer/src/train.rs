@@ -19,6 +19,8 @@ pub struct Progress {
     pub steps: usize,
     /// Epochs done; a full training has none.
     pub epoch: usize,
+    /// Whether this is the last step of an epoch.
+    pub ends_epoch: bool,
     /// The step's loss on its own batch (after an epoch: the epoch's mean), in nats a weighted token;
     /// not a number before the first step.
     pub train_loss: f64,
@@ -26,6 +28,10 @@ pub struct Progress {
     pub development_loss: Option<f64>,
     /// At the end of an epoch, and before the first step.
     pub held_out_loss: Option<f64>,
+    /// The gradient's length before it was clipped; not a number before the first step.
+    pub gradient_norm: f64,
+    /// The step's.
+    pub learning_rate: f64,
     /// Tokens trained on so far, prompts included.
     pub tokens: u64,
 }
@@ -107,9 +113,12 @@ pub fn train_full(
             step: step + 1,
             steps: settings.steps,
             epoch: 0,
+            ends_epoch: false,
             train_loss: loss,
             development_loss: None,
             held_out_loss: None,
+            gradient_norm: length,
+            learning_rate: rate,
             tokens,
         };
         if progress(&now, &model).is_break() {

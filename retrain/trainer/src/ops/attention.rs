@@ -4,8 +4,8 @@
 //! share a key head (Ainslie et al. 2023) are rows of one matrix: all heads are one batched product, and the shared head's gradient
 //! sums itself in the product's inner dimension.
 //!
-//! Queries come in blocks, and a block meets the keys up to its end alone: half of all products of a long sequence would be hidden
-//! anyway. The backward pass computes a block's probabilities again rather than keep them: they are the largest thing a layer could
+//! Queries come in tiles, and a tile meets the keys up to its end alone: half of all products of a long sequence would be hidden
+//! anyway. The backward pass computes a tile's probabilities again rather than keep them: they are the largest thing a layer could
 //! keep, and a product of few (Dao et al. 2022, section 3.1).
 
 use candle_core::{Result, Tensor};
@@ -56,8 +56,8 @@ impl Attention {
     }
 }
 
-/// Positions of a block.
-const BLOCK: usize = 128;
+/// Positions of a tile.
+const TILE: usize = 128;
 
 /// What the backward pass wants of one sequence of `t` tokens: q `[keys, t·group, dim]`, k and v `[keys, t, dim]`, q and k turned.
 pub(crate) struct Sequence {
@@ -125,24 +125,24 @@ fn place(from: &[f32], to: &mut [f32], rotation: &Rotation, position: usize, tur
 
 /// Queries at the positions `start..end`, and the keys that any of them sees.
 #[derive(Clone, Copy)]
-struct Block {
+struct Tile {
     of: Attention,
     start: usize,
     end: usize,
     first: usize,
 }
 
-impl Block {
-    fn all(of: Attention, t: usize) -> impl DoubleEndedIterator<Item = Block> {
-        (0..t).step_by(BLOCK).map(move |start| Block {
+impl Tile {
+    fn all(of: Attention, t: usize) -> impl DoubleEndedIterator<Item = Tile> {
+        (0..t).step_by(TILE).map(move |start| Tile {
             of,
             start,
-            end: (start + BLOCK).min(t),
+            end: (start + TILE).min(t),
             first: of.first(start),
         })
     }
 
-    /// The block's rows of a tensor as q is.
+    /// The tile's rows of a tensor as q is.
     fn queries(&self, of: &Tensor) -> Result<Tensor> {
         let group = self.of.group();
         of.narrow(1, self.start * group, (self.end - self.start) * group)
@@ -253,10 +253,10 @@ pub(crate) fn forward(
         let k = gather(&k[key_rows.clone()], key_heads, rotation, Turn::Forward)?;
         let v = gather(&v[key_rows], key_heads, rotation, Turn::Not)?;
         let mut mixed = vec![0.0; t * width];
-        for block in Block::all(of, t) {
-            let part = block.probabilities(&q, &k)?.matmul(&block.keys(&v)?)?;
+        for tile in Tile::all(of, t) {
+            let part = tile.probabilities(&q, &k)?.matmul(&tile.keys(&v)?)?;
             let group = of.group();
-            Block::put(&part, &mut mixed, t * group, block.start * group)?;
+            Tile::put(&part, &mut mixed, t * group, tile.start * group)?;
         }
         scatter(&mixed, &mut out[rows], heads, rotation, Turn::Not);
         sequences.push(Sequence { q, k, v });
@@ -289,24 +289,24 @@ pub(crate) fn backward(
         let mut turned_dq = vec![0.0; t * width];
         let mut turned_dk = vec![0.0; t * key_width];
         let mut gathered_dv = vec![0.0; t * key_width];
-        for block in Block::all(of, t) {
-            let p = block.probabilities(q, k)?;
-            let dmixed = block.queries(&dmixed)?;
-            let dscores = dmixed.matmul(&block.keys(v)?.t()?)?;
-            let products = of.cap.map(|_| block.products(q, k)).transpose()?;
+        for tile in Tile::all(of, t) {
+            let p = tile.probabilities(q, k)?;
+            let dmixed = tile.queries(&dmixed)?;
+            let dscores = dmixed.matmul(&tile.keys(v)?.t()?)?;
+            let products = of.cap.map(|_| tile.products(q, k)).transpose()?;
             let products = products.as_ref().map(read).transpose()?;
             {
                 let p = read(&p)?;
                 edit(&dscores, |dp| {
-                    block.softmax_backward(dp, &p, products.as_deref())
+                    tile.softmax_backward(dp, &p, products.as_deref())
                 })?;
             }
-            let part = dscores.matmul(&block.keys(k)?)?;
-            Block::put(&part, &mut turned_dq, t * group, block.start * group)?;
-            let part = dscores.t()?.matmul(&block.queries(q)?)?;
-            Block::put(&part, &mut turned_dk, t, block.first)?;
+            let part = dscores.matmul(&tile.keys(k)?)?;
+            Tile::put(&part, &mut turned_dq, t * group, tile.start * group)?;
+            let part = dscores.t()?.matmul(&tile.queries(q)?)?;
+            Tile::put(&part, &mut turned_dk, t, tile.first)?;
             let part = p.t()?.matmul(&dmixed)?;
-            Block::put(&part, &mut gathered_dv, t, block.first)?;
+            Tile::put(&part, &mut gathered_dv, t, tile.first)?;
         }
         scatter(&turned_dq, &mut dq[rows], heads, rotation, Turn::Back);
         let rows = key_rows.clone();
@@ -351,9 +351,9 @@ mod tests {
         [plain, capped, windowed].into_iter().for_each(agrees);
     }
 
-    /// Sequences of several blocks are one of a block's length each: the first tokens see nothing of what follows, and a window cuts the others off.
+    /// Sequences of several tiles are one of a tile's length each: the first tokens see nothing of what follows, and a window cuts the others off.
     #[test]
-    fn blocks_are_seamless() {
+    fn tiles_are_seamless() {
         let of = Attention {
             queries: 2,
             keys: 1,
@@ -366,9 +366,9 @@ mod tests {
             inverse_frequencies: vec![0.1],
             magnitude: 1.0,
         };
-        for window in [None, Some(BLOCK / 2), Some(BLOCK + 9)] {
+        for window in [None, Some(TILE / 2), Some(TILE + 9)] {
             let of = Attention { window, ..of };
-            let t = 2 * BLOCK + 7;
+            let t = 2 * TILE + 7;
             let rotation = Rotation::new(Some(&rope), 0, t);
             let (q, k, v) = (random(1, t * 4), random(2, t * 2), random(3, t * 2));
             let tensors =
@@ -381,7 +381,7 @@ mod tests {
                 rotation.turn(x, &mut to, position);
                 to
             };
-            for position in [0, BLOCK - 1, BLOCK, t - 1] {
+            for position in [0, TILE - 1, TILE, t - 1] {
                 for head in 0..2 {
                     let at = position * 4 + head * 2;
                     let query = turned(&q[at..at + 2], position);
