@@ -66,21 +66,23 @@ pub enum Split {
 }
 
 impl Task {
-    /// What the engine gets for an app's messages: the task's prompt in front, and no other system message beside it.
+    /// What the engine gets for an app's messages: the task's prompt in front, and no other system message beside it; none at all where
+    /// neither says anything.
     pub fn messages(&self, prompt: PromptKind, client: &[ChatMessage]) -> Vec<ChatMessage> {
-        let mut system = match prompt {
-            PromptKind::Full => self.prompt.clone(),
-            PromptKind::Adapter => self.adapter_prompt.clone(),
+        let prompt = match prompt {
+            PromptKind::Full => &self.prompt,
+            PromptKind::Adapter => &self.adapter_prompt,
         };
-        let is_system = |m: &ChatMessage| m.role == "system" || m.role == "developer";
+        let is_system = |m: &&ChatMessage| m.role == "system" || m.role == "developer";
+        let mut system = vec![prompt.as_str()];
         if self.client_system == ClientSystem::Keep {
-            let said = |m: &&ChatMessage| is_system(m) && !m.content.trim().is_empty();
-            for message in client.iter().filter(said) {
-                system.push_str("\n\n");
-                system.push_str(&message.content);
-            }
+            system.extend(client.iter().filter(is_system).map(|m| m.content.as_str()));
         }
-        let mut messages = vec![ChatMessage::new("system", system)];
+        system.retain(|said| !said.trim().is_empty());
+        let mut messages = Vec::with_capacity(client.len() + 1);
+        if !system.is_empty() {
+            messages.push(ChatMessage::new("system", system.join("\n\n")));
+        }
         messages.extend(client.iter().filter(|m| !is_system(m)).cloned());
         messages
     }
@@ -124,6 +126,23 @@ mod tests {
         }
         assert!((2_800..3_200).contains(&counts[2]), "{counts:?}");
         assert!((1_550..1_850).contains(&counts[1]), "{counts:?}");
+    }
+
+    #[test]
+    fn a_job_s_task_says_what_its_apps_say_and_nothing_else() {
+        let task = Task::of_job("support");
+        let user = ChatMessage::new("user", "hi");
+        for prompt in [PromptKind::Full, PromptKind::Adapter] {
+            let alone = task.messages(prompt, std::slice::from_ref(&user));
+            assert_eq!(alone, std::slice::from_ref(&user));
+            let said = [
+                ChatMessage::new("developer", "Be brief."),
+                user.clone(),
+                ChatMessage::new("system", " "),
+            ];
+            let system = ChatMessage::new("system", "Be brief.");
+            assert_eq!(task.messages(prompt, &said), [system, user.clone()]);
+        }
     }
 
     proptest! {

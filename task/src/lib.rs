@@ -20,7 +20,7 @@ pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_
 pub use config::{
     AlarmKind, Config, ConfigSource, Decay, Enforce, Engine, EngineKind, LoraPolicy, Monitor,
     OnLogFailure, Privacy, Problem, Problems, Promote, Prompts, RetrainPolicy, Server, Store, Task,
-    Tls, Upstream, UpstreamServer,
+    Tls, Trainer, TrainerServer, Training, Upstream, UpstreamServer,
 };
 pub use digest::{fraction, hex, sha256};
 pub use format::{Check, Format, Grammar};

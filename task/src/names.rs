@@ -59,6 +59,22 @@ impl ModelName {
         })
     }
 
+    /// The task that a fine-tuning job's suffix becomes: lower-case letters and digits, all else a `-` between them; None if nothing is left.
+    pub fn task_of_suffix(suffix: &str) -> Option<String> {
+        let lower = suffix.to_ascii_lowercase();
+        let words: Vec<&str> = lower
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|word| !word.is_empty())
+            .collect();
+        let task = words.join("-");
+        is_task_name(&task).then_some(task)
+    }
+
+    /// The adapter as OpenAI names fine-tuned models: another name of `task@3`.
+    pub fn fine_tuned(base: &str, task: &str, number: u32) -> String {
+        format!("ft:{base}:retune:{task}:{number}")
+    }
+
     /// The task it belongs to; None for a bare name.
     pub fn task(&self) -> Option<&str> {
         match self {
@@ -127,6 +143,29 @@ mod tests {
         ] {
             assert_eq!(ModelName::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_suffix_becomes_a_task() {
+        for (suffix, task) in [
+            ("My Model_v2", Some("my-model-v2")),
+            ("support", Some("support")),
+            ("--x--", Some("x")),
+            ("größe", Some("gr-e")),
+            ("", None),
+            ("___", None),
+            (&"x".repeat(65), None),
+        ] {
+            assert_eq!(
+                ModelName::task_of_suffix(suffix).as_deref(),
+                task,
+                "{suffix}"
+            );
+        }
+        let name = ModelName::fine_tuned("pocket", "my-model", 3);
+        assert_eq!(name, "ft:pocket:retune:my-model:3");
+        let adapter = ModelName::of("my-model", Some(3));
+        assert_eq!(ModelName::parse(&name), Some(adapter));
     }
 
     proptest! {

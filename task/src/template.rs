@@ -44,10 +44,13 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
     beginning: String,
+    end: String,
     end_of_turn: String,
 }
 
 const NAME: &str = "chat";
+/// What an assistant says where only what follows it matters.
+const SAID: &str = "retune-said-this";
 
 impl ChatTemplate {
     /// Reads `tokenizer_config.json` in a base's folder, and `chat_template.jinja` where the template lies beside it.
@@ -74,18 +77,32 @@ impl ChatTemplate {
                 file("there is no chat_template in it, nor a chat_template.jinja beside it; an instruct model has one".into())
             })?
         };
-        let end_of_turn = special(&config, "eos_token").ok_or_else(|| {
+        let end = special(&config, "eos_token").ok_or_else(|| {
             file("there is no eos_token in it: nothing would end an answer".into())
         })?;
-        Self::new(
-            source,
-            special(&config, "bos_token").unwrap_or_default(),
-            end_of_turn,
-        )
-        .map_err(file)
+        let beginning = special(&config, "bos_token").unwrap_or_default();
+        let mut template = Self::new(source, beginning, end).map_err(file)?;
+        if let Some(token) = template.after_an_answer(&added_tokens(base, &config)) {
+            template.end_of_turn = token;
+        }
+        Ok(template)
     }
 
-    fn new(source: String, beginning: String, end_of_turn: String) -> Result<Self, String> {
+    /// The token that the template writes behind what an assistant said: where it is not the end of a text, as with Gemma and Phi, it
+    /// is what the model ends its turn with.
+    fn after_an_answer(&self, added: &[String]) -> Option<String> {
+        let messages = [
+            ChatMessage::new("user", "Hello"),
+            ChatMessage::new("assistant", SAID),
+        ];
+        let text = self.render(&messages, false).ok()?;
+        let (_, after) = text.split_once(SAID)?;
+        let follows = |token: &&String| !token.is_empty() && after.trim_start().starts_with(*token);
+        let longest = added.iter().filter(follows).max_by_key(|token| token.len());
+        longest.cloned()
+    }
+
+    fn new(source: String, beginning: String, end: String) -> Result<Self, String> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
@@ -120,7 +137,8 @@ impl ChatTemplate {
             environment,
             source,
             beginning,
-            end_of_turn,
+            end_of_turn: end.clone(),
+            end,
         })
     }
 
@@ -147,7 +165,7 @@ impl ChatTemplate {
                 documents => (),
                 add_generation_prompt => add_generation_prompt,
                 bos_token => self.beginning,
-                eos_token => self.end_of_turn,
+                eos_token => self.end,
             })
         };
         render().map_err(|e| Error::Render(e.detail().map_or_else(|| e.to_string(), str::to_owned)))
@@ -156,6 +174,11 @@ impl ChatTemplate {
     /// Whether the template says anything of tools; one that does not leaves the model ignorant of them.
     pub fn knows_tools(&self) -> bool {
         self.source.contains("tools")
+    }
+
+    /// The token that ends a text.
+    pub fn end_of_text(&self) -> &str {
+        &self.end
     }
 
     /// The token that ends an answer.
@@ -235,6 +258,18 @@ fn template_of(config: &Value) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Tokens that stand for themselves, from the tokenizer's configuration, or else from the tokenizer.
+fn added_tokens(base: &Path, config: &Value) -> Vec<String> {
+    let content = |token: &Value| token["content"].as_str().map(str::to_owned);
+    if let Some(added) = config["added_tokens_decoder"].as_object() {
+        return added.values().filter_map(content).collect();
+    }
+    let tokenizer = std::fs::read(base.join("tokenizer.json")).unwrap_or_default();
+    let tokenizer: Value = serde_json::from_slice(&tokenizer).unwrap_or_default();
+    let added = tokenizer["added_tokens"].as_array();
+    added.into_iter().flatten().filter_map(content).collect()
 }
 
 /// A special token: a text, or an object with `content`.
@@ -328,6 +363,31 @@ mod tests {
             assert_eq!(rendered.unwrap(), expected, "{template}");
             assert_eq!(compiled.source(), template);
         }
+    }
+
+    #[test]
+    fn a_turn_ends_with_what_the_template_writes_behind_it() {
+        let turn = "{% for m in messages %}[{{ m.role }}]{{ m.content }}END\n{% endfor %}";
+        let added = serde_json::json!({"1": {"content": "</s>"}, "2": {"content": "EN"}, "3": {"content": "<turn>"}});
+        for (behind, expected) in [
+            ("<turn>\n", "<turn>"),
+            (" <turn>{{ eos_token }}", "<turn>"),
+            ("{{ eos_token }}", "</s>"),
+            ("\n", "</s>"),
+            ("!<turn>", "</s>"),
+        ] {
+            let template = turn.replace("END", behind);
+            let config = serde_json::json!({"chat_template": template, "eos_token": "</s>", "added_tokens_decoder": added});
+            let template = ChatTemplate::from_folder(folder(&config).path()).unwrap();
+            assert_eq!(template.end_of_turn(), expected, "{behind}");
+        }
+        // Transformers 5 leaves the tokens to the tokenizer.
+        let config = serde_json::json!({"chat_template": turn.replace("END", "<turn>"), "eos_token": "</s>"});
+        let folder = folder(&config);
+        let tokenizer = serde_json::json!({"added_tokens": [{"content": "<turn>"}]});
+        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let template = ChatTemplate::from_folder(folder.path()).unwrap();
+        assert_eq!(template.end_of_turn(), "<turn>");
     }
 
     #[test]

@@ -74,12 +74,13 @@ fn what_this_version_cannot_do_is_refused_rather_than_ignored() {
         &[],
     )
     .unwrap_err();
-    assert!(error.starts_with("4 problems"), "{error}");
+    assert!(error.starts_with("5 problems"), "{error}");
     for part in [
         "retune.toml:2: engine.kind",
         "retune.toml:4: store.url",
         "retune.toml:8: task.support.enforce",
-        "retune.toml:10: task.support.retrain.trainer",
+        "task.support.retrain.trainer_url: is missing",
+        "task.support.retrain.trainer_model: is missing",
     ] {
         assert!(error.contains(part), "{part} in {error}");
     }

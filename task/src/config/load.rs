@@ -8,8 +8,8 @@ use toml::de::DeTable;
 
 use super::reader::{Log, Node, Place, Section, Table, Value, WHOLE_FILE};
 use super::{
-    Config, ConfigSource, Monitor, OnLogFailure, Problem, Problems, Server, Store, Tls, engine,
-    tasks,
+    Config, ConfigSource, Monitor, OnLogFailure, Problem, Problems, Server, Store, Tls, Training,
+    engine, tasks,
 };
 
 const BUILT_IN: &str = include_str!("../../builtin/retune.toml");
@@ -146,6 +146,7 @@ fn read(log: &Log, table: Table, source: ConfigSource) -> Config {
             source.folder(),
         ),
         monitor: monitor(root.section("monitor")),
+        training: training(root.section("training")),
         tasks: tasks::read(&mut root, &source, &engine),
         engine,
         source,
@@ -298,6 +299,17 @@ fn bucket(url: &str) -> Option<Result<(), String>> {
             STORES.join("://bucket/prefix, ")
         ))
     })
+}
+
+fn training(mut s: Section<'_>) -> Training {
+    let training = Training {
+        memory_bytes: match s.count("memory_mib", 0, 1 << 30, 0) {
+            0 => None,
+            mib => Some(mib << 20),
+        },
+    };
+    s.finish();
+    training
 }
 
 fn monitor(mut s: Section<'_>) -> Monitor {

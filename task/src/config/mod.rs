@@ -4,12 +4,14 @@
 
 mod engine;
 mod load;
+mod policy;
 mod reader;
 mod tasks;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -32,8 +34,10 @@ pub struct Config {
     pub store: Store,
     /// `[monitor]`
     pub monitor: Monitor,
+    /// `[training]`
+    pub training: Training,
     /// `[[task]]`, in the file's order.
-    pub tasks: Vec<Task>,
+    pub tasks: Vec<Arc<Task>>,
     /// Where it came from.
     pub source: ConfigSource,
 }
@@ -152,6 +156,13 @@ pub enum OnLogFailure {
     Reject,
 }
 
+/// `[training]`: what a process that trains may take.
+#[derive(Debug, Clone)]
+pub struct Training {
+    /// Memory at most, in bytes; none: all that there is.
+    pub memory_bytes: Option<u64>,
+}
+
 /// `[monitor]`
 #[derive(Debug, Clone)]
 pub struct Monitor {
@@ -192,6 +203,14 @@ pub struct Task {
     pub retrain: RetrainPolicy,
     /// `[task.privacy]`
     pub privacy: Privacy,
+}
+
+impl Task {
+    /// The task that a fine-tuning job's suffix becomes: without prompt and format, its apps say all themselves. The rest is as where
+    /// nothing is configured.
+    pub fn of_job(name: &str) -> Self {
+        tasks::of_job(name)
+    }
 }
 
 /// `[task.privacy]`: what of the apps' words is kept.
@@ -237,8 +256,32 @@ pub struct RetrainPolicy {
     pub promote: Promote,
     /// Blind pairs an examination needs.
     pub min_pairs: usize,
+    /// What makes an adapter of a dataset.
+    pub trainer: Trainer,
     /// `[task.retrain.lora]`
     pub lora: LoraPolicy,
+}
+
+/// What makes an adapter of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trainer {
+    /// Retune's own, on this machine.
+    Native,
+    /// A program, with its arguments; the folder with the dataset is its last.
+    Command(Vec<String>),
+    /// A server with OpenAI's fine-tuning API that hands PEFT's files out.
+    OpenAi(TrainerServer),
+}
+
+/// A server that trains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrainerServer {
+    /// Its address, `/v1` included, without a slash at the end.
+    pub url: String,
+    /// The variable with its key.
+    pub api_key_env: Option<String>,
+    /// What it calls the base.
+    pub model: String,
 }
 
 /// `[task.retrain.lora]`
@@ -270,6 +313,10 @@ pub struct LoraPolicy {
     pub patience: usize,
     /// Layers are computed again in the backward pass rather than kept.
     pub recompute: bool,
+    /// Multiples of the learning rate that are tried first; none: it is believed.
+    pub sweep: Vec<f64>,
+    /// Share of the examples that they are tried on.
+    pub sweep_share: f64,
 }
 
 /// A learning rate's course after its warmup.

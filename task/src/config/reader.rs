@@ -327,19 +327,6 @@ impl<'a> Section<'a> {
         .unwrap_or(default)
     }
 
-    /// A key of which this version knows one value; the others that it will know later are refused by name.
-    pub(super) fn only(&mut self, key: &'static str, now: &str, later: &[&str]) {
-        let Some(node) = self.take(key) else { return };
-        let what = match &node.value {
-            Value::Text(s) if s == now => return,
-            Value::Text(s) if later.contains(&s.as_str()) => {
-                format!("is {s:?}, which this version cannot do yet; expected {now:?}")
-            }
-            _ => format!("is {}; expected {now:?}", node.shown()),
-        };
-        self.log.add(&node.place, &self.path(key), what);
-    }
-
     /// Whether a key stands there that is not taken yet.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)

@@ -1,19 +1,16 @@
 //! The tasks of a configuration, with the files that they name.
 
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
-use super::reader::{Node, Place, Section, Value, nearest};
-use super::{
-    AlarmKind, ConfigSource, Decay, Enforce, Engine, LoraPolicy, Privacy, Promote, Prompts,
-    RetrainPolicy, Task,
-};
+use super::policy::retrain;
+use super::reader::{Log, Node, Place, Section, Table, Value, nearest};
+use super::{ConfigSource, Enforce, Engine, Privacy, Prompts, Task};
 use crate::base::base_id;
 use crate::chat::ClientSystem;
 use crate::format::Format;
 use crate::names::is_task_name;
 use crate::redact::{Redaction, Sensitive};
-use crate::schedule::Schedule;
 
 /// The built-in configuration's files.
 const BUILT_IN: [(&str, &str); 2] = [
@@ -24,8 +21,15 @@ const BUILT_IN: [(&str, &str); 2] = [
     ),
 ];
 
-pub(super) fn read(root: &mut Section<'_>, source: &ConfigSource, engine: &Engine) -> Vec<Task> {
-    let mut tasks: Vec<Task> = Vec::new();
+/// Tokens of an answer, where nobody says how many.
+const MAX_TOKENS: usize = 256;
+
+pub(super) fn read(
+    root: &mut Section<'_>,
+    source: &ConfigSource,
+    engine: &Engine,
+) -> Vec<Arc<Task>> {
+    let mut tasks: Vec<Arc<Task>> = Vec::new();
     let list = match root.take("task") {
         Some(Node {
             value: Value::List(list),
@@ -77,9 +81,27 @@ pub(super) fn read(root: &mut Section<'_>, source: &ConfigSource, engine: &Engin
             let what = format!("is {name:?}, as an earlier task's is; expected another name");
             root.log.add(&name_place, &key, what);
         }
-        tasks.push(task);
+        tasks.push(Arc::new(task));
     }
     tasks
+}
+
+/// See [`Task::of_job`].
+pub(super) fn of_job(name: &str) -> Task {
+    let log = Log::new(String::new());
+    let nothing = |key| Section::new(&log, Place::File(1), key, Table::default());
+    Task {
+        name: name.to_owned(),
+        prompt: String::new(),
+        adapter_prompt: String::new(),
+        client_system: ClientSystem::Keep,
+        format: None,
+        enforce: Enforce::Off,
+        probe_share: 0.0,
+        max_tokens: MAX_TOKENS,
+        retrain: retrain(nothing("retrain")),
+        privacy: privacy(nothing("privacy")),
+    }
 }
 
 fn task(mut s: Section<'_>, source: &ConfigSource) -> Task {
@@ -129,7 +151,7 @@ fn task(mut s: Section<'_>, source: &ConfigSource) -> Task {
     let format = s.take("format").and_then(|node| format(&s, node, source));
     let enforce = enforce(&mut s, format.as_ref());
     let probe_share = s.share("probe_share", 1.0).unwrap_or(0.05);
-    let max_tokens = s.size("max_tokens", 1, 100_000, 256);
+    let max_tokens = s.size("max_tokens", 1, 100_000, MAX_TOKENS);
     let retrain = retrain(s.section("retrain"));
     let privacy = privacy(s.section("privacy"));
     s.finish();
@@ -255,91 +277,6 @@ fn format(s: &Section<'_>, node: Node, source: &ConfigSource) -> Option<Format> 
     }
 }
 
-/// As PEFT names them; the last two are Phi-3's, which has several in one.
-const LINEAR_MAPS: [(&str, &str); 9] = [
-    ("q_proj", "q_proj"),
-    ("k_proj", "k_proj"),
-    ("v_proj", "v_proj"),
-    ("o_proj", "o_proj"),
-    ("gate_proj", "gate_proj"),
-    ("up_proj", "up_proj"),
-    ("down_proj", "down_proj"),
-    ("qkv_proj", "qkv_proj"),
-    ("gate_up_proj", "gate_up_proj"),
-];
-
-fn flag(s: &mut Section<'_>, key: &'static str) -> bool {
-    let is_on = s.value(key, "true or false", |value| match value {
-        Value::Bool(is_on) => Some(*is_on),
-        _ => None,
-    });
-    is_on.unwrap_or(false)
-}
-
-/// A day, where nothing is said.
-fn hours(s: &mut Section<'_>, key: &'static str) -> Duration {
-    Duration::from_secs(3600 * s.count(key, 0, 24 * 366, 24))
-}
-
-fn retrain(mut s: Section<'_>) -> RetrainPolicy {
-    let wanted = "five cron fields, such as \"0 3 1 */3 *\"";
-    let schedule = s.text("schedule", wanted).and_then(|(text, place)| {
-        let schedule = Schedule::parse(&text);
-        if schedule.is_none() {
-            let key = s.path("schedule");
-            s.log
-                .add(&place, &key, format!("is {text:?}; expected {wanted}"));
-        }
-        schedule
-    });
-    let on = alarms(&mut s).unwrap_or_else(|| vec![AlarmKind::Format, AlarmKind::Quality]);
-    s.only("trainer", "native", &["command", "openai"]);
-    let mut l = s.section("lora");
-    let lora = LoraPolicy {
-        r: l.size("r", 1, 1024, 16),
-        alpha: l.positive("alpha", 4096.0).unwrap_or(32.0),
-        rank_stabilised: flag(&mut l, "rank_stabilised"),
-        target_modules: words(&mut l, "target_modules", "linear map", &LINEAR_MAPS)
-            .unwrap_or_default(),
-        dropout: l.share("dropout", 0.9).unwrap_or(0.0),
-        epochs: l.size("epochs", 1, 100, 3),
-        batch_size: l.size("batch_size", 1, 1024, 16),
-        learning_rate: l.positive("learning_rate", 1.0),
-        warmup: l.share("warmup", 0.9).unwrap_or(0.1),
-        decay: l.word(
-            "decay",
-            &[
-                ("cosine", Decay::Cosine),
-                ("linear", Decay::Linear),
-                ("constant", Decay::Constant),
-            ],
-            Decay::Cosine,
-        ),
-        clip: l.share("clip", 1000.0).unwrap_or(1.0),
-        patience: l.size("patience", 0, 100, 0),
-        recompute: flag(&mut l, "recompute"),
-    };
-    l.finish();
-    let policy = RetrainPolicy {
-        schedule,
-        on,
-        cool_down: hours(&mut s, "cool_down_hours"),
-        roll_back_within: hours(&mut s, "roll_back_hours"),
-        min_examples: s.size("min_examples", 10, 10_000_000, 200),
-        min_new_examples: s.size("min_new_examples", 0, 10_000_000, 50),
-        rating_at_least: u8::try_from(s.count("rating_at_least", 1, 5, 4)).unwrap_or(4),
-        promote: s.word(
-            "promote",
-            &[("approve", Promote::Approve), ("auto", Promote::Auto)],
-            Promote::Approve,
-        ),
-        min_pairs: s.size("min_pairs", 16, 100_000, 150),
-        lora,
-    };
-    s.finish();
-    policy
-}
-
 fn privacy(mut s: Section<'_>) -> Privacy {
     let kinds = words(
         &mut s,
@@ -383,18 +320,8 @@ fn privacy(mut s: Section<'_>) -> Privacy {
     privacy
 }
 
-/// The alarms that start a run.
-fn alarms(s: &mut Section<'_>) -> Option<Vec<AlarmKind>> {
-    words(
-        s,
-        "on",
-        "kind of alarm",
-        &AlarmKind::ALL.map(|k| (k.as_str(), k)),
-    )
-}
-
 /// A list of some words; every one that is none of them is a problem of its own.
-fn words<T: Copy>(
+pub(super) fn words<T: Copy>(
     s: &mut Section<'_>,
     key: &'static str,
     what: &str,
