@@ -11,7 +11,7 @@ from pathlib import Path
 FORMAT = 1
 NUMBER = (int, float)
 # Keys of config.json, and of its `lora`, that are needed.
-RUN = {"base": str, "max_length": int, "seed": int, "lora": dict}
+RUN = {"base": str, "end_of_turn": str, "max_length": int, "seed": int, "lora": dict}
 LORA = {
     "r": int,
     "alpha": NUMBER,

@@ -25,10 +25,10 @@ IGNORED = -100
 SAVES, FARTHEST = 8, 100
 
 
-def encode(tokenizer, path, rows, longest):
+def encode(tokenizer, path, rows, longest, end_of_turn):
     """Tokens and labels of each row; those too long are left out: cut off they would teach answers without an end."""
-    if tokenizer.chat_template is None or tokenizer.eos_token is None:
-        raise Refused(f"the base {tokenizer.name_or_path} has no chat template or no eos_token in tokenizer_config.json; an instruct model has both")
+    if tokenizer.chat_template is None:
+        raise Refused(f"the base {tokenizer.name_or_path} has no chat template in tokenizer_config.json; an instruct model has one")
 
     def tokens(text):
         # A template that wants a beginning of text writes it.
@@ -40,7 +40,7 @@ def encode(tokenizer, path, rows, longest):
             prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
             raise Refused(f"{path}, line {line}: the base's chat template refuses these messages ({error}); leave the example out") from error
-        prompt, answer = tokens(prompt), tokens(messages[-1]["content"]) + tokens(tokenizer.eos_token)
+        prompt, answer = tokens(prompt), tokens(messages[-1]["content"]) + tokens(end_of_turn)
         if len(prompt) + len(answer) <= longest:
             encoded.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
     if len(encoded) < len(rows):
@@ -166,7 +166,7 @@ def training(folder, config, sets, tokens, out):
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
-        rows = {name: encode(tokenizer, folder / name, examples, config["max_length"]) for name, examples in sets.items()}
+        rows = {name: encode(tokenizer, folder / name, examples, config["max_length"], config["end_of_turn"]) for name, examples in sets.items()}
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16 if bf16 else torch.float32)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())

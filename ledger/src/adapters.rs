@@ -75,6 +75,11 @@ impl Ledger {
         self.blocking(move |store| all(store, &local, &task)).await
     }
 
+    /// The tasks that there are adapters of, configured or not.
+    pub async fn tasks_with_adapters(&self) -> Result<Vec<String>, Error> {
+        self.blocking(|store| store.join("adapters").names()).await
+    }
+
     /// One adapter.
     pub async fn adapter(&self, task: &str, number: u32) -> Result<AdapterRef, Error> {
         let (task, local) = (task.to_owned(), self.local());

@@ -5,6 +5,7 @@
 //! carries the line's digest.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use retune_task::{ChatMessage, Check, ModelName, Task, conversation, sha256};
@@ -34,7 +35,7 @@ pub enum Imported {
 /// Takes lines into a ledger.
 pub struct Importer<'a> {
     ledger: Ledger,
-    tasks: &'a [Task],
+    tasks: &'a [Arc<Task>],
     /// The task of lines that name none.
     task: Option<String>,
     known: HashSet<String>,
@@ -86,7 +87,7 @@ impl<'a> Importer<'a> {
     /// For these tasks; `task` is that of lines that name none.
     pub async fn new(
         ledger: &Ledger,
-        tasks: &'a [Task],
+        tasks: &'a [Arc<Task>],
         task: Option<&str>,
     ) -> Result<Self, Error> {
         let mut known = HashSet::new();

@@ -19,6 +19,7 @@ mod files;
 mod forget;
 mod ids;
 mod import;
+mod jobs;
 mod keys;
 mod layout;
 mod lease;
@@ -36,6 +37,7 @@ mod stages;
 mod table;
 mod threads;
 mod upkeep;
+mod uploads;
 mod verify;
 mod wal;
 
@@ -46,6 +48,10 @@ pub use error::Error;
 pub use export::{Export, Lines};
 pub use forget::{Forgetting, Forgotten, LearnedFrom};
 pub use import::{Imported, Importer};
+pub use jobs::{
+    Job, JobAction, JobCheckpoint, JobEntry, JobError, JobEvent, JobLevel, JobSettings, JobState,
+    JobStatus,
+};
 pub use keys::{Key, KeyList, KeyText, Role};
 pub use lease::Lease;
 pub use ledger::{Ledger, LedgerStats};
@@ -57,4 +63,5 @@ pub use schema::Table;
 pub use session::Answer;
 pub use stages::{Action, Refused, Stage, Stages, Standing, standings};
 pub use upkeep::Kept;
+pub use uploads::Upload;
 pub use verify::{Finding, Verified};

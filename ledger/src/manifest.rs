@@ -22,6 +22,8 @@ pub enum Source {
     Run,
     /// Somebody brought it.
     Import,
+    /// A fine-tuning job, whose suffix is its task: it has neither prompt nor format.
+    Job,
 }
 
 /// A question and the greedy answer that the adapter gave where it was made: whoever serves it must get the same.

@@ -73,6 +73,10 @@ metrics! {
     runs: IntCounterVec = "runs_total" ["task", "verdict"],
     /// When the task's last run ended, in seconds since 1970.
     last_run: GaugeVec = "last_run_timestamp_seconds" ["task"],
+    /// How far the task's run is with what it does now (training, examining), 0 to 1; 0 where none is under way.
+    run_progress: GaugeVec = "run_progress_ratio" ["task"],
+    /// Held-out loss of the task's newest training so far.
+    training_loss: GaugeVec = "training_held_out_loss" ["task"],
 }
 
 impl Metrics {
@@ -151,6 +155,7 @@ impl Metrics {
     ///
     /// The counters begin with what the ledger has, at the first look and not at 0 before it: a restart is no increase.
     pub(crate) fn runs(&mut self, runs: &[Run]) {
+        self.under_way(runs);
         if self.counted.is_none() {
             for (task, verdict) in self.tasks.iter().flat_map(|t| VERDICTS.map(|v| (t, v))) {
                 self.runs.with_label_values(&[task.as_str(), verdict]);
@@ -178,6 +183,27 @@ impl Metrics {
             self.last_run
                 .with_label_values(&[task])
                 .set(ended.timestamp_millis() as f64 / 1000.0);
+        }
+    }
+}
+
+impl Metrics {
+    fn under_way(&self, runs: &[Run]) {
+        let mut newest: BTreeMap<&str, &Run> = BTreeMap::new();
+        for run in runs {
+            let known = newest.entry(&run.task).or_insert(run);
+            if run.ts > known.ts {
+                *known = run;
+            }
+        }
+        for (task, run) in newest {
+            let is_over = ["done", FAILED].contains(&run.state.as_str());
+            let progress = run.progress.filter(|(_, total)| !is_over && *total > 0);
+            let share = progress.map_or(0.0, |(done, total)| done as f64 / total as f64);
+            self.run_progress.with_label_values(&[task]).set(share);
+            if let Some(loss) = run.loss_last {
+                self.training_loss.with_label_values(&[task]).set(loss);
+            }
         }
     }
 }

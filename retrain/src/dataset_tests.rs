@@ -8,6 +8,7 @@
 )]
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use retune_ledger::{Exchange, Feedback, Purpose};
@@ -233,7 +234,7 @@ fn logs() -> impl Strategy<Value = (Vec<Exchange>, Vec<Feedback>)> {
         })
 }
 
-fn built(exchanges: &[Exchange], feedback: &[Feedback]) -> (Task, Dataset) {
+fn built(exchanges: &[Exchange], feedback: &[Feedback]) -> (Arc<Task>, Dataset) {
     let task = task();
     let dataset = build(&task, exchanges, feedback);
     (task, dataset)

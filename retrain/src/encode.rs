@@ -9,6 +9,7 @@ use std::path::Path;
 
 use retune_task::{ChatMessage, ChatTemplate, PromptKind, Task};
 use retune_trainer::Example;
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::Error;
@@ -85,6 +86,33 @@ impl Encoder {
             .render(&task.messages(PromptKind::Adapter, &row.messages), true)?)
     }
 
+    /// The model's length limit in tokens.
+    pub(crate) fn context(&self) -> usize {
+        self.context
+    }
+
+    /// The tokens up to where an answer begins, and those of the answer with its end of turn. One that calls tools is written as the
+    /// chat template writes it.
+    pub(crate) fn turn(
+        &self,
+        before: &[ChatMessage],
+        answer: &ChatMessage,
+        tools: Option<&Value>,
+    ) -> Result<(Vec<u32>, Vec<u32>), Error> {
+        let prompt = self.template.render_with_tools(before, tools, true)?;
+        let end = self.template.end_of_turn();
+        let said = if answer.tool_calls.is_none() {
+            [self.tokens(&answer.content)?, self.tokens(end)?].concat()
+        } else {
+            let whole = [before, std::slice::from_ref(answer)].concat();
+            let whole = self.template.render_with_tools(&whole, tools, false)?;
+            let rest = whole.strip_prefix(&prompt);
+            let rest = rest.and_then(|rest| rest.get(..rest.rfind(end)? + end.len()));
+            self.tokens(rest.ok_or(Error::Calls)?)?
+        };
+        Ok((self.tokens(&prompt)?, said))
+    }
+
     /// Tokens of prompt, answer and end of turn; loss weight 1 on the last two, 0 on the prompt.
     pub fn example(&self, task: &Task, row: &Row) -> Result<Example, Error> {
         let mut tokens = self.tokens(&self.prompt(task, row)?)?;
@@ -108,6 +136,12 @@ impl Encoder {
             }
         }
         Ok(encoded)
+    }
+
+    /// The text of any tokens.
+    #[cfg(test)]
+    pub(crate) fn shown(&self, tokens: &[u32]) -> String {
+        self.tokenizer.decode(tokens, false).unwrap_or_default()
     }
 
     /// Without the tokenizer's own additions: a template that wants a beginning of text writes it, and a second one would be a

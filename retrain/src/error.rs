@@ -14,7 +14,7 @@ pub enum Error {
     Ledger(#[from] retune_ledger::Error),
     #[error(transparent)]
     Task(#[from] retune_task::Error),
-    #[error("training failed: {0}")]
+    #[error(transparent)]
     Trainer(#[from] retune_trainer::Error),
     #[error("{path}: the base's tokenizer cannot be read: {what}; is it a complete model folder?")]
     Tokenizer { path: PathBuf, what: String },
@@ -51,8 +51,39 @@ pub enum Error {
     Unexpected { request: String, what: String },
     #[error("`{asked}` was asked and {what}; the examination would be of another model")]
     WrongModel { asked: String, what: String },
+    #[error("there is no fine-tuning job `{0}`; GET /v1/fine_tuning/jobs lists them")]
+    UnknownJob(String),
+    #[error("the fine-tuning job `{0}` is under way in another process")]
+    BusyJob(String),
+    #[error("the file `{0}` is not there any more")]
+    NoFile(String),
+    #[error("line {number} of the file cannot be learned from: {what}")]
+    Line { number: usize, what: String },
+    #[error(
+        "its calls of tools cannot be learned, since the base's chat template does not write them where an answer begins"
+    )]
+    Calls,
+    #[error(
+        "no example of the file is left: all {too_long} are longer than the model's {context} tokens"
+    )]
+    NoExamples { too_long: usize, context: usize },
+    #[error("somebody halted the job")]
+    Halted,
     #[error("the run's report cannot be written as JSON: {0}")]
     Report(serde_json::Error),
+    #[error("{program} {what}")]
+    Program { program: String, what: String },
+    #[error(
+        "the variable {name}, which is to hold the trainer's key (trainer_api_key_env), is not set"
+    )]
+    NoKey { name: String },
+    #[error(
+        "the training took {used_mib} MiB of memory, and training.memory_mib allows {allowed_mib}; raise it, or train with a smaller batch_size, \
+         shorter examples, or recompute = true"
+    )]
+    Memory { used_mib: u64, allowed_mib: u64 },
+    #[error("a thread for the training could not be started: {0}")]
+    Thread(std::io::Error),
     #[error("the run was told to stop")]
     Stopped,
 }

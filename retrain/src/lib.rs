@@ -3,19 +3,28 @@
 //! A run goes dataset -> training -> examination -> verdict -> promotion. What decides is pure (`dataset`, `judge`, `verdict`) and
 //! is tested without a model or a server; the edges are thin: `train` calls the trainer, `server` is the one place that speaks
 //! HTTP, `run` keeps a row of the `runs` table at each state, `watch` starts runs that alarms ask for. A candidate is examined
-//! through the running server, as an app would ask it: what is examined is what will be served.
+//! through the running server, as an app would ask it: what is examined is what will be served. A fine-tuning job (`job`) is training
+//! alone: somebody brought the file, and judges what comes of it.
 
 mod book;
+mod candidate;
 pub mod dataset;
+mod elsewhere;
 mod encode;
 mod error;
 mod examine;
+mod experiment;
+mod job;
 pub mod judge;
+#[cfg(test)]
+mod masks;
+mod memory;
 mod probes;
 mod promote;
 mod report;
 mod run;
 mod server;
+mod shape;
 mod soon;
 mod stages;
 mod staging;
@@ -32,11 +41,14 @@ use std::time::Duration;
 
 pub use encode::{Encoded, Encoder};
 pub use error::Error;
+pub use job::run_job;
+pub use memory::goes_first;
 pub use report::{Curve, Report, Sample};
+pub use retune_trainer::Progress;
 pub use run::{Event, run, run_id};
 pub use watch::{Due, Launched, due, watch};
 
-/// Whether anything can be trained on a base: not on GGUF weights, nor on a family that the trainer does not know.
+/// Whether Retune's own trainer can train on a base: not on GGUF weights, nor on a family that it does not know.
 ///
 /// # Errors
 /// The file that keeps it from being trained on.
@@ -93,6 +105,7 @@ impl Options {
             .tasks
             .iter()
             .find(|task| task.name == name)
+            .map(Arc::as_ref)
             .ok_or_else(|| Error::UnknownTask {
                 task: name.to_owned(),
                 known: self
@@ -134,6 +147,14 @@ impl Default for Limits {
             checkpoint: Duration::from_secs(60),
         }
     }
+}
+
+/// What a process is started for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Launch {
+    Run(Start),
+    /// A fine-tuning job, by its id.
+    Job(String),
 }
 
 /// What a run is for: one task, and what asked for it.

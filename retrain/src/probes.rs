@@ -37,8 +37,9 @@ pub(crate) async fn taken(
     let (folder, adapter) = (base.to_owned(), adapter.clone());
     let said = tokio::task::spawn_blocking(move || -> Result<_, Error> {
         // One after the other: each is a whole copy of the weights.
-        let with = Model::load(&folder, Some(&adapter))?.say(&prompts, PROBE_TOKENS, &end)?;
-        let without = Model::load(&folder, None)?.say(&prompts, PROBE_TOKENS, &end)?;
+        let with =
+            Model::load_frozen(&folder, Some(&adapter))?.say(&prompts, PROBE_TOKENS, &end)?;
+        let without = Model::load_frozen(&folder, None)?.say(&prompts, PROBE_TOKENS, &end)?;
         Ok(with.into_iter().zip(without).collect::<Vec<_>>())
     });
     let said: Vec<(Said, Said)> = said.await.map_err(|_| Error::Stopped)??;

@@ -45,6 +45,9 @@ pub struct Report {
     pub training_tokens: Option<u64>,
     pub training_seconds: Option<f64>,
     pub curve: Vec<Curve>,
+    /// The small experiment that chose the learning rate; the last is the chosen one on half as many examples.
+    #[serde(default)]
+    pub trials: Vec<Trial>,
     pub examples_examined: Option<u64>,
     pub examination_seconds: Option<f64>,
     pub figures: Option<Figures>,
@@ -77,6 +80,15 @@ pub struct Curve {
     /// Of the epoch; there is none before the first step.
     pub train_loss: Option<f64>,
     pub held_out_loss: Option<f64>,
+}
+
+/// One epoch on a fraction of the examples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    pub examples: u64,
+    pub learning_rate: f64,
+    /// None: it diverged.
+    pub development_loss: Option<f64>,
 }
 
 /// One examined prompt with both answers.
@@ -228,6 +240,7 @@ impl Report {
                 )?;
             }
         }
+        self.write_trials(page)?;
         if let Some(figures) = &self.figures {
             writeln!(
                 page,
@@ -266,6 +279,40 @@ impl Report {
                     self.forgotten
                 )?;
             }
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn write_trials(&self, page: &mut String) -> std::fmt::Result {
+        let Some((last, others)) = self.trials.split_last() else {
+            return Ok(());
+        };
+        writeln!(
+            page,
+            "\n### One epoch on a fraction first\n\n| examples | learning rate | development loss |\n|---|---|---|"
+        )?;
+        for trial in &self.trials {
+            let loss = trial.development_loss;
+            let loss = loss.map_or_else(|| "diverged".to_owned(), |loss| format!("{loss:.4}"));
+            writeln!(
+                page,
+                "| {} | {:.2e} | {loss} |",
+                trial.examples, trial.learning_rate
+            )?;
+        }
+        let same = others
+            .iter()
+            .find(|trial| trial.learning_rate == last.learning_rate);
+        if let Some((less, more)) =
+            same.and_then(|same| last.development_loss.zip(same.development_loss))
+        {
+            writeln!(
+                page,
+                "\nTwice as many examples: {:+.4} of loss. As long as that is well below 0, more of them help.",
+                more - less
+            )?;
         }
         Ok(())
     }

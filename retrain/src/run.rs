@@ -9,7 +9,7 @@
 
 use chrono::Utc;
 use retune_ledger::Run;
-use retune_task::{Task, sha256};
+use retune_task::{Task, Trainer, sha256};
 
 use crate::book::{self, Book, DONE};
 use crate::dataset::Counts;
@@ -31,6 +31,8 @@ pub enum Event {
         development: usize,
         held_out: usize,
     },
+    /// Of a small experiment before it.
+    Experiment(retune_trainer::Progress),
     Training(retune_trainer::Progress),
     /// Prompts with a known answer are awaited.
     Pairs {
@@ -67,7 +69,9 @@ pub async fn run(
     observer: &mut (dyn FnMut(&Event) + Send),
 ) -> Result<Report, Error> {
     let task = o.task(&start.task)?;
-    crate::trainable(&o.base)?;
+    if task.retrain.trainer == Trainer::Native {
+        crate::trainable(&o.base)?;
+    }
     let run_id = run_id(start);
     let lease = o.ledger.lease(&format!("retrain-{}", task.name)).await?;
     let lease = lease.ok_or_else(|| Error::Busy {
@@ -124,4 +128,4 @@ fn report_of(run: &Run) -> Option<Report> {
 
 #[cfg(test)]
 #[path = "run_tests.rs"]
-mod tests;
+pub(crate) mod tests;

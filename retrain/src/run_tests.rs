@@ -8,37 +8,23 @@
     reason = "tests"
 )]
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use retune_ledger::{Action, Ledger, Run, Stage};
-use retune_trainer::{DType, Model, ModelConfig};
+
 use serde_json::json;
 
 use super::{Event, run};
 use crate::book::{DONE, FAILED, new_row};
-use crate::testing::{Reply, Request, StandIn, asked, config, corrected, write_tokenizer};
+use crate::testing::{Reply, Request, StandIn, asked, config, corrected, write_base};
 use crate::verdict::Verdict;
 use crate::{Error, Limits, Options, Report, Start, StartedBy, run_id};
 
-struct House {
+pub(crate) struct House {
     folder: tempfile::TempDir,
     server: StandIn,
-    options: Options,
-}
-
-fn write_base(folder: &Path) {
-    std::fs::create_dir_all(folder).unwrap();
-    let vocab = write_tokenizer(folder);
-    let config = json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab, "hidden_size": 16, "intermediate_size": 32,
-        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": true, "eos_token_id": vocab - 1,
-    });
-    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    let model = Model::random(&ModelConfig::load(folder).unwrap(), 7).unwrap();
-    model.save(folder, DType::F32).unwrap();
+    pub(crate) options: Options,
 }
 
 /// The candidates know what the corrections say; whoever else is asked does not.
@@ -79,7 +65,7 @@ async fn reply(ledger: Ledger, request: Request) -> Reply {
 }
 
 impl House {
-    async fn new(exchanges: u64, more: &str) -> Self {
+    pub(crate) async fn new(exchanges: u64, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path(), more);
         let base = folder.path().join("base");
@@ -124,7 +110,7 @@ impl House {
         }
     }
 
-    async fn run(&self, start: &Start) -> (Result<Report, Error>, Vec<Event>) {
+    pub(crate) async fn run(&self, start: &Start) -> (Result<Report, Error>, Vec<Event>) {
         let mut events = Vec::new();
         let report = run(&self.options, start, &mut |event| {
             events.push(event.clone())
@@ -155,10 +141,10 @@ impl House {
 }
 
 /// Enough that the held-out ones (15 %) can rule out a loss of format or length.
-const EXCHANGES: u64 = 300;
-const AUTO: &str = "promote = \"auto\"\n[task.retrain.lora]\nepochs = 2";
+pub(crate) const EXCHANGES: u64 = 300;
+pub(crate) const AUTO: &str = "promote = \"auto\"\n[task.retrain.lora]\nepochs = 2";
 
-fn start() -> Start {
+pub(crate) fn start() -> Start {
     Start {
         task: "ask".to_owned(),
         started_by: StartedBy::Trigger("alarm-1".to_owned()),

@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn an_alarm_speaks_against_a_promotion_for_a_day() {
-        let policy = task().retrain;
+        let policy = task().retrain.clone();
         let promoted = [
             stages(1, 0, Some(1), false),
             stages(2, 100, Some(2), false),
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_run_that_an_alarm_started_keeps_others_from_starting_one_for_a_day() {
-        let policy = task().retrain;
+        let policy = task().retrain.clone();
         let run = |id: &str, by: &str, state: &str, verdict: Option<&str>| {
             let mut run = new_row("ask", by.to_owned(), id.to_owned());
             state.clone_into(&mut run.state);

@@ -4,24 +4,21 @@ use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use retune_ledger::{
-    AdapterRef, ExchangeQuery, FeedbackQuery, Manifest, Probe, Purpose, Reference, Source, Span,
-    Table, Trigger,
+    AdapterRef, ExchangeQuery, FeedbackQuery, Purpose, Reference, Span, Table, Trigger,
 };
-use retune_task::{Task, base_id};
-use retune_trainer::{Checkpoints, LoraSettings, ModelConfig, Progress};
+use retune_task::Task;
 
-use crate::book::{Book, DATASET, DONE, EXAMINING, TRAINING};
+use crate::book::{Book, DATASET, DONE, EXAMINING};
 use crate::dataset::{self, Dataset};
 use crate::examine::{self, Contest, Examined, Snapshot};
 use crate::judge::{self, Vote};
-use crate::report::{Curve, Report, SAMPLES, Sample};
+use crate::report::{Report, SAMPLES, Sample};
 use crate::run::Event;
 use crate::server::Server;
-use crate::train::{self, Examples, Training};
 use crate::verdict::{Verdict, verdict};
-use crate::{Encoder, Error, Options, StartedBy, probes, promote, staging, trust};
+use crate::{Error, Options, StartedBy, candidate, promote, staging, trust};
 
-type Observer<'a> = &'a mut (dyn FnMut(&Event) + Send);
+pub(crate) type Observer<'a> = &'a mut (dyn FnMut(&Event) + Send);
 
 /// All of it, from reading the ledger on.
 pub(crate) async fn from_the_start(
@@ -46,7 +43,7 @@ pub(crate) async fn from_the_start(
         return finish(o, task, book, report, observer).await;
     }
 
-    let candidate = train_candidate(o, task, book, &dataset, &mut report, observer).await?;
+    let candidate = candidate::make(o, task, book, &dataset, &mut report, observer).await?;
 
     book.fill(&report);
     book.enter(EXAMINING, observer).await?;
@@ -138,6 +135,7 @@ async fn read(
         training_tokens: None,
         training_seconds: None,
         curve: Vec::new(),
+        trials: Vec::new(),
         examples_examined: None,
         examination_seconds: None,
         figures: None,
@@ -157,89 +155,6 @@ async fn read(
         forgotten: 0,
     };
     Ok((dataset, Snapshot::of(&exchanges), report))
-}
-
-async fn train_candidate(
-    o: &Options,
-    task: &Task,
-    book: &mut Book<'_>,
-    dataset: &Dataset,
-    report: &mut Report,
-    observer: Observer<'_>,
-) -> Result<AdapterRef, Error> {
-    let model = ModelConfig::load(&o.base)?;
-    let encoder = Encoder::from_folder(&o.base, model.max_position_embeddings)?;
-    let train = encoder.examples(task, &dataset.train)?;
-    let development = encoder.examples(task, &dataset.development)?;
-    let held_out = encoder.examples(task, &dataset.held_out)?;
-    report.examples_too_long = train.too_long + development.too_long + held_out.too_long;
-    report.examples_train = train.examples.len() as u64;
-    report.examples_development = development.examples.len() as u64;
-    report.examples_held_out = held_out.examples.len() as u64;
-    if [&train, &development, &held_out]
-        .iter()
-        .any(|part| part.examples.is_empty())
-    {
-        return Err(Error::NothingToTrain {
-            task: task.name.clone(),
-            too_long: report.examples_too_long,
-            context: model.max_position_embeddings,
-        });
-    }
-    book.fill(report);
-    book.enter(TRAINING, observer).await?;
-
-    let settings = train::settings(task, model.hidden_size, &report.run_id);
-    let examples = Examples {
-        train: train.examples,
-        development: development.examples,
-        held_out: held_out.examples,
-    };
-    let started = Instant::now();
-    let checkpoint = staging::checkpoint(o, &task.name, &report.run_id);
-    let staging = staging::folder(o, &task.name).join(&report.run_id);
-    std::fs::create_dir_all(&staging).map_err(Error::file(&staging))?;
-    let checkpoints = Checkpoints::new(checkpoint.clone(), o.limits.checkpoint);
-    let mut training = Training::start(o.base.clone(), examples, settings.clone(), checkpoints);
-    while let Some(step) = training.next().await {
-        book.run.loss_first = book.run.loss_first.or(step.held_out_loss);
-        book.run.loss_last = step.held_out_loss.or(book.run.loss_last);
-        book.progress(step.step, step.steps).await?;
-        observer(&Event::Training(step));
-    }
-    let outcome = training.finish().await?;
-    report.loss_first = Some(outcome.loss_first);
-    report.loss_last = Some(outcome.loss_last);
-    report.chosen_epoch = Some(outcome.chosen_epoch as u64);
-    report.training_steps = Some(outcome.steps as u64);
-    report.training_tokens = Some(outcome.tokens);
-    report.training_seconds = Some(started.elapsed().as_secs_f64());
-    report.curve = outcome.curve.iter().map(point).collect();
-
-    outcome.adapter.save(&staging, &base_id(&o.base))?;
-    let probes = probes::taken(&o.base, &outcome.adapter, &encoder, task).await?;
-    let manifest = manifest(o, task, report, &settings, probes).await?;
-    let examples = Some(dataset.examples());
-    let adapter = o
-        .ledger
-        .put_adapter(&task.name, &staging, manifest, examples)
-        .await?;
-    // It says more of the examples than an adapter that may be published.
-    std::fs::remove_file(&checkpoint).map_err(Error::file(&checkpoint))?;
-    report.adapter = Some(name(&task.name, adapter.number));
-    report.digest = Some(adapter.manifest.digest.clone());
-    Ok(adapter)
-}
-
-fn point(progress: &Progress) -> Curve {
-    Curve {
-        step: progress.step as u64,
-        epoch: progress.epoch as u64,
-        // Before the first step there is none, and JSON has no NaN.
-        train_loss: (progress.step > 0 && progress.train_loss.is_finite())
-            .then_some(progress.train_loss),
-        held_out_loss: progress.held_out_loss,
-    }
 }
 
 /// Votes, figures and verdict into the report; the candidate's reference for the monitor into the ledger.
@@ -419,46 +334,4 @@ async fn show_nothing_forgotten(o: &Options, report: &mut Report) -> Result<(), 
     let forgotten = o.ledger.forgotten(report.shown()).await?;
     report.leave_out(&forgotten);
     Ok(())
-}
-
-/// What a candidate is and what it came from. Its number and digest are the ledger's to fill in.
-async fn manifest(
-    o: &Options,
-    task: &Task,
-    report: &Report,
-    settings: &LoraSettings,
-    probes: Vec<Probe>,
-) -> Result<Manifest, Error> {
-    let (options, name) = (o.clone(), task.name.clone());
-    let begun = tokio::task::spawn_blocking(move || {
-        let task = options.task(&name)?;
-        Ok::<_, Error>(Manifest::begin(task, Source::Run, &options.base)?)
-    });
-    Ok(Manifest {
-        run_id: Some(report.run_id.clone()),
-        parent: Some(report.baseline.clone()),
-        examples_train: report.examples_train,
-        examples_development: report.examples_development,
-        examples_held_out: report.examples_held_out,
-        lora: serde_json::json!({
-            "r": settings.r,
-            "alpha": settings.alpha,
-            "rank_stabilised": settings.rank_stabilised,
-            "target_modules": settings.target_modules,
-            "dropout": settings.dropout,
-            "learning_rate": settings.learning_rate,
-            "warmup": settings.warmup,
-            "decay": format!("{:?}", settings.decay).to_lowercase(),
-            "clip": settings.clip,
-            "patience": settings.patience,
-            "batch_size": settings.batch_size,
-            "epochs": settings.epochs,
-            "chosen_epoch": report.chosen_epoch,
-            "seed": settings.seed,
-        }),
-        loss_first: report.loss_first,
-        loss_last: report.loss_last,
-        probes,
-        ..begun.await.map_err(|_| Error::Stopped)??
-    })
 }

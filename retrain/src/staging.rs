@@ -17,8 +17,12 @@ pub(crate) async fn clear_leftovers(
     server: &Server,
     run_id: &str,
 ) -> Result<(), Error> {
-    let (staging, checkpoint) = (folder(o, &task.name), checkpoint(o, &task.name, run_id));
-    remove_others(&staging, &checkpoint).map_err(Error::file(&staging))?;
+    let staging = folder(o, &task.name);
+    let kept = [
+        checkpoint(o, &task.name, run_id),
+        handed_over(o, &task.name, run_id),
+    ];
+    remove_others(&staging, &kept).map_err(Error::file(&staging))?;
     let stages = o.ledger.stages(&task.name).await?;
     for adapter in o.ledger.adapters(&task.name).await? {
         if adapter.manifest.run_id.as_deref() == Some(run_id)
@@ -35,8 +39,8 @@ pub(crate) async fn clear_leftovers(
     Ok(())
 }
 
-/// Removes all that is in a folder but one file.
-fn remove_others(folder: &Path, but: &Path) -> std::io::Result<()> {
+/// Removes all that is in a folder but this.
+fn remove_others(folder: &Path, but: &[PathBuf]) -> std::io::Result<()> {
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -44,9 +48,12 @@ fn remove_others(folder: &Path, but: &Path) -> std::io::Result<()> {
     for entry in entries {
         let entry = entry?;
         let path = entry.path();
+        if but.contains(&path) {
+            continue;
+        }
         if entry.file_type()?.is_dir() {
             std::fs::remove_dir_all(path)?;
-        } else if path != but {
+        } else {
             std::fs::remove_file(path)?;
         }
     }
@@ -60,4 +67,26 @@ pub(crate) fn folder(o: &Options, task: &str) -> PathBuf {
 /// How far a run's training is.
 pub(crate) fn checkpoint(o: &Options, task: &str, run_id: &str) -> PathBuf {
     folder(o, task).join(format!("{run_id}.checkpoint.safetensors"))
+}
+
+/// What another trainer was given, and gave back.
+pub(crate) fn handed_over(o: &Options, task: &str, run_id: &str) -> PathBuf {
+    folder(o, task).join(format!("{run_id}.training"))
+}
+
+/// Removes what a training leaves once its adapter is the ledger's.
+pub(crate) fn clear(o: &Options, task: &str, run_id: &str) -> Result<(), Error> {
+    let (file, folder) = (checkpoint(o, task, run_id), handed_over(o, task, run_id));
+    for (path, removed) in [
+        (&file, std::fs::remove_file(&file)),
+        (&folder, std::fs::remove_dir_all(&folder)),
+    ] {
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file(path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use chrono::{DateTime, TimeDelta, Utc};
 use retune_ledger::{Exchange, Feedback, Purpose};
 use retune_task::{ChatMessage, Config, Task};
+use retune_trainer::{DType, Model, ModelConfig};
 use serde_json::{Value, json};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -64,6 +65,27 @@ pub(crate) fn write_tokenizer(folder: &Path) -> usize {
     let config = json!({"chat_template": CHATML, "eos_token": "<|im_end|>"});
     std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).unwrap();
     size + special.len()
+}
+
+/// A tiny random Llama with that tokenizer.
+pub(crate) fn write_base(folder: &Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    let vocab = write_tokenizer(folder);
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab, "hidden_size": 16, "intermediate_size": 32,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": true, "eos_token_id": vocab - 1,
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let model = Model::random(&ModelConfig::load(folder).unwrap(), 7).unwrap();
+    model.save(folder, DType::F32).unwrap();
+}
+
+/// An encoder with that tokenizer, for a context of 4,096 tokens.
+pub(crate) fn encoder() -> crate::Encoder {
+    let folder = tempfile::tempdir().unwrap();
+    write_tokenizer(folder.path());
+    crate::Encoder::from_folder(folder.path(), 4096).unwrap()
 }
 
 /// One request, as the stand-in got it.
@@ -226,7 +248,7 @@ pub(crate) fn config(folder: &Path, more: &str) -> Config {
     Config::load(Some(&path), []).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-pub(crate) fn task() -> Task {
+pub(crate) fn task() -> Arc<Task> {
     let folder = tempfile::tempdir().unwrap();
     config(folder.path(), "").tasks.remove(0)
 }

@@ -1,4 +1,4 @@
-//! The training of a run: the trainer on its own thread, its progress told on this one.
+//! The trainer on a thread of its own, which gets half of the others' share, and its progress told on this one.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use retune_task::Task;
-use retune_trainer::{Checkpoints, Decay, Example, LoraOutcome, LoraSettings, Progress, Sets};
+use retune_trainer::{
+    Checkpoints, Decay, Example, LoraAdapter, LoraOutcome, LoraSettings, Progress, Sets,
+};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::Error;
+use crate::{Error, memory};
 
 /// A task's examples as tokens, split.
 pub(crate) struct Examples {
@@ -52,6 +55,26 @@ pub(crate) fn settings(task: &Task, hidden: usize, run_id: &str) -> LoraSettings
     }
 }
 
+/// The settings as a manifest keeps them.
+pub(crate) fn shown(settings: &LoraSettings, chosen_epoch: Option<u64>) -> Value {
+    json!({
+        "r": settings.r,
+        "alpha": settings.alpha,
+        "rank_stabilised": settings.rank_stabilised,
+        "target_modules": settings.target_modules,
+        "dropout": settings.dropout,
+        "learning_rate": settings.learning_rate,
+        "warmup": settings.warmup,
+        "decay": format!("{:?}", settings.decay).to_lowercase(),
+        "clip": settings.clip,
+        "patience": settings.patience,
+        "batch_size": settings.batch_size,
+        "epochs": settings.epochs,
+        "chosen_epoch": chosen_epoch,
+        "seed": settings.seed,
+    })
+}
+
 fn seed(run_id: &str) -> u64 {
     Sha256::digest(run_id.as_bytes())
         .iter()
@@ -62,40 +85,72 @@ fn seed(run_id: &str) -> u64 {
 /// A training under way on a thread of its own. Dropping it stops the training at its next step.
 pub(crate) struct Training {
     progress: mpsc::UnboundedReceiver<Progress>,
-    outcome: JoinHandle<Result<LoraOutcome, retune_trainer::Error>>,
+    outcome: JoinHandle<Result<LoraOutcome, Error>>,
     stop: Arc<AtomicBool>,
 }
+
+/// What is done with the adapter at the end of each epoch, before how far the training is gets kept. An error ends the training.
+pub(crate) type AtEpoch = Box<dyn FnMut(usize, &LoraAdapter) -> Result<(), Error> + Send>;
 
 impl Training {
     pub(crate) fn start(
         base: PathBuf,
         examples: Examples,
         settings: LoraSettings,
-        checkpoints: Checkpoints,
-    ) -> Self {
+        checkpoints: Option<Checkpoints>,
+        // In bytes, at most.
+        memory: Option<u64>,
+        mut at_epoch: AtEpoch,
+    ) -> Result<Self, Error> {
         let (sender, progress) = mpsc::unbounded_channel();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let outcome = tokio::task::spawn_blocking(move || {
+        let train = move || {
+            give_way();
             let sets = Sets {
                 train: &examples.train,
                 development: &examples.development,
                 held_out: &examples.held_out,
             };
-            retune_trainer::train_lora(&base, &sets, &settings, Some(&checkpoints), &mut |step| {
-                let unheard = sender.send(step.clone()).is_err();
+            let mut failed = None;
+            let mut observer = |now: &Progress, adapter: &LoraAdapter| {
+                let kept = match now.ends_epoch {
+                    true => at_epoch(now.epoch, adapter),
+                    false => Ok(()),
+                };
+                if let Err(error) = kept.and_then(|()| memory::within(memory)) {
+                    failed = Some(error);
+                    return ControlFlow::Break(());
+                }
+                let unheard = sender.send(now.clone()).is_err();
                 if unheard || stopped.load(Ordering::Relaxed) {
                     ControlFlow::Break(())
                 } else {
                     ControlFlow::Continue(())
                 }
-            })
-        });
-        Self {
+            };
+            let trained = retune_trainer::train_lora(
+                &base,
+                &sets,
+                &settings,
+                checkpoints.as_ref(),
+                &mut observer,
+            );
+            match failed {
+                Some(error) => Err(error),
+                None => trained.map_err(Error::Trainer),
+            }
+        };
+        let thread = std::thread::Builder::new().name("training".to_owned());
+        let thread = thread.spawn(train).map_err(Error::Thread)?;
+        // The runtime's end waits for it, and so until what was reached is kept; a panic is its outcome, too.
+        let outcome =
+            tokio::task::spawn_blocking(move || thread.join().map_err(|_| Error::Stopped)?);
+        Ok(Self {
             progress,
             outcome,
             stop,
-        }
+        })
     }
 
     /// The next step's progress; `None` once the training is over.
@@ -103,16 +158,31 @@ impl Training {
         self.progress.recv().await
     }
 
+    /// Lets it stop at its next step, when how far it is gets kept.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) async fn finish(mut self) -> Result<LoraOutcome, Error> {
-        (&mut self.outcome)
-            .await
-            .map_err(|_| Error::Stopped)?
-            .map_err(Error::Trainer)
+        (&mut self.outcome).await.map_err(|_| Error::Stopped)?
     }
 }
 
 impl Drop for Training {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop();
+    }
+}
+
+/// The priority, where 0 is everybody's and 19 the lowest: half of their share of a core that is fought over. With the lowest a training
+/// beside a busy server does not come to its end.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 3;
+
+/// What serves or answers somebody goes first. Threads that the training starts inherit it. Only Linux has priorities of single threads.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::debug!(%error, "the training keeps its priority");
     }
 }

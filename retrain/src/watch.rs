@@ -1,4 +1,4 @@
-//! Starts the runs that alarms and schedules ask for, each in a process of its own.
+//! Starts the runs that alarms and schedules ask for, and fine-tuning jobs, each in a process of its own, one at a time.
 //!
 //! An alarm says that the traffic has changed; it does not bring the examples to learn the change from. So a run waits until enough
 //! usable rows have arrived since its alarm, and its row says how many there are and how many are wanted. A schedule's run begins at
@@ -8,24 +8,26 @@
 //! An alarm soon after a promotion speaks against what was promoted: the former champion comes back. One that somebody silenced starts
 //! nothing until then, and for a while after a run that an alarm started no other one does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{ExchangeQuery, FeedbackQuery, Ledger, Purpose, Run, Trigger};
-use retune_task::{ModelName, RetrainPolicy, Task};
+use retune_ledger::{ExchangeQuery, FeedbackQuery, JobStatus, Ledger, Purpose, Run, Trigger};
+use retune_task::{ModelName, RetrainPolicy, Task, Trainer};
 use tokio_util::sync::CancellationToken;
 
 use crate::book::{self, DONE, FAILED, WAITING};
 use crate::dataset::{self, Dataset};
+use crate::job;
 use crate::run::run_id;
 use crate::server::Server;
 use crate::soon;
-use crate::{Error, Limits, Options, Start, StartedBy, trust};
+use crate::{Error, Launch, Limits, Options, Start, StartedBy, trust};
 
 /// Processes started for one run before it is left to a person.
 const LAUNCHES: u32 = 3;
@@ -67,28 +69,34 @@ pub fn due(policy: &RetrainPolicy, dataset: &Dataset, alarm: DateTime<Utc>) -> D
 /// Watches until `stop`, which `launch` has to obey as well; trouble with the ledger is logged and tried again at the next look.
 pub async fn watch(
     o: &Options,
-    launch: impl Fn(&Start) -> Launched + Send + Sync,
+    launch: impl Fn(&Launch) -> Launched + Send + Sync,
     stop: CancellationToken,
 ) {
-    if let Err(error) = crate::trainable(&o.base) {
-        tracing::warn!(%error, "no alarm and no schedule starts a run");
-        return;
+    let trainable = crate::trainable(&o.base);
+    let needs_it = |task: &Arc<Task>| task.retrain.trainer == Trainer::Native;
+    if let Err(error) = &trainable
+        && o.config.tasks.iter().any(needs_it)
+    {
+        tracing::warn!(%error, "no alarm and no schedule starts a run that trains here");
     }
     let mut watcher = Watcher {
         o,
         launch,
         stop: stop.clone(),
         attempts: HashMap::new(),
+        over: HashSet::new(),
+        waited: Duration::ZERO,
+        trainable: trainable.is_ok(),
     };
     loop {
         let began = Instant::now();
         // A pass is not cut off: the launcher stops the process that it waits for.
         watcher.pass().await;
+        let looked = began
+            .elapsed()
+            .saturating_sub(std::mem::take(&mut watcher.waited));
         // Reading the ledger may take long when it is large: it gets at most a tenth of the time.
-        let pause = o
-            .limits
-            .poll
-            .max(began.elapsed().min(Duration::from_secs(6)) * 10);
+        let pause = o.limits.poll.max(looked.min(Duration::from_secs(6)) * 10);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,
@@ -120,14 +128,23 @@ struct Watcher<'a, L> {
     launch: L,
     stop: CancellationToken,
     attempts: HashMap<String, Attempts>,
+    /// Jobs to which nothing comes any more.
+    over: HashSet<String>,
+    /// For processes, in this pass.
+    waited: Duration,
+    /// Whether the base is one that can be trained on here; a job that wants another is told so.
+    trainable: bool,
 }
 
-impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
+impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
     /// One look at every trigger and schedule; waits for the processes that it starts, one after another. What goes wrong with one task
     /// keeps no other one from its run.
     async fn pass(&mut self) {
         let o = self.o;
         for task in &o.config.tasks {
+            if task.retrain.trainer == Trainer::Native && !self.trainable {
+                continue;
+            }
             if let Err(error) = self.look_at(task).await {
                 tracing::warn!(
                     task = task.name,
@@ -136,6 +153,73 @@ impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
                 );
             }
         }
+        if let Err(error) = self.jobs().await {
+            tracing::warn!(%error, "fine-tuning jobs could not be looked through; trying again");
+        }
+    }
+
+    /// Jobs that wait, and those whose process died, oldest first.
+    async fn jobs(&mut self) -> Result<(), Error> {
+        let mut due = Vec::new();
+        for id in self.o.ledger.job_ids().await? {
+            if self.over.contains(&id) {
+                continue;
+            }
+            let Some(state) = self.o.ledger.job(&id).await? else {
+                continue;
+            };
+            if state.status.is_end() {
+                self.over.insert(id);
+            } else if state.status != JobStatus::Paused {
+                due.push(state.job);
+            }
+        }
+        due.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        for job in due {
+            if !self.stop.is_cancelled() {
+                self.job(job.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn job(&mut self, id: String) -> Result<(), Error> {
+        let o = self.o;
+        let attempts = self.attempts.entry(id.clone()).or_default();
+        if !attempts.may_begin() {
+            return Ok(());
+        }
+        match o.ledger.lease(&job::lease(&id)).await? {
+            // Another process trains it.
+            None => return Ok(()),
+            Some(lease) => lease.give_back().await,
+        }
+        attempts.launches += 1;
+        let launches = attempts.launches;
+        tracing::info!(job = id, launch = launches, "starting a fine-tuning job");
+        let begun = Instant::now();
+        let how = how((self.launch)(&Launch::Job(id.clone())).await);
+        self.waited += begun.elapsed();
+        let state = o.ledger.job(&id).await?;
+        let is_open = |status| matches!(status, JobStatus::Queued | JobStatus::Running);
+        if !state.is_some_and(|state| is_open(state.status)) {
+            self.attempts.remove(&id);
+            return Ok(());
+        }
+        if self.stop.is_cancelled() {
+            return Ok(());
+        }
+        attempts.not_before = Some(Instant::now() + pause(&o.limits, launches));
+        tracing::warn!(
+            job = id,
+            launch = launches,
+            how,
+            "a fine-tuning job did not finish"
+        );
+        if launches == LAUNCHES {
+            job::give_up(o, &id, &format!("{how}, {LAUNCHES} times")).await?;
+        }
+        Ok(())
     }
 
     async fn look_at(&mut self, task: &Task) -> Result<(), Error> {
@@ -258,11 +342,9 @@ impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
             launch = attempts.launches,
             "starting a run"
         );
-        let ended = (self.launch)(start).await;
-        let how = match ended {
-            Ok(status) => format!("its process ended with {status}"),
-            Err(error) => format!("its process could not be started: {error}"),
-        };
+        let begun = Instant::now();
+        let how = how((self.launch)(&Launch::Run(start.clone())).await);
+        self.waited += begun.elapsed();
         let row = latest(&o.ledger, &id).await?;
         if self.stop.is_cancelled() || row.as_ref().is_some_and(|run| run.state == DONE) {
             return Ok(());
@@ -286,6 +368,14 @@ impl<L: Fn(&Start) -> Launched + Send + Sync> Watcher<'_, L> {
             o.ledger.append_run(&run).await?;
         }
         Ok(())
+    }
+}
+
+/// How a process ended, in words.
+fn how(ended: io::Result<ExitStatus>) -> String {
+    match ended {
+        Ok(status) => format!("its process ended with {status}"),
+        Err(error) => format!("its process could not be started: {error}"),
     }
 }
 

@@ -26,7 +26,7 @@ use crate::book::{DONE, FAILED, WAITING, new_row};
 use crate::dataset;
 use crate::run::run_id;
 use crate::testing::{Reply, StandIn, asked, config, corrected, task, time};
-use crate::{Limits, Options, Start, StartedBy};
+use crate::{Launch, Limits, Options, Start, StartedBy};
 
 #[test]
 fn due_once_enough_is_new_and_enough_is_there() {
@@ -167,7 +167,10 @@ async fn watched_in(
     };
     let launches = Arc::new(AtomicU32::new(0));
     let (counted, kept) = (Arc::clone(&launches), ledger.clone());
-    let launch = move |start: &Start| -> Launched {
+    let launch = move |launch: &Launch| -> Launched {
+        let Launch::Run(start) = launch else {
+            panic!("{launch:?}")
+        };
         counted.fetch_add(1, Ordering::SeqCst);
         let (ledger, id) = (kept.clone(), run_id(start));
         Box::pin(async move {
@@ -371,4 +374,67 @@ async fn after_a_run_that_an_alarm_started_another_one_waits_and_says_so() {
         let says = row.error.unwrap_or_default();
         assert_eq!(says.contains("cool_down_hours"), launched == 0, "{says}");
     }
+}
+
+/// A job whose process dies is started three times and then failed; one that is paused, or over, is left alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_started_until_it_ends_and_no_more_than_three_times() {
+    use retune_ledger::{JobEntry, JobStatus};
+    let folder = TempDir::new().unwrap();
+    let config = Arc::new(config(folder.path(), ""));
+    let ledger = Ledger::open(&config.store).await.unwrap();
+    let server = StandIn::start(|_| async { Reply::ok(json!({})) }).await;
+    let mut options = Options::new(
+        config,
+        PathBuf::new(),
+        ledger.clone(),
+        server.url.clone(),
+        reqwest::Client::new(),
+    );
+    options.limits = Limits {
+        poll: Duration::from_millis(1),
+        relaunch: Duration::from_millis(1),
+        ..Limits::default()
+    };
+    let (dies, paused) = (crate::job::tests::asked("a"), crate::job::tests::asked("b"));
+    for job in [&dies, &paused] {
+        ledger.put_job(job).await.unwrap();
+    }
+    let pause = JobEntry {
+        status: Some(JobStatus::Paused),
+        ..JobEntry::default()
+    };
+    assert!(ledger.add_to_job(&paused.id, 0, &pause).await.unwrap());
+    let launches = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&launches);
+    let id = dies.id.clone();
+    let launch = move |launch: &Launch| -> Launched {
+        assert_eq!(*launch, Launch::Job(id.clone()));
+        counted.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async { Ok(ExitStatus::from_raw(9)) })
+    };
+    let stop = CancellationToken::new();
+    let stopper = stop.clone();
+    let looking = ledger.clone();
+    let ended = async move {
+        loop {
+            let state = looking.job(&dies.id).await.unwrap().unwrap();
+            if state.status.is_end() {
+                tokio::time::sleep(A_MOMENT).await;
+                stopper.cancel();
+                return state;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (state, ()) = tokio::join!(ended, watch(&options, launch, stop));
+    assert_eq!(launches.load(Ordering::SeqCst), 3);
+    let error = state.error.unwrap();
+    assert_eq!(
+        (state.status, error.code.as_str()),
+        (JobStatus::Failed, "training_process_died")
+    );
+    assert!(error.message.contains("signal: 9"), "{}", error.message);
+    let left = ledger.job(&paused.id).await.unwrap().unwrap();
+    assert_eq!((left.seq, left.status), (1, JobStatus::Paused));
 }

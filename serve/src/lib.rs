@@ -33,8 +33,8 @@ use actix_web::middleware::from_fn;
 use actix_web::{App as Service, HttpServer, web};
 use arc_swap::ArcSwap;
 use prometheus::Registry;
-use retune_ledger::{KeyList, KeyText, Ledger, Stages};
-use retune_task::{Config, Enforce, EngineKind, Tls, base_id};
+use retune_ledger::{AdapterRef, KeyList, KeyText, Ledger, Stages};
+use retune_task::{Config, Enforce, EngineKind, Task, Tls, base_id};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -270,12 +270,6 @@ async fn state(
             each: BaseFolder::open(&o.base)?.copy_bytes(),
         }),
     };
-    let nothing = o
-        .config
-        .tasks
-        .iter()
-        .map(|_| (Stages::default(), Vec::new()))
-        .collect();
     let app = Arc::new(App {
         adapters: Adapters::new(
             Arc::clone(&engine),
@@ -293,7 +287,7 @@ async fn state(
             metrics.running.clone(),
             metrics.waiting.clone(),
         ),
-        table: ArcSwap::from_pointee(Table::new(&o.config, &base_id, nothing)),
+        table: ArcSwap::from_pointee(Table::new(&base_id, nothing_known(&o.config))),
         keys: ArcSwap::from_pointee(keys),
         rates,
         config: o.config,
@@ -322,6 +316,14 @@ async fn state(
         Some(e) => Err(e),
         None => Ok(app),
     }
+}
+
+/// The tasks before anybody has looked into the ledger.
+fn nothing_known(config: &Config) -> Vec<(Arc<Task>, Stages, Vec<AdapterRef>)> {
+    let tasks = config.tasks.iter();
+    tasks
+        .map(|task| (Arc::clone(task), Stages::default(), Vec::new()))
+        .collect()
 }
 
 fn api_server(

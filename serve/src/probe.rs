@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use retune_ledger::{AdapterRef, Manifest, Probe};
-use retune_task::{ChatMessage, Config, PROBE_TOKENS};
+use retune_task::{ChatMessage, Config, PROBE_TOKENS, Task};
 use retune_wire::Sampling;
 
 use crate::adapters::name_of;
@@ -96,8 +96,11 @@ impl Prober {
 
     /// What is asked where nothing is recorded.
     fn fixed(&self, task: &str) -> Vec<Vec<ChatMessage>> {
-        let task = self.config.tasks.iter().find(|t| t.name == task);
-        task.map(|t| t.probes()).unwrap_or_default()
+        let configured = self.config.tasks.iter().find(|t| t.name == task);
+        match configured {
+            Some(task) => task.probes(),
+            None => Task::of_job(task).probes(),
+        }
     }
 
     async fn compare(

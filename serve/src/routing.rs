@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use retune_ledger::{AdapterRef, Stages};
-use retune_task::{Config, ModelName, PromptKind, Task, fraction};
+use retune_task::{ModelName, PromptKind, Task, fraction};
 
 use crate::error::Error;
 
@@ -15,28 +15,13 @@ pub(crate) struct Table {
     /// The base's id.
     pub(crate) base: String,
     tasks: HashMap<String, TaskRoutes>,
-    /// Tasks in the configuration's order.
+    /// Tasks in the configuration's order, then those of fine-tuning jobs.
     order: Vec<String>,
-}
-
-/// A task of the configuration.
-#[derive(Clone)]
-pub(crate) struct TaskRef {
-    config: Arc<Config>,
-    index: usize,
-}
-
-impl std::ops::Deref for TaskRef {
-    type Target = Task;
-
-    fn deref(&self) -> &Task {
-        &self.config.tasks[self.index]
-    }
 }
 
 /// One task's models.
 pub(crate) struct TaskRoutes {
-    pub(crate) task: TaskRef,
+    pub(crate) task: Arc<Task>,
     pub(crate) stages: Stages,
     pub(crate) adapters: BTreeMap<u32, Arc<AdapterRef>>,
 }
@@ -47,7 +32,7 @@ pub(crate) struct Route {
     /// The resolved name: `support@3`, `support@base`, or the base's id.
     pub(crate) name: String,
     /// `None` for the bare base.
-    pub(crate) task: Option<TaskRef>,
+    pub(crate) task: Option<Arc<Task>>,
     pub(crate) prompt: PromptKind,
     /// `None`: the base's own weights.
     pub(crate) adapter: Option<Arc<AdapterRef>>,
@@ -115,40 +100,33 @@ impl TaskRoutes {
 }
 
 impl Table {
-    /// `state`: each task's stages and adapters, in the configuration's order.
-    pub(crate) fn new(
-        config: &Arc<Config>,
-        base: &str,
-        state: Vec<(Stages, Vec<AdapterRef>)>,
-    ) -> Self {
-        let mut tasks = HashMap::new();
-        for (index, (stages, adapters)) in state.into_iter().enumerate() {
-            let task = TaskRef {
-                config: Arc::clone(config),
-                index,
+    /// `state`: each task's stages and adapters, in order.
+    pub(crate) fn new(base: &str, state: Vec<(Arc<Task>, Stages, Vec<AdapterRef>)>) -> Self {
+        let order = state.iter().map(|(task, ..)| task.name.clone()).collect();
+        let routes = |(task, stages, adapters): (Arc<Task>, Stages, Vec<AdapterRef>)| {
+            let adapters = adapters.into_iter();
+            let adapters = adapters.map(|a| (a.number, Arc::new(a))).collect();
+            let name = task.name.clone();
+            let routes = TaskRoutes {
+                task,
+                stages,
+                adapters,
             };
-            let adapters = adapters
-                .into_iter()
-                .map(|a| (a.number, Arc::new(a)))
-                .collect();
-            tasks.insert(
-                task.name.clone(),
-                TaskRoutes {
-                    task,
-                    stages,
-                    adapters,
-                },
-            );
-        }
-        let order = config.tasks.iter().map(|t| t.name.clone()).collect();
+            (name, routes)
+        };
         Self {
             base: base.to_owned(),
-            tasks,
+            tasks: state.into_iter().map(routes).collect(),
             order,
         }
     }
 
-    /// Tasks in the configuration's order.
+    /// A task by its name.
+    pub(crate) fn task(&self, name: &str) -> Option<&TaskRoutes> {
+        self.tasks.get(name)
+    }
+
+    /// Tasks in order.
     pub(crate) fn tasks(&self) -> impl Iterator<Item = &TaskRoutes> {
         self.order.iter().filter_map(|name| self.tasks.get(name))
     }
@@ -209,6 +187,7 @@ mod tests {
     use std::path::PathBuf;
 
     use retune_ledger::{Action, Manifest};
+    use retune_task::Config;
 
     use super::*;
 
@@ -229,7 +208,8 @@ mod tests {
 
     #[test]
     fn canary_and_shadow_have_their_own_shares_of_the_keys() {
-        let config = Arc::new(Config::load(None, []).unwrap());
+        let config = Config::load(None, []).unwrap();
+        let task = Arc::clone(&config.tasks[0]);
         let adapter = |number| AdapterRef {
             task: "triage".to_owned(),
             number,
@@ -243,7 +223,7 @@ mod tests {
         let stages = after(stages, 2, Action::Canary(0.5));
         let stages = after(stages, 3, Action::Shadow(0.5));
         let adapters = (1..4).map(adapter).collect();
-        let table = Table::new(&config, "pocket", vec![(stages, adapters)]);
+        let table = Table::new("pocket", vec![(task, stages, adapters)]);
         let mut seen = [[0; 2]; 2];
         for i in 0..400 {
             let key = format!("user-{i}");

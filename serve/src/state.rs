@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use prometheus::Registry;
-use retune_ledger::{Ledger, Stage};
-use retune_task::Config;
+use retune_ledger::{AdapterRef, Ledger, Source, Stage, Stages};
+use retune_task::{Config, Task};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -78,15 +78,8 @@ impl App {
     pub(crate) async fn refresh(&self) -> Result<Option<Error>, Error> {
         let _one = self.refreshing.lock().await;
         self.adapters.forget_broken();
-        let mut state = Vec::with_capacity(self.config.tasks.len());
-        for task in &self.config.tasks {
-            state.push((
-                self.ledger.stages(&task.name).await?,
-                self.ledger.adapters(&task.name).await?,
-            ));
-        }
         let before = self.table.load_full();
-        let mut table = Table::new(&self.config, &before.base, state);
+        let mut table = Table::new(&before.base, self.standing(&before).await?);
         let (had, keep) = (in_traffic(&before), in_traffic(&table));
         let (mut places, mut unfit, mut first) = (self.adapters.places(), Vec::new(), None);
         for routes in table.tasks() {
@@ -119,6 +112,35 @@ impl App {
             self.known.store(true, Ordering::Relaxed);
         }
         Ok(first)
+    }
+
+    /// Every task with its stages and adapters: the configuration's, and those that fine-tuning jobs made. One name is never both.
+    async fn standing(
+        &self,
+        before: &Table,
+    ) -> Result<Vec<(Arc<Task>, Stages, Vec<AdapterRef>)>, Error> {
+        let mut state = Vec::with_capacity(self.config.tasks.len());
+        for task in &self.config.tasks {
+            let mut adapters = self.ledger.adapters(&task.name).await?;
+            // They were trained without the task's prompt.
+            adapters.retain(|adapter| adapter.manifest.source != Source::Job);
+            let stages = self.ledger.stages(&task.name).await?;
+            state.push((Arc::clone(task), stages, adapters));
+        }
+        for name in self.ledger.tasks_with_adapters().await? {
+            if self.config.tasks.iter().any(|task| task.name == name) {
+                continue;
+            }
+            let mut adapters = self.ledger.adapters(&name).await?;
+            adapters.retain(|adapter| adapter.manifest.source == Source::Job);
+            if adapters.is_empty() {
+                continue;
+            }
+            let known = before.task(&name).map(|routes| Arc::clone(&routes.task));
+            let task = known.unwrap_or_else(|| Arc::new(Task::of_job(&name)));
+            state.push((task, self.ledger.stages(&name).await?, adapters));
+        }
+        Ok(state)
     }
 
     /// Whether a model answers.

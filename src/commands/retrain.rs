@@ -1,12 +1,15 @@
 //! `retune retrain`: one run now, or a watch that waits for what starts runs.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, FixedOffset};
 use indicatif::{ProgressBar, ProgressStyle};
-use retune_ledger::Ledger;
-use retune_retrain::{Event, Options, Report, Start, StartedBy};
+use retune_ledger::{JobStatus, Ledger};
+use retune_retrain::{Event, Options, Progress, Report, Start, StartedBy};
+use retune_task::{Task, Trainer};
+use serde_json::json;
 
 use crate::cli::Common;
 use crate::commands::up;
@@ -23,11 +26,14 @@ use crate::{client, output, setup, stop};
 )]
 pub(crate) struct Args {
     /// The task to make an adapter for.
-    #[arg(long, required_unless_present = "watch")]
+    #[arg(long, required_unless_present_any = ["watch", "job"])]
     task: Option<String>,
-    /// Wait for alarms and schedules and start a run for each, until stopped.
-    #[arg(long, conflicts_with_all = ["task", "trigger", "scheduled"])]
+    /// Wait for alarms, schedules and fine-tuning jobs, and start what they ask for, until stopped.
+    #[arg(long, conflicts_with_all = ["task", "job", "trigger", "scheduled"])]
     watch: bool,
+    /// Train this fine-tuning job, which POST /v1/fine_tuning/jobs made.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["task", "trigger", "scheduled"])]
+    job: Option<String>,
     /// The alarm that this run answers.
     #[arg(long, value_name = "ALARM", conflicts_with = "scheduled")]
     trigger: Option<String>,
@@ -49,13 +55,30 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
         base = setup::base(&config) => base?,
         () = stop.asked.cancelled() => return Ok(ExitCode::FAILURE),
     };
-    retune_retrain::trainable(&base)?;
+    // A job says itself why it cannot be.
+    let here = |task: &&Arc<Task>| {
+        task.retrain.trainer == Trainer::Native
+            && args.task.as_ref().is_none_or(|name| *name == task.name)
+    };
+    if args.job.is_none() && config.tasks.iter().any(|task| here(&task)) {
+        retune_retrain::trainable(&base)?;
+    }
     let server = client::server(args.server.as_deref(), &config)?;
     let http = client::new(&config, &server, None)?;
+    if !args.watch {
+        retune_retrain::goes_first();
+    }
     let ledger = Ledger::open(&config.store).await?;
     let options = Options::new(config.clone(), base, ledger.clone(), server, http);
-    let result = match &args.task {
-        None => {
+    let result = match (&args.task, &args.job) {
+        (None, Some(job)) => tokio::select! {
+            ended = train(common, &options, job) => ended,
+            () = stop.asked.cancelled() => {
+                output::problem("stopped before the job's end; it goes on where it was");
+                Ok(ExitCode::FAILURE)
+            }
+        },
+        (None, None) => {
             let launch = up::launcher(common, &options.server, None, &stop.asked)?;
             tokio::select! {
                 () = retune_retrain::watch(&options, launch, stop.asked.clone()) => {}
@@ -64,7 +87,7 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Some(task) => {
+        (Some(task), _) => {
             let known: Vec<&str> = config.tasks.iter().map(|task| task.name.as_str()).collect();
             ensure!(
                 known.contains(&task.as_str()),
@@ -93,11 +116,34 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     result.map(|code| stop::code(&stop, code))
 }
 
-async fn once(common: &Common, options: &Options, start: &Start) -> Result<ExitCode> {
+fn bar() -> Result<ProgressBar> {
     let bar = ProgressBar::no_length();
     bar.set_style(ProgressStyle::with_template(
         "{msg} {bar:30} {pos} of {len}, {elapsed}",
     )?);
+    Ok(bar)
+}
+
+/// A fine-tuning job, to its end or until somebody halts it.
+async fn train(common: &Common, options: &Options, job: &str) -> Result<ExitCode> {
+    let bar = bar()?;
+    let mut observer = |step: &Progress| observe(&bar, &Event::Training(step.clone()));
+    let status = retune_retrain::run_job(options, job, &mut observer).await;
+    bar.finish_and_clear();
+    let status = status?;
+    if common.json {
+        output::json(&json!({ "job": job, "status": status.as_str() }))?;
+    } else {
+        output::line(format_args!("{job}: {}", status.as_str()))?;
+    }
+    Ok(match status {
+        JobStatus::Failed => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+async fn once(common: &Common, options: &Options, start: &Start) -> Result<ExitCode> {
+    let bar = bar()?;
     let mut observer = |event: &Event| observe(&bar, event);
     let report = retune_retrain::run(options, start, &mut observer).await;
     bar.finish_and_clear();
@@ -124,6 +170,10 @@ fn observe(bar: &ProgressBar, event: &Event) {
             counts.exchanges,
             counts.kept()
         )),
+        Event::Experiment(progress) => {
+            bar.set_message(format!("experiment, loss {:.3}", progress.train_loss));
+            at(bar, progress.step, progress.steps);
+        }
         Event::Training(progress) => {
             bar.set_message(format!("training, loss {:.3}", progress.train_loss));
             at(bar, progress.step, progress.steps);

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use prometheus::Registry;
 use retune_ledger::Ledger;
 use retune_monitor::Monitor;
-use retune_retrain::{Options, Start, StartedBy};
+use retune_retrain::{Launch, Options, StartedBy};
 use retune_task::Config;
 use tokio::process::Command;
 use tokio::task::JoinSet;
@@ -102,20 +102,20 @@ async fn all(beside: &mut JoinSet<()>) -> Result<()> {
 
 type Launched = std::pin::Pin<Box<dyn Future<Output = std::io::Result<ExitStatus>> + Send>>;
 
-/// What starts a run in a child process: this same program, with this same configuration and environment, and with `key` where the
+/// What starts a run, or a fine-tuning job, in a child process: this same program, with this same configuration and environment, and with `key` where the
 /// environment's is not meant. It goes by the environment, which only the owner sees; arguments everybody does.
 pub(crate) fn launcher(
     common: &Common,
     server: &str,
     key: Option<String>,
     stop: &CancellationToken,
-) -> Result<impl Fn(&Start) -> Launched + Send + Sync + 'static> {
+) -> Result<impl Fn(&Launch) -> Launched + Send + Sync + 'static> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let config = common.config.clone();
     let server = server.to_owned();
     let stop = stop.clone();
-    Ok(move |start: &Start| -> Launched {
-        let mut command = child(&program, start, &server, key.as_deref());
+    Ok(move |launch: &Launch| -> Launched {
+        let mut command = child(&program, launch, &server, key.as_deref());
         if let Some(config) = &config {
             command.arg("--config").arg(config);
         }
@@ -125,32 +125,33 @@ pub(crate) fn launcher(
     })
 }
 
-fn child(program: &Path, start: &Start, server: &str, key: Option<&str>) -> Command {
+fn child(program: &Path, launch: &Launch, server: &str, key: Option<&str>) -> Command {
     let mut command = Command::new(program);
-    command.args(arguments(start, server)).kill_on_drop(true);
+    command.args(arguments(launch, server)).kill_on_drop(true);
     if let Some(key) = key {
         command.env(client::API_KEY, key);
     }
     command
 }
 
-fn arguments(start: &Start, server: &str) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = [
-        "retrain",
-        "--task",
-        &start.task,
-        "--server",
-        server,
-        "--stop-with-stdin",
-    ]
-    .map(OsString::from)
-    .into();
-    match &start.started_by {
-        StartedBy::Trigger(alarm) => arguments.extend(["--trigger".into(), alarm.into()]),
-        StartedBy::Schedule(time) => {
-            arguments.extend(["--scheduled".into(), time.to_rfc3339().into()]);
+fn arguments(launch: &Launch, server: &str) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = ["retrain", "--server", server, "--stop-with-stdin"]
+        .map(OsString::from)
+        .into();
+    match launch {
+        Launch::Job(id) => arguments.extend(["--job".into(), id.into()]),
+        Launch::Run(start) => {
+            arguments.extend(["--task".into(), start.task.as_str().into()]);
+            match &start.started_by {
+                StartedBy::Trigger(alarm) => {
+                    arguments.extend(["--trigger".into(), alarm.into()]);
+                }
+                StartedBy::Schedule(time) => {
+                    arguments.extend(["--scheduled".into(), time.to_rfc3339().into()]);
+                }
+                StartedBy::Person => {}
+            }
         }
-        StartedBy::Person => {}
     }
     arguments
 }
@@ -177,10 +178,7 @@ mod tests {
 
     #[test]
     fn the_key_is_in_the_child_s_environment_and_in_no_argument() {
-        let start = Start {
-            task: "triage".to_owned(),
-            started_by: StartedBy::Person,
-        };
+        let start = Launch::Job("ftjob-1".to_owned());
         let child = child(
             Path::new("retune"),
             &start,

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import urllib.request
 
+import openai
 import pocket
 from server import parser, server
 
@@ -19,7 +20,7 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 EXAMPLES = 150
 
 
-def reachable(description, adapter, lora, completion):
+def reachable(description, adapter, lora, completion, file, job):
     """The description with names that exist, beside one that does not, or most questions would end at an unknown one; short answers."""
     schemas = description["components"]["schemas"]
     models = ["triage", "triage@base", "pocket", adapter]
@@ -42,8 +43,16 @@ def reachable(description, adapter, lora, completion):
     schemas["Feedback"]["properties"]["completion_id"] = {"enum": [completion, "chatcmpl-nobody"]}
     wanted = description["paths"]["/admin/adapters"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     wanted["properties"] = {"task": {"enum": ["triage", "nobody"]}, "folder": {"enum": [lora, "/nowhere"]}}
+    # A job that begins would train until the end of the test.
+    schemas["JobRequest"]["properties"] |= {"model": {"enum": ["pocket", "nobody"]}, "training_file": {"const": "file-nobody"}}
     names = {
         "/v1/models/{id}": models,
+        "/v1/files/{id}": [file],
+        "/v1/files/{id}/content": [file],
+        "/v1/fine_tuning/jobs/{id}": [job],
+        "/v1/fine_tuning/jobs/{id}/events": [job],
+        "/v1/fine_tuning/jobs/{id}/checkpoints": [job],
+        "/v1/fine_tuning/jobs/{id}/{action}": [job],
         "/v1/chat/completions/{id}": [completion],
         "/v1/chat/completions/{id}/messages": [completion],
         "/admin/adapters/{name}": ["triage@base", adapter],
@@ -57,6 +66,16 @@ def reachable(description, adapter, lora, completion):
     return description
 
 
+def a_job(url, folder):
+    """An uploaded file, and a job that trains on it."""
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="any")
+    lines = pathlib.Path(folder, "lines.jsonl")
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    lines.write_text(json.dumps({"messages": messages}))
+    file = client.files.create(file=open(lines, "rb"), purpose="fine-tune").id
+    return file, client.fine_tuning.jobs.create(training_file=file, model="pocket").id
+
+
 def main():
     program = parser(__doc__, engine=False).parse_args().retune
     with server(program, RETUNE_ENGINE__MAX_QUEUE="1000") as url, tempfile.TemporaryDirectory() as folder:
@@ -66,7 +85,7 @@ def main():
         question = {"model": "triage", "messages": [{"role": "user", "content": "Where is order 204417?"}]}
         completion = pocket.post(f"{url}/v1/chat/completions", question)["id"]
         with urllib.request.urlopen(f"{url}/openapi.json") as answer:
-            description = reachable(json.load(answer), adapter, str(lora), completion)
+            description = reachable(json.load(answer), adapter, str(lora), completion, *a_job(url, folder))
         file = pathlib.Path(folder, "openapi.json")
         file.write_text(json.dumps(description))
         # One worker: two threads that parse Python at once can end in a SystemError of Python 3.11's own (python/cpython#106905).

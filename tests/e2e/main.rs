@@ -14,6 +14,8 @@ mod bad_input;
 mod bases;
 mod capabilities;
 mod enforce;
+mod families;
+mod fine_tuning;
 mod forget;
 #[path = "../../serve/tests/http/gguf.rs"]
 mod gguf;

@@ -69,6 +69,8 @@ fn crates_know_only_whom_they_may() {
                 "retune-stats",
                 "retune-ledger",
                 "retune-trainer",
+                // Lines of training files are read as requests are.
+                "retune-wire",
             ][..],
         ),
         ("retrain/trainer", &[][..]),
@@ -127,6 +129,7 @@ fn configuration_keys() -> Vec<String> {
         "ENGINE",
         "STORE",
         "MONITOR",
+        "TRAINING",
         "TASK__TRIAGE",
         "TASK__TRIAGE__RETRAIN",
         "TASK__TRIAGE__RETRAIN__LORA",

@@ -74,7 +74,7 @@ class Runs:
     def folder(self, name, **lora):
         folder = self.root / name
         folder.mkdir()
-        config = {"format_version": 1, "run_id": "run-0123456789ab", "task": "store", "base": self.base, "max_length": 512, "seed": 2**64 - 1}
+        config = {"format_version": 1, "run_id": "run-0123456789ab", "task": "store", "base": self.base, "end_of_turn": "<|im_end|>", "max_length": 512, "seed": 2**64 - 1}
         (folder / "config.json").write_text(json.dumps(config | {"lora": LORA | lora}))
         write_rows(folder / "train.jsonl", self.train)
         write_rows(folder / "development.jsonl", self.development)

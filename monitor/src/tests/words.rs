@@ -1,5 +1,7 @@
 //! What goes with an alarm: why it is there, what somebody said to it, the page; and when runs were due.
 
+use std::sync::Arc;
+
 use retune_ledger::{ExchangeQuery, Trigger, Word};
 use retune_task::Schedule;
 
@@ -128,7 +130,8 @@ async fn the_page_shows_the_evidence_and_text_as_text() {
 #[tokio::test]
 async fn a_run_is_due_where_there_was_something_to_learn_from() {
     let mut world = World::new();
-    world.config.tasks[0].retrain.schedule = Schedule::parse("0 3 1 1 *");
+    let task = Arc::get_mut(&mut world.config.tasks[0]).unwrap();
+    task.retrain.schedule = Schedule::parse("0 3 1 1 *");
     let ledger = world.ledger().await;
     let due = "retune_run_due_timestamp_seconds{task=\"triage\"}";
     let (mut monitor, registry) = world.monitor(&ledger);

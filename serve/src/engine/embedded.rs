@@ -78,6 +78,10 @@ impl Embedded {
                 what: "names no eos_token, so that no answer would ever end".to_owned(),
             });
         };
+        let mut ends = loaded.end_of_turn;
+        // A text's end ends an answer too, where a turn's is another token.
+        let end_of_text = tokenizer.token_to_id(template.end_of_text());
+        ends.extend(end_of_text.filter(|token| !ends.contains(token)));
         let tokenizer = Arc::new(tokenizer);
         Ok(Self {
             vocabulary: LazyVocabulary::new(Arc::clone(&tokenizer), end),
@@ -86,7 +90,7 @@ impl Embedded {
             template,
             tokenizer,
             context: loaded.context,
-            end_of_turn: loaded.end_of_turn.into(),
+            end_of_turn: ends.into(),
             adapters: Arc::default(),
             requests: AtomicUsize::default(),
             restarts,

@@ -21,10 +21,10 @@ const ACTIONS: &str = "load, unload, promote, canary, shadow, rollback, reject";
 pub(crate) async fn list(app: web::Data<App>) -> Result<HttpResponse, Error> {
     app.refresh().await?;
     let mut data = Vec::new();
-    for task in &app.config.tasks {
-        let stages = app.ledger.stages(&task.name).await?;
-        for adapter in app.ledger.adapters(&task.name).await? {
-            data.push(item(&app, &stages, &adapter));
+    for routes in app.table.load().tasks() {
+        let stages = app.ledger.stages(&routes.task.name).await?;
+        for adapter in routes.adapters.values() {
+            data.push(item(&app, &stages, adapter));
         }
     }
     Ok(HttpResponse::Ok().json(json!({ "object": "list", "data": data })))
@@ -203,7 +203,11 @@ impl Named {
             Some(ModelName::Baseline(task)) => (task, None),
             _ => return Err(unknown()),
         };
-        if !app.config.tasks.iter().any(|t| t.name == task) {
+        if app.table.load().task(&task).is_none() {
+            // Another process may just have made it.
+            app.refresh().await?;
+        }
+        if app.table.load().task(&task).is_none() {
             return Err(unknown());
         }
         let adapter = match number {

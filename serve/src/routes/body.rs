@@ -38,7 +38,9 @@ pub(super) fn patient(payload: Payload, patience: Duration) -> Payload {
             Err(_) => Some((Err(PayloadError::Io(ErrorKind::TimedOut.into())), None)),
         }
     });
-    let chunks: Pin<Box<dyn Stream<Item = Result<web::Bytes, PayloadError>>>> = Box::pin(chunks);
+    // Some readers ask once more behind the end.
+    let chunks: Pin<Box<dyn Stream<Item = Result<web::Bytes, PayloadError>>>> =
+        Box::pin(chunks.fuse());
     Payload::from(chunks)
 }
 
@@ -85,5 +87,6 @@ mod tests {
         };
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert!(body.next().await.is_none());
+        assert!(body.next().await.is_none(), "asked behind the end");
     }
 }

@@ -6,10 +6,13 @@ mod alarms;
 mod body;
 mod chat;
 mod feedback;
+mod files;
+mod fine_tuning;
 mod guard;
 mod models;
 mod openapi;
 mod ops;
+mod page;
 mod seen;
 mod stored;
 
@@ -57,6 +60,49 @@ pub(crate) fn api(service: &mut web::ServiceConfig) {
         .service(
             web::resource("/v1/feedback")
                 .route(web::post().to(feedback::create))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/files")
+                .route(web::get().to(files::list))
+                .route(web::post().to(files::create))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/files/{id}")
+                .route(web::get().to(files::one))
+                .route(web::delete().to(files::delete))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/files/{id}/content")
+                .route(web::get().to(files::content))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/fine_tuning/jobs")
+                .route(web::get().to(fine_tuning::list))
+                .route(web::post().to(fine_tuning::create))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/fine_tuning/jobs/{id}")
+                .route(web::get().to(fine_tuning::one))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/fine_tuning/jobs/{id}/events")
+                .route(web::get().to(fine_tuning::events))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/fine_tuning/jobs/{id}/checkpoints")
+                .route(web::get().to(fine_tuning::checkpoints))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/fine_tuning/jobs/{id}/{action}")
+                .route(web::post().to(fine_tuning::act))
                 .default_service(unknown()),
         )
         .service(

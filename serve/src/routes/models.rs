@@ -1,6 +1,7 @@
 //! `GET /v1/models`: the base, then each task, its baseline, its adapters.
 
 use actix_web::{HttpResponse, web};
+use retune_task::ModelName;
 use retune_wire::model_object;
 use serde_json::{Value, json};
 
@@ -15,7 +16,12 @@ pub(crate) async fn list(app: web::Data<App>) -> HttpResponse {
 
 pub(crate) async fn one(app: web::Data<App>, id: web::Path<String>) -> Result<HttpResponse, Error> {
     let models = models(&app.table.load(), app.created);
-    let found = models.into_iter().find(|m| m["id"] == id.as_str());
+    // A fine-tuned model has OpenAI's kind of name as well.
+    let name = match ModelName::parse(&id) {
+        Some(adapter @ ModelName::Adapter { .. }) => adapter.to_string(),
+        _ => id.clone(),
+    };
+    let found = models.into_iter().find(|m| m["id"] == name.as_str());
     found
         .map(|m| HttpResponse::Ok().json(m))
         .ok_or_else(|| Error::UnknownModel(id.into_inner()))

@@ -6,36 +6,34 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use retune_ledger::{ConversationQuery, Exchange, Role};
 use retune_task::ChatMessage;
 use retune_wire::calls::Message;
-use retune_wire::{Refusal, Usage, message};
+use retune_wire::{Usage, message};
 use serde_json::{Value, json};
 
+use super::page::{Page, Rules, listed};
 use crate::error::Error;
 use crate::keys::Caller;
 use crate::state::App;
 
 /// OpenAI's limits for a page.
-const PAGE: usize = 20;
-const MAX_PAGE: usize = 100;
-
-/// A page that was asked for.
-struct Page {
-    after: Option<String>,
-    limit: usize,
-    newest_first: bool,
-    model: Option<String>,
-    metadata: Vec<(String, String)>,
-}
+const LIST: Rules = Rules {
+    limit: 20,
+    most: 100,
+    newest_first: false,
+    order: true,
+    filters: &["model"],
+    metadata: true,
+};
 
 pub(crate) async fn list(app: web::Data<App>, http: HttpRequest) -> Result<HttpResponse, Error> {
-    let page = Page::read(http.query_string())?;
+    let page = Page::read(http.query_string(), &LIST)?;
     let whose = whose(&http);
-    let after = match page.after {
-        Some(id) => Some(find(&app, &id, whose.as_deref()).await?.cursor()),
+    let after = match &page.after {
+        Some(id) => Some(find(&app, id, whose.as_deref()).await?.cursor()),
         None => None,
     };
     let query = ConversationQuery {
         api_key_id: whose,
-        model: page.model,
+        model: page.filter("model").map(str::to_owned),
         metadata: page.metadata,
         after,
         newest_first: page.newest_first,
@@ -69,18 +67,6 @@ pub(crate) async fn messages(
         kept.iter().enumerate().map(message).collect(),
         false,
     ))
-}
-
-/// A page of things that have an `id`.
-fn listed(data: Vec<Value>, has_more: bool) -> HttpResponse {
-    let id = |one: Option<&Value>| one.map(|one| one["id"].clone());
-    HttpResponse::Ok().json(json!({
-        "object": "list",
-        "first_id": id(data.first()),
-        "last_id": id(data.last()),
-        "has_more": has_more,
-        "data": data,
-    }))
 }
 
 /// A logged exchange as the stored completion that it is.
@@ -137,84 +123,4 @@ async fn find(app: &App, id: &str, whose: Option<&str>) -> Result<Exchange, Erro
     };
     let found = app.ledger.conversations(&query).await?.pop();
     found.ok_or_else(unknown)
-}
-
-impl Page {
-    fn read(query: &str) -> Result<Self, Error> {
-        let mut page = Self {
-            after: None,
-            limit: PAGE,
-            newest_first: false,
-            model: None,
-            metadata: Vec::new(),
-        };
-        let pairs =
-            web::Query::<Vec<(String, String)>>::from_query(query).map_err(|e| Refusal {
-                message: format!("Invalid query: {e}."),
-                param: None,
-                code: None,
-            })?;
-        for (key, value) in pairs.into_inner() {
-            let wrong = |expected: String| {
-                let message =
-                    format!("Invalid '{key}': expected {expected}, but got '{value}' instead.");
-                Error::param(&key, "invalid_value", message)
-            };
-            match key.as_str() {
-                "after" => page.after = Some(value),
-                "model" => page.model = Some(value),
-                "limit" => {
-                    let limit = value.parse().ok().filter(|n| (1..=MAX_PAGE).contains(n));
-                    page.limit = limit
-                        .ok_or_else(|| wrong(format!("a whole number from 1 to {MAX_PAGE}")))?;
-                }
-                "order" => match value.as_str() {
-                    "asc" => page.newest_first = false,
-                    "desc" => page.newest_first = true,
-                    _ => return Err(wrong("'asc' or 'desc'".to_owned())),
-                },
-                _ => match key
-                    .strip_prefix("metadata[")
-                    .and_then(|k| k.strip_suffix(']'))
-                {
-                    Some(name) => page.metadata.push((name.to_owned(), value)),
-                    None => {
-                        let message = format!("Unrecognized request argument supplied: {key}");
-                        return Err(Error::param(&key, "unknown_parameter", message));
-                    }
-                },
-            }
-        }
-        Ok(page)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use super::*;
-
-    #[test]
-    fn a_page_as_clients_ask_for_it() {
-        let page =
-            Page::read("limit=3&order=desc&metadata%5Bteam%5D=a%20b&after=x&model=m").unwrap();
-        assert_eq!((page.limit, page.newest_first), (3, true));
-        assert_eq!(page.metadata, [("team".to_owned(), "a b".to_owned())]);
-        assert_eq!(
-            (page.after.as_deref(), page.model.as_deref()),
-            (Some("x"), Some("m"))
-        );
-        assert_eq!(Page::read("").unwrap().limit, PAGE);
-        for wrong in [
-            "limit=0",
-            "limit=101",
-            "limit=x",
-            "order=up",
-            "colour=red",
-            "metadata[a",
-        ] {
-            assert!(Page::read(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -9,6 +9,7 @@
 mod adapters;
 mod alarms;
 mod api;
+mod fine_tuning;
 mod model;
 mod standin;
 mod support;

@@ -6,6 +6,7 @@
 
 pub mod calls;
 mod feedback;
+mod fine_tuning;
 mod messages;
 mod params;
 mod refusal;
@@ -16,8 +17,10 @@ mod response;
 mod sampling;
 pub mod sse;
 mod tools;
+mod training;
 
 pub use feedback::Feedback;
+pub use fine_tuning::{Hyperparameters, JobRequest, purpose};
 pub use params::Params;
 pub use refusal::Refusal;
 pub use request::{Ask, Chat, Request};
@@ -26,3 +29,4 @@ pub use response::{
 };
 pub use sampling::Sampling;
 pub use tools::{ResponseFormat, ToolChoice, Tools};
+pub use training::TrainingLine;

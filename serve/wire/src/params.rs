@@ -24,12 +24,17 @@ impl Params {
             code: None,
         };
         match serde_json::from_slice(body) {
-            Ok(Value::Object(members)) => Ok(Self {
-                members,
-                path: String::new(),
-            }),
+            Ok(Value::Object(members)) => Ok(Self::of(members)),
             Ok(_) => Err(malformed("It is JSON, but not an object.".to_owned())),
             Err(e) => Err(malformed(format!("{e}."))),
+        }
+    }
+
+    /// The members of an object that was read already.
+    pub(crate) fn of(members: Map<String, Value>) -> Self {
+        Self {
+            members,
+            path: String::new(),
         }
     }
 
@@ -49,6 +54,11 @@ impl Params {
     /// The parameter's value; a null is an absent one.
     pub fn take(&mut self, key: &str) -> Option<Value> {
         self.members.remove(key).filter(|v| !v.is_null())
+    }
+
+    /// The parameter's value, which stays.
+    pub(crate) fn peek(&self, key: &str) -> Option<&Value> {
+        self.members.get(key)
     }
 
     /// The value, or the refusal of a request that lacks it.

@@ -316,7 +316,7 @@ fn stop(p: &mut Params) -> Result<Vec<String>, Refusal> {
     stops.into_iter().enumerate().map(one).collect()
 }
 
-fn metadata(p: &mut Params) -> Result<Option<Value>, Refusal> {
+pub(crate) fn metadata(p: &mut Params) -> Result<Option<Value>, Refusal> {
     let Some(metadata) = p.object("metadata")? else {
         return Ok(None);
     };
