@@ -42,7 +42,7 @@ impl Steps {
             development: &short,
             held_out: &short,
         };
-        train_lora(&self.model, &sets, &settings, None, &mut |_, _| {
+        train_lora(&self.model, None, &sets, &settings, None, &mut |_, _| {
             times.push(Instant::now());
             ControlFlow::Continue(())
         })?;

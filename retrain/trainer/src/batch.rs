@@ -1,7 +1,6 @@
 //! Examples, and how a batch of them is laid out: one after another, nothing padded, shared out to the threads.
 
 use crate::config::ModelConfig;
-use crate::error::{Error, Result};
 
 /// One sequence to learn from.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,21 +20,12 @@ impl Example {
 
     /// How many tokens must be read: what follows the last supervised prediction changes nothing.
     fn inputs(&self) -> usize {
-        self.weights.iter().rposition(|&w| w > 0.0).unwrap_or(0)
+        self.weights.iter().rposition(|&w| w != 0.0).unwrap_or(0)
     }
 }
 
-/// Refuses what could not be trained on. `set` names the list in the error.
-pub(crate) fn check(set: &'static str, examples: &[Example], config: &ModelConfig) -> Result<()> {
-    for (index, example) in examples.iter().enumerate() {
-        if let Some(what) = problem(example, config) {
-            return Err(Error::Example { set, index, what });
-        }
-    }
-    Ok(())
-}
-
-fn problem(example: &Example, config: &ModelConfig) -> Option<String> {
+/// Why an example could not be trained on.
+pub(crate) fn problem(example: &Example, config: &ModelConfig) -> Option<String> {
     let (tokens, weights) = (&example.tokens, &example.weights);
     if tokens.len() != weights.len() {
         return Some(format!(
@@ -85,9 +75,13 @@ fn problem(example: &Example, config: &ModelConfig) -> Option<String> {
 /// Sequences one after another, with the rows whose next token is supervised.
 #[derive(Default)]
 pub(crate) struct Pack {
+    /// Of the sequences among the examples.
+    pub(crate) places: Vec<usize>,
     pub(crate) tokens: Vec<u32>,
     /// The sequences' lengths, which sum to `tokens.len()`.
     pub(crate) lengths: Vec<usize>,
+    /// Their supervised rows, which sum to `rows.len()`.
+    pub(crate) counts: Vec<usize>,
     /// Supervised rows,
     pub(crate) rows: Vec<usize>,
     /// the token each should predict,
@@ -97,21 +91,24 @@ pub(crate) struct Pack {
 }
 
 impl Pack {
-    /// Examples that passed `check`.
-    pub(crate) fn new(examples: &[&Example]) -> Self {
+    /// Some of the examples, which have no `problem`; their weights may be negative.
+    pub(crate) fn new(examples: &[&Example], places: &[usize]) -> Self {
         let mut pack = Pack::default();
-        for example in examples {
-            let start = pack.tokens.len();
+        for &place in places {
+            let example = examples[place];
+            let (start, rows) = (pack.tokens.len(), pack.rows.len());
+            pack.places.push(place);
             let length = example.inputs();
             pack.tokens.extend(&example.tokens[..length]);
             pack.lengths.push(length);
             for i in 1..=length {
-                if example.weights[i] > 0.0 {
+                if example.weights[i] != 0.0 {
                     pack.rows.push(start + i - 1);
                     pack.targets.push(example.tokens[i]);
                     pack.weights.push(example.weights[i]);
                 }
             }
+            pack.counts.push(pack.rows.len() - rows);
         }
         pack
     }
@@ -126,28 +123,29 @@ pub(crate) fn share_out(examples: &[&Example], threads: usize, tokens: usize) ->
     for i in order {
         if let Some(least) = shares.iter_mut().min_by_key(|share| share.0) {
             least.0 += examples[i].inputs();
-            least.1.push(examples[i]);
+            least.1.push(i);
         }
     }
     shares
         .iter()
-        .map(|(_, share)| packs(share, tokens))
+        .map(|(_, share)| packs(examples, share, tokens))
         .collect()
 }
 
-fn packs(examples: &[&Example], tokens: usize) -> Vec<Pack> {
+fn packs(examples: &[&Example], share: &[usize], tokens: usize) -> Vec<Pack> {
     let mut packs = Vec::new();
     let mut first = 0;
     let mut held = 0;
-    for (i, example) in examples.iter().enumerate() {
-        if held > 0 && held + example.inputs() > tokens {
-            packs.push(Pack::new(&examples[first..i]));
+    for (i, place) in share.iter().enumerate() {
+        let inputs = examples[*place].inputs();
+        if held > 0 && held + inputs > tokens {
+            packs.push(Pack::new(examples, &share[first..i]));
             (first, held) = (i, 0);
         }
-        held += example.inputs();
+        held += inputs;
     }
-    if first < examples.len() {
-        packs.push(Pack::new(&examples[first..]));
+    if first < share.len() {
+        packs.push(Pack::new(examples, &share[first..]));
     }
     packs
 }
@@ -169,7 +167,8 @@ mod tests {
     fn the_row_before_a_weighted_token_is_supervised() {
         let a = example(&[5, 6, 7, 8], &[0.0, 0.0, 1.0, 0.0]);
         let b = example(&[8, 9], &[0.0, 0.5]);
-        let pack = Pack::new(&[&a, &b]);
+        let pack = Pack::new(&[&b, &a, &b], &[1, 2]);
+        assert_eq!((pack.places, pack.counts), (vec![1, 2], vec![1, 1]));
         assert_eq!(
             pack.tokens,
             [5, 6, 8],
@@ -218,11 +217,8 @@ mod tests {
             (example(&[1, 2], &[0.0, f32::NAN]), "NaN"),
             (example(&[1; 500], &[1.0; 500]), "at most"),
         ] {
-            let message = check("train", &[bad], &config).unwrap_err().to_string();
-            assert!(
-                message.contains(word) && message.contains("train example 0"),
-                "{message}"
-            );
+            let message = problem(&bad, &config).unwrap();
+            assert!(message.contains(word), "{message}");
         }
     }
 }

@@ -11,10 +11,10 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::batch::Example;
 use crate::error::{Error, Result};
 use crate::files::{self, Store};
 use crate::fine_tune::Sets;
+use crate::items::Item;
 use crate::lora::LoraAdapter;
 use crate::model::Model;
 use crate::ops::slice::{edit, matrix, read};
@@ -40,9 +40,28 @@ pub(crate) struct Reached {
     /// Σ weight·nll and Σ weight of the epoch under way.
     pub(crate) epoch_loss: f64,
     pub(crate) epoch_weight: f64,
-    /// Before the first step, and after each epoch.
-    pub(crate) curve: Vec<Progress>,
+    /// Before the first step, and after each one: whoever was told of them may have died before writing them down.
+    pub(crate) told: Vec<Progress>,
     pub(crate) best: Option<Best>,
+}
+
+impl Reached {
+    /// Before the first step, and after each epoch.
+    pub(crate) fn curve(&self) -> impl Iterator<Item = &Progress> {
+        let told = self.told.iter();
+        told.filter(|now| now.step == 0 || now.ends_epoch)
+    }
+
+    /// Done.
+    pub(crate) fn epochs(&self) -> usize {
+        self.told.last().map_or(0, |now| now.epoch)
+    }
+
+    /// Of the best epoch.
+    pub(crate) fn lowest(&self) -> Option<f64> {
+        let best = self.best.as_ref()?.epoch;
+        self.curve().nth(best)?.development_loss
+    }
 }
 
 /// The epoch with the lowest development loss, from 1, and the adapter as it was then.
@@ -62,7 +81,7 @@ struct Saved {
     tokens: u64,
     epoch_loss: u64,
     epoch_weight: u64,
-    curve: Vec<SavedProgress>,
+    told: Vec<SavedProgress>,
     best: Option<usize>,
 }
 
@@ -110,7 +129,7 @@ impl Checkpoints {
             tokens: reached.tokens,
             epoch_loss: reached.epoch_loss.to_bits(),
             epoch_weight: reached.epoch_weight.to_bits(),
-            curve: reached.curve.iter().map(SavedProgress::from).collect(),
+            told: reached.told.iter().map(SavedProgress::from).collect(),
             best: reached.best.as_ref().map(|best| best.epoch),
         };
         let mut tensors = BTreeMap::new();
@@ -176,7 +195,7 @@ impl Checkpoints {
         }
         let best = match saved.best {
             None => None,
-            Some(epoch) if epoch < saved.curve.len() => {
+            Some(epoch) if saved.told.last().is_some_and(|now| epoch <= now.epoch) => {
                 let adapter = adapter.snapshot()?;
                 for (n, tensor) in adapter.tensors().iter().enumerate() {
                     take("best", n, tensor)?;
@@ -198,7 +217,7 @@ impl Checkpoints {
             tokens: saved.tokens,
             epoch_loss: f64::from_bits(saved.epoch_loss),
             epoch_weight: f64::from_bits(saved.epoch_weight),
-            curve: saved.curve.iter().map(Progress::from).collect(),
+            told: saved.told.iter().map(Progress::from).collect(),
             best,
         }))
     }
@@ -234,28 +253,28 @@ impl From<&SavedProgress> for Progress {
             held_out_loss: of.held_out.map(f64::from_bits),
             gradient_norm: f64::from_bits(of.gradient_norm),
             learning_rate: f64::from_bits(of.learning_rate),
+            is_past: true,
         }
     }
 }
 
-/// What a training is known by: the base's shape and first weights, the examples, the settings.
-pub(crate) fn digest(model: &Model, sets: &Sets, settings: &LoraSettings) -> String {
+/// What a training is known by: the base's shape and first weights, the adapter that it begins with, the examples, the settings.
+pub(crate) fn digest<T: Item>(
+    model: &Model,
+    adapter: &LoraAdapter,
+    sets: &Sets<T>,
+    settings: &LoraSettings,
+) -> String {
     let mut hash = Sha256::new();
     hash.update(format!("{settings:?}\n{}\n", model.config.raw));
-    if let Ok(numbers) = read(&model.norm.tensor) {
-        numbers.iter().for_each(|x| hash.update(x.to_le_bytes()));
+    for tensor in std::iter::once(&model.norm.tensor).chain(&adapter.tensors()) {
+        if let Ok(numbers) = read(tensor) {
+            numbers.iter().for_each(|x| hash.update(x.to_le_bytes()));
+        }
     }
     for set in [sets.train, sets.development, sets.held_out] {
         hash.update((set.len() as u64).to_le_bytes());
-        for Example { tokens, weights } in set {
-            hash.update((tokens.len() as u64).to_le_bytes());
-            tokens
-                .iter()
-                .for_each(|token| hash.update(token.to_le_bytes()));
-            weights
-                .iter()
-                .for_each(|weight| hash.update(weight.to_le_bytes()));
-        }
+        set.iter().for_each(|item| item.digest(&mut hash));
     }
     format!("{:x}", hash.finalize())
 }

@@ -11,10 +11,11 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::batch::{Example, check};
+use crate::batch::Example;
 use crate::checkpoint::{self, Checkpoints, Reached};
 use crate::error::{Error, Result};
 use crate::forward::mix;
+use crate::items::{Item, Place, check};
 use crate::linear::Dropout;
 use crate::lora::LoraAdapter;
 use crate::model::Model;
@@ -42,20 +43,20 @@ pub struct LoraOutcome {
 }
 
 /// What is learned from, what chooses the epoch, and what is only measured: what chooses must not be what proves.
-#[derive(Debug, Clone, Copy)]
-pub struct Sets<'a> {
-    pub train: &'a [Example],
+#[derive(Debug)]
+pub struct Sets<'a, T = Example> {
+    pub train: &'a [T],
     /// None: the last epoch is kept.
-    pub development: &'a [Example],
+    pub development: &'a [T],
     /// None: nothing is measured.
-    pub held_out: &'a [Example],
+    pub held_out: &'a [T],
 }
 
 /// Is told how far the training is, with the adapter as it is then; may end it.
 pub type Observer<'a> = &'a mut dyn FnMut(&Progress, &LoraAdapter) -> ControlFlow<()>;
 
-impl Sets<'_> {
-    fn named(&self) -> [(&'static str, &[Example]); 3] {
+impl<T> Sets<'_, T> {
+    pub(crate) fn named(&self) -> [(&'static str, &[T]); 3] {
         [
             ("train", self.train),
             ("development", self.development),
@@ -64,18 +65,19 @@ impl Sets<'_> {
     }
 }
 
-/// Trains a LoRA for the base in the folder `base`.
+/// Trains a LoRA for the base in the folder `base`: a fresh one, or a copy of `adapter`, whose rank, alpha and maps it keeps.
 ///
 /// The epoch with the lowest loss on `development` is kept; `held_out` is measured before the first step and
 /// after each epoch. A batch's loss is Σ weight·nll / Σ weight over all of it.
 /// `observer` is called before the first step and after each one, the last of an epoch with the epoch's figures; if it
-/// breaks, the training ends with `Error::Cancelled`. With `checkpoints` it goes on from the file that is there, telling the epochs before
-/// once more, and writes it after each epoch, now and then in between, and when it is cancelled.
+/// breaks, the training ends with `Error::Cancelled`. With `checkpoints` it goes on from the file that is there, telling what came
+/// before once more, and writes it after each epoch, now and then in between, and when it is cancelled.
 ///
 /// Errors: nothing to train on, an example that cannot be trained on, settings out of range, an unreadable base, a damaged checkpoint, a loss
 /// that is no finite number.
 pub fn train_lora(
     base: &Path,
+    adapter: Option<&LoraAdapter>,
     sets: &Sets,
     settings: &LoraSettings,
     checkpoints: Option<&Checkpoints>,
@@ -86,31 +88,49 @@ pub fn train_lora(
     for (set, examples) in sets.named() {
         check(set, examples, &model.config)?;
     }
+    let adapter = LoraAdapter::begin(adapter, &mut model, settings)?;
+    let workers = Workers::new(settings.threads, settings.recompute)?;
+    tune(
+        &model,
+        &adapter,
+        workers,
+        sets,
+        settings,
+        checkpoints,
+        observer,
+    )
+}
+
+/// Trains an adapter that is attached to the model.
+pub(crate) fn tune<T: Item>(
+    model: &Model,
+    adapter: &LoraAdapter,
+    workers: Workers,
+    sets: &Sets<T>,
+    settings: &LoraSettings,
+    checkpoints: Option<&Checkpoints>,
+    observer: Observer<'_>,
+) -> Result<LoraOutcome> {
     if sets.train.is_empty() {
         let what = "no train examples; at least one is needed, collect more";
         return Err(Error::Settings(what.to_owned()));
     }
-    let adapter = LoraAdapter::new(
-        &model.config,
-        &settings.maps(&model.config)?,
-        settings.r,
-        settings.effective_alpha(),
-        settings.dropout,
-        settings.seed,
-    )?;
-    adapter.attach(&mut model, true)?;
     let parameters = adapter.tensors();
     let mut training = Training {
-        model: &model,
-        adapter: &adapter,
+        model,
+        adapter,
         adam: AdamW::new(&parameters, 0.999, 0.0),
         parameters,
-        workers: Workers::new(settings.threads, settings.recompute)?,
+        workers,
         sets,
         settings,
         steps: settings.epochs * sets.train.len().div_ceil(settings.batch_size),
-        checkpoints: checkpoints
-            .map(|checkpoints| (checkpoints, checkpoint::digest(&model, sets, settings))),
+        checkpoints: checkpoints.map(|checkpoints| {
+            (
+                checkpoints,
+                checkpoint::digest(model, adapter, sets, settings),
+            )
+        }),
         reached: Reached::default(),
     };
     training.begin(observer)?;
@@ -118,13 +138,13 @@ pub fn train_lora(
     training.outcome()
 }
 
-struct Training<'a> {
+struct Training<'a, T> {
     model: &'a Model,
     adapter: &'a LoraAdapter,
     parameters: Vec<Tensor>,
     adam: AdamW,
     workers: Workers,
-    sets: &'a Sets<'a>,
+    sets: &'a Sets<'a, T>,
     settings: &'a LoraSettings,
     /// In all.
     steps: usize,
@@ -133,7 +153,16 @@ struct Training<'a> {
     reached: Reached,
 }
 
-impl Training<'_> {
+impl<T: Item> Training<'_, T> {
+    fn place(&self, dropout: Option<Dropout>) -> Place<'_> {
+        Place {
+            model: self.model,
+            workers: &self.workers,
+            slots: self.parameters.len(),
+            dropout,
+        }
+    }
+
     /// From the checkpoint, or with the losses before the first step.
     fn begin(&mut self, observer: Observer<'_>) -> Result<()> {
         let found = match &self.checkpoints {
@@ -156,20 +185,21 @@ impl Training<'_> {
                     gradient_norm: f64::NAN,
                     learning_rate: 0.0,
                     tokens: 0,
+                    is_past: false,
                 };
-                self.reached.curve.push(first);
+                self.reached.told.push(first);
             }
         }
-        let mut known = self.reached.curve.iter();
+        let mut known = self.reached.told.iter();
         known.try_for_each(|known| self.tell(known, observer))
     }
 
-    /// Of examples, where there are any.
-    fn loss(&self, examples: &[Example]) -> Result<Option<f64>> {
-        if examples.is_empty() {
+    /// Of some, where there are any.
+    fn loss(&self, items: &[T]) -> Result<Option<f64>> {
+        if items.is_empty() {
             return Ok(None);
         }
-        self.workers.loss(self.model, examples).map(Some)
+        T::loss(self.place(None), items).map(Some)
     }
 
     fn tell(&self, now: &Progress, observer: Observer<'_>) -> Result<()> {
@@ -195,6 +225,7 @@ impl Training<'_> {
                     self.end_epoch(&mut now, epoch + 1)?;
                 }
                 let told = self.tell(&now, observer);
+                self.reached.told.push(now);
                 if let Some((checkpoints, digest)) = &self.checkpoints
                     && (told.is_err() || is_last || checkpoints.is_due())
                 {
@@ -206,14 +237,13 @@ impl Training<'_> {
         Ok(())
     }
 
-    fn step(&mut self, batch: &[&Example]) -> Result<Progress> {
+    fn step(&mut self, batch: &[&T]) -> Result<Progress> {
         let (settings, step) = (self.settings, self.reached.step);
         let dropout = (settings.dropout > 0.0).then_some(Dropout {
             rate: settings.dropout,
             seed: mix(settings.seed, step as u64 + 1),
         });
-        let slots = self.parameters.len();
-        let (loss, gradients) = self.workers.gradients(self.model, slots, batch, dropout)?;
+        let (loss, gradients) = T::gradients(self.place(dropout), batch)?;
         let length = norm(&gradients)?;
         finite(step + 1, loss, length)?;
         let warmup = (settings.warmup * self.steps as f64).ceil() as usize;
@@ -227,16 +257,17 @@ impl Training<'_> {
         let clip = clip(length, settings.clip);
         self.adam.step(&self.parameters, &gradients, rate, clip)?;
         let reached = &mut self.reached;
-        let weight: f64 = batch.iter().map(|example| example.weight()).sum();
+        let weight: f64 = batch.iter().map(|item| item.weight()).sum();
         reached.epoch_loss += loss * weight;
         reached.epoch_weight += weight;
         reached.step += 1;
-        let tokens = batch.iter().map(|example| example.tokens.len() as u64);
+        let examples = batch.iter().flat_map(|item| item.examples());
+        let tokens = examples.map(|example| example.tokens.len() as u64);
         reached.tokens += tokens.sum::<u64>();
         Ok(Progress {
             step: reached.step,
             steps: self.steps,
-            epoch: reached.curve.len() - 1,
+            epoch: reached.epochs(),
             ends_epoch: false,
             train_loss: loss,
             development_loss: None,
@@ -244,6 +275,7 @@ impl Training<'_> {
             gradient_norm: length,
             learning_rate: rate,
             tokens: reached.tokens,
+            is_past: false,
         })
     }
 
@@ -259,9 +291,7 @@ impl Training<'_> {
         now.development_loss = development_loss;
         now.held_out_loss = self.loss(self.sets.held_out)?;
         (self.reached.epoch_loss, self.reached.epoch_weight) = (0.0, 0.0);
-        self.reached.curve.push(now.clone());
-        let lowest = self.reached.best.as_ref();
-        let lowest = lowest.and_then(|best| self.reached.curve.get(best.epoch)?.development_loss);
+        let lowest = self.reached.lowest();
         let is_lowest = |loss| lowest.is_none_or(|lowest| loss < lowest);
         if development_loss.is_none_or(is_lowest) {
             self.reached.best = Some(checkpoint::Best {
@@ -273,18 +303,15 @@ impl Training<'_> {
     }
 
     fn is_patience_over(&self) -> bool {
-        let (patience, epochs) = (self.settings.patience, self.reached.curve.len() - 1);
+        let (patience, epochs) = (self.settings.patience, self.reached.epochs());
         let best = self.reached.best.as_ref();
         patience > 0 && best.is_some_and(|best| epochs - best.epoch >= patience)
     }
 
     fn outcome(self) -> Result<LoraOutcome> {
+        let curve: Vec<Progress> = self.reached.curve().cloned().collect();
         let Reached {
-            step,
-            tokens,
-            curve,
-            best,
-            ..
+            step, tokens, best, ..
         } = self.reached;
         let (Some(best), Some(first)) = (best, curve.first()) else {
             let what = "epochs is 0; expected at least 1";
@@ -304,8 +331,8 @@ impl Training<'_> {
 }
 
 /// The examples as an epoch has them.
-fn order(train: &[Example], seed: u64, epoch: usize) -> Vec<&Example> {
-    let mut order: Vec<&Example> = train.iter().collect();
+fn order<T>(train: &[T], seed: u64, epoch: usize) -> Vec<&T> {
+    let mut order: Vec<&T> = train.iter().collect();
     let seed = mix(mix(seed, 0), epoch as u64);
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     order

@@ -120,16 +120,18 @@ pub(crate) fn select(x: &Tensor, rows: &[usize]) -> Result<Tensor> {
     matrix(selected, rows.len(), width)
 }
 
-/// Σ weight·nll over the pack's supervised tokens.
-pub(crate) fn loss(model: &Model, pack: &Pack) -> Result<f64> {
+/// Σ weight·nll over each sequence's supervised tokens.
+pub(crate) fn losses(model: &Model, pack: &Pack) -> Result<Vec<f64>> {
     let reader = Reader::new(model, &pack.lengths, None);
     let mut x = embed(model, &pack.tokens)?;
     for n in 0..model.layers.len() {
         x = reader.layer(n, x)?.0;
     }
     let (y, _) = norm(&model.config, &select(&x, &pack.rows)?, &model.norm)?;
-    let (loss, _) = head(model, &y, pack, 1.0, None)?;
-    Ok(loss)
+    let (losses, _) = head(model, &y, pack, 1.0, None)?;
+    let mut losses = losses.into_iter();
+    let mut next = |count: &usize| losses.by_ref().take(*count).sum();
+    Ok(pack.counts.iter().map(&mut next).collect())
 }
 
 /// How a pack's gradients are computed.
@@ -169,7 +171,7 @@ pub(crate) fn loss_and_gradients(
     }
     let last = select(&x, &pack.rows)?;
     let (y, normed) = norm(&model.config, &last, &model.norm)?;
-    let (loss, dy) = head(model, &y, pack, way.scale, Some(gradients))?;
+    let (losses, dy) = head(model, &y, pack, way.scale, Some(gradients))?;
     let mut dx = x.zeros_like()?;
     if let Some(dy) = dy {
         let dlast = last.zeros_like()?;
@@ -200,23 +202,23 @@ pub(crate) fn loss_and_gradients(
             }
         })?;
     }
-    Ok(loss)
+    Ok(losses.iter().sum::<f64>() / f64::from(way.scale))
 }
 
-/// The output head and the loss at the supervised rows y, in portions; with `gradients`, also the gradient by y.
+/// The output head and `scale`·weight·nll at each supervised row of y, in portions; with `gradients`, also the gradient by y.
 fn head(
     model: &Model,
     y: &Tensor,
     pack: &Pack,
     scale: f32,
     mut gradients: Option<&mut Gradients>,
-) -> Result<(f64, Option<Tensor>)> {
+) -> Result<(Vec<f64>, Option<Tensor>)> {
     let weight = model.head.as_ref().unwrap_or(&model.embedding);
     let cap = model.config.logit_cap;
     let vocabulary = model.config.vocab_size;
     let (rows, width) = y.dims2()?;
     let portion = (LOGITS / vocabulary).max(1);
-    let mut total = 0.0;
+    let mut losses = Vec::with_capacity(rows);
     let mut dy = Vec::with_capacity(if gradients.is_some() { rows * width } else { 0 });
     for start in (0..rows).step_by(portion) {
         let end = (start + portion).min(rows);
@@ -234,12 +236,12 @@ fn head(
                     slopes.push(1.0 - tanh * tanh);
                 }
             }
-            total += cross_entropy::forward_and_gradient(
+            losses.extend(cross_entropy::forward_and_gradient(
                 logits,
                 vocabulary,
                 &pack.targets[start..end],
                 &scaled,
-            );
+            ));
             logits
                 .iter_mut()
                 .zip(&slopes)
@@ -257,7 +259,7 @@ fn head(
     } else {
         None
     };
-    Ok((total / f64::from(scale), dy))
+    Ok((losses, dy))
 }
 
 /// A seed of its own for every place (SplitMix64's finaliser).

@@ -16,6 +16,7 @@ mod files;
 mod fine_tune;
 mod forward;
 mod generate;
+mod items;
 mod linear;
 mod lora;
 mod model;
@@ -24,6 +25,7 @@ mod optimizer;
 #[cfg(test)]
 mod parity;
 mod peft;
+mod preference;
 #[cfg(test)]
 mod reference;
 mod settings;
@@ -41,5 +43,6 @@ pub use fine_tune::{LoraOutcome, Observer, Sets, train_lora};
 pub use generate::Said;
 pub use lora::LoraAdapter;
 pub use model::Model;
+pub use preference::{DpoSettings, Preference, train_preferences};
 pub use settings::{Decay, LoraSettings, recommended_learning_rate};
 pub use train::{FullSettings, Progress, train_full};

@@ -2,7 +2,7 @@
 //!
 //! All: attention alone loses at equal size ("LoRA Without Regret", Thinking Machines 2025).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
 use rand::{Rng, SeedableRng};
@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::linear::{Delta, Linear, Map, Parameter};
 use crate::model::Model;
 use crate::ops::slice::{matrix, zeros};
+use crate::settings::LoraSettings;
 
 /// The low-rank delta of one linear map: A `[r, in]`, B `[out, r]`.
 #[derive(Clone, Debug)]
@@ -65,8 +66,39 @@ impl LoraAdapter {
         })
     }
 
+    /// What a training begins with, attached to its model: a copy of `from`, or a fresh one as the settings say.
+    pub(crate) fn begin(
+        from: Option<&Self>,
+        model: &mut Model,
+        settings: &LoraSettings,
+    ) -> Result<Self> {
+        let config = &model.config;
+        let LoraSettings {
+            r, dropout, seed, ..
+        } = *settings;
+        let adapter = match from {
+            Some(from) => from.snapshot()?,
+            None => {
+                let (maps, alpha) = (settings.maps(config)?, settings.effective_alpha());
+                Self::new(config, &maps, r, alpha, dropout, seed)?
+            }
+        };
+        adapter.attach(model, true)?;
+        Ok(adapter)
+    }
+
     pub fn r(&self) -> usize {
         self.r
+    }
+
+    /// The linear maps that it has a delta for, as PEFT names them.
+    pub fn target_modules(&self) -> Vec<String> {
+        let maps: BTreeSet<Map> = self
+            .layers
+            .iter()
+            .flat_map(|layer| layer.keys().copied())
+            .collect();
+        maps.iter().map(|map| map.name().to_owned()).collect()
     }
 
     pub fn alpha(&self) -> f64 {

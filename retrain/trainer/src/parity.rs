@@ -35,15 +35,16 @@ struct Sequence {
     weights: Vec<f32>,
 }
 
-struct Case {
-    name: String,
-    model: Model,
-    adapter: LoraAdapter,
+pub(crate) struct Case {
+    pub(crate) folder: PathBuf,
+    pub(crate) name: String,
+    pub(crate) model: Model,
+    pub(crate) adapter: LoraAdapter,
     expected: Expected,
     figures: BTreeMap<String, Vec<f32>>,
 }
 
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity");
     let root = std::env::var_os("RETUNE_PARITY").map_or(kept, PathBuf::from);
     let mut folders: Vec<PathBuf> = std::fs::read_dir(&root)
@@ -75,6 +76,7 @@ impl Case {
             (name, numbers)
         });
         Case {
+            folder: folder.to_owned(),
             name: folder.file_name().unwrap().to_string_lossy().into_owned(),
             figures: figures.collect(),
             expected: serde_json::from_str(&text).unwrap(),
@@ -92,7 +94,7 @@ impl Case {
     }
 
     /// The LoRA's parameters by their slots.
-    fn parameters(&self) -> Vec<&Parameter> {
+    pub(crate) fn parameters(&self) -> Vec<&Parameter> {
         let linear = self.model.layers.iter().flat_map(|layer| layer.linear());
         let deltas = linear.filter_map(|linear: &Linear| linear.delta.as_ref());
         let mut all: Vec<&Parameter> = deltas.flat_map(|delta| [&delta.a, &delta.b]).collect();
@@ -119,14 +121,14 @@ impl Case {
     }
 }
 
-fn farthest(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn farthest(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let apart = a.iter().zip(b).map(|(a, b)| (a - b).abs());
     apart.fold(0.0, f32::max)
 }
 
 /// |a − b| / |b|, as lengths.
-fn apart(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn apart(a: &[f32], b: &[f32]) -> f64 {
     let square = |x: f32| f64::from(x) * f64::from(x);
     let difference: f64 = a.iter().zip(b).map(|(a, b)| square(a - b)).sum();
     let length: f64 = b.iter().map(|b| square(*b)).sum();

@@ -83,15 +83,12 @@ impl LoraAdapter {
     /// a configuration is complete. The folder is made if absent. `base_id` becomes `base_model_name_or_path`.
     pub fn save(&self, folder: &Path, base_id: &str) -> Result<()> {
         let mut tensors = BTreeMap::new();
-        let mut modules = BTreeSet::new();
         for (n, layer) in self.layers.iter().enumerate() {
             for (map, Pair { a, b }) in layer {
                 tensors.insert(name(n, *map, 'A'), a.clone());
                 tensors.insert(name(n, *map, 'B'), b.clone());
-                modules.insert(*map);
             }
         }
-        let modules: Vec<&str> = modules.into_iter().map(Map::name).collect();
         // PEFT writes whole numbers as such, and some readers take nothing else.
         let alpha = if self.alpha.fract() == 0.0 {
             json!(self.alpha as i64)
@@ -105,7 +102,7 @@ impl LoraAdapter {
             "r": self.r,
             "lora_alpha": alpha,
             "lora_dropout": self.dropout,
-            "target_modules": modules,
+            "target_modules": self.target_modules(),
             "bias": "none",
             "use_rslora": false,
             "use_dora": false,

@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use crate::batch::{Example, check};
+use crate::batch::Example;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::items::check;
 use crate::model::Model;
 use crate::optimizer::{AdamW, clip, learning_rate, norm};
 use crate::settings::Decay;
@@ -34,6 +35,8 @@ pub struct Progress {
     pub learning_rate: f64,
     /// Tokens trained on so far, prompts included.
     pub tokens: u64,
+    /// Whether it is of before the checkpoint that this training goes on from, and told once more.
+    pub is_past: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -120,6 +123,7 @@ pub fn train_full(
             gradient_norm: length,
             learning_rate: rate,
             tokens,
+            is_past: false,
         };
         if progress(&now, &model).is_break() {
             return Err(Error::Cancelled {

@@ -6,7 +6,7 @@
 
 use crate::batch::{Example, Pack, share_out};
 use crate::error::{Error, Result};
-use crate::forward::{Way, loss, loss_and_gradients, mix};
+use crate::forward::{Way, loss_and_gradients, losses, mix};
 use crate::linear::{Dropout, Gradients};
 use crate::model::Model;
 
@@ -76,6 +76,19 @@ impl Workers {
     ) -> Result<(f64, Gradients)> {
         let weight: f64 = batch.iter().map(|example| example.weight()).sum();
         let scale = (1.0 / weight) as f32;
+        let (total, gradients) = self.scaled_gradients(model, slots, batch, scale, dropout)?;
+        Ok((total / weight, gradients))
+    }
+
+    /// Σ weight·nll, and the gradients of `scale` times it. Weights may be negative.
+    pub(crate) fn scaled_gradients(
+        &self,
+        model: &Model,
+        slots: usize,
+        batch: &[&Example],
+        scale: f32,
+        dropout: Option<Dropout>,
+    ) -> Result<(f64, Gradients)> {
         let shares = share_out(batch, self.pools.len(), PACK_TOKENS);
         let parts = self.each(&shares, |thread, packs| {
             let mut gradients = Gradients::new(slots);
@@ -101,23 +114,31 @@ impl Workers {
             total += part;
             sum.merge(gradients)?;
         }
-        Ok((total / weight, sum))
+        Ok((total, sum))
     }
 
     /// Σ weight·nll / Σ weight over all examples.
     pub(crate) fn loss(&self, model: &Model, examples: &[Example]) -> Result<f64> {
         let weight: f64 = examples.iter().map(Example::weight).sum();
-        let shares = share_out(
-            &examples.iter().collect::<Vec<_>>(),
-            self.pools.len(),
-            PACK_TOKENS,
-        );
+        let losses = self.losses(model, &examples.iter().collect::<Vec<_>>())?;
+        Ok(losses.iter().sum::<f64>() / weight)
+    }
+
+    /// Σ weight·nll of each example.
+    pub(crate) fn losses(&self, model: &Model, examples: &[&Example]) -> Result<Vec<f64>> {
+        let shares = share_out(examples, self.pools.len(), PACK_TOKENS);
         let parts = self.each(&shares, |_, packs| {
-            packs
-                .iter()
-                .map(|pack| Ok(loss(model, pack)?))
-                .sum::<Result<f64>>()
+            let packs = packs.iter().map(|pack| Ok(losses(model, pack)?));
+            packs.collect::<Result<Vec<_>>>()
         })?;
-        Ok(parts.iter().sum::<f64>() / weight)
+        let mut all = vec![0.0; examples.len()];
+        for (packs, found) in shares.iter().filter(|share| !share.is_empty()).zip(parts) {
+            for (pack, losses) in packs.iter().zip(found) {
+                for (place, loss) in pack.places.iter().zip(losses) {
+                    all[*place] = loss;
+                }
+            }
+        }
+        Ok(all)
     }
 }

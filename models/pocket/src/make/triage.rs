@@ -135,7 +135,7 @@ pub(crate) fn adapt(settings: &Settings, out: &mut impl Write) -> Result<()> {
         development,
         held_out,
     };
-    let outcome = train_lora(&settings.model, &named, &lora, None, &mut |_, _| {
+    let outcome = train_lora(&settings.model, None, &named, &lora, None, &mut |_, _| {
         ControlFlow::Continue(())
     })?;
     writeln!(

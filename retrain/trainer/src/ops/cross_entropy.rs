@@ -2,15 +2,15 @@
 
 use super::math::{exp_all, max, scale};
 
-/// `logits` is `[rows, vocabulary]`, `targets` each row's right token, `weights` its weight. Returns Σ weight·nll and
+/// `logits` is `[rows, vocabulary]`, `targets` each row's right token, `weights` its weight. Returns weight·nll of each row and
 /// leaves weight·(softmax − one-hot) in `logits`.
 pub(crate) fn forward_and_gradient(
     logits: &mut [f32],
     vocabulary: usize,
     targets: &[u32],
     weights: &[f32],
-) -> f64 {
-    let mut total = 0.0;
+) -> Vec<f64> {
+    let mut losses = Vec::with_capacity(targets.len());
     for ((row, &target), &weight) in logits
         .chunks_exact_mut(vocabulary)
         .zip(targets)
@@ -19,11 +19,11 @@ pub(crate) fn forward_and_gradient(
         let top = max(row);
         let right = row[target as usize];
         let mass = exp_all(row, top);
-        total += f64::from(weight) * (f64::from(mass).ln() - f64::from(right - top));
+        losses.push(f64::from(weight) * (f64::from(mass).ln() - f64::from(right - top)));
         scale(row, weight / mass);
         row[target as usize] -= weight;
     }
-    total
+    losses
 }
 
 #[cfg(test)]
@@ -35,7 +35,8 @@ mod tests {
     fn gradient_agrees_with_finite_differences() {
         let (x, targets, weights) = (random(1, 3 * 7), [2, 6, 0], [1.0, 0.2, 0.7]);
         let mut gradient = x.clone();
-        let total = forward_and_gradient(&mut gradient, 7, &targets, &weights);
+        let losses = forward_and_gradient(&mut gradient, 7, &targets, &weights);
+        let total: f64 = losses.iter().sum();
         let plain = |x: &[f32]| -> f64 {
             let rows = x.chunks_exact(7).zip(targets).zip(weights);
             rows.map(|((row, target), weight)| {
