@@ -1,6 +1,6 @@
-//! Ids of answers: who made them, when, and a proof that this installation did.
+//! Ids of answers: who made them, when, and a proof that this installation did. And random ones, of things that are looked up.
 //!
-//! `chatcmpl-<replica 8><milliseconds 12><count 6><MAC 16>`, all lower-case hex. The MAC is a truncated HMAC-SHA256
+//! An answer's is `chatcmpl-<replica 8><milliseconds 12><count 6><MAC 16>`, all lower-case hex. The MAC is a truncated HMAC-SHA256
 //! (RFC 2104) with the store's own key, so that any replica can tell a foreign or invented id without asking a table.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -103,6 +103,17 @@ impl Ids {
             .finalize();
         retune_task::hex(&outer[..MAC / 2])
     }
+}
+
+/// A fresh id: the prefix and 32 hex digits.
+pub(crate) fn random(prefix: &str) -> String {
+    format!("{prefix}{}", uuid::Uuid::new_v4().simple())
+}
+
+/// Whether it may be one: it comes from outside, and becomes part of a path.
+pub(crate) fn is_random(prefix: &str, id: &str) -> bool {
+    id.strip_prefix(prefix)
+        .is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// When an id says that it was made, whoever made it.

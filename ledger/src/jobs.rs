@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::ids;
 use crate::ledger::Ledger;
 use crate::place::Place;
 
@@ -26,6 +27,12 @@ pub struct Job {
     pub by: Option<String>,
     /// The base's id.
     pub model: String,
+    /// The adapter to go on from, `support@3`; none: a fresh one.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// What its file is made of.
+    #[serde(default)]
+    pub method: JobMethod,
     /// What its adapters are called.
     pub task: String,
     /// As it was asked for; none was: the task's name is made of the job's id.
@@ -40,16 +47,30 @@ pub struct Job {
     pub n_epochs: Option<u32>,
     /// Examples a step. None: by the file's size.
     pub batch_size: Option<u32>,
-    /// Of the learning rate that the base's width suggests. None: 1.
+    /// Of the learning rate that the base's width suggests. None: by the method.
     pub learning_rate_multiplier: Option<f64>,
+    /// Of preferences: how close it stays to what it was.
+    #[serde(default)]
+    pub beta: Option<f64>,
     /// The client's own.
     pub metadata: Option<Value>,
+}
+
+/// What is learned from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobMethod {
+    /// Conversations.
+    #[default]
+    Supervised,
+    /// Preferences, by direct preference optimisation.
+    Dpo,
 }
 
 impl Job {
     /// A fresh id.
     pub fn new_id() -> String {
-        format!("{PREFIX}{}", uuid::Uuid::new_v4().simple())
+        ids::random(PREFIX)
     }
 }
 
@@ -175,6 +196,9 @@ pub struct JobSettings {
     pub batch_size: u32,
     /// Of the learning rate that the base's width suggests.
     pub learning_rate_multiplier: f64,
+    /// Of preferences.
+    #[serde(default)]
+    pub beta: Option<f64>,
 }
 
 /// One numbered file: what is new. What it does not say stays as it was.
@@ -253,8 +277,9 @@ impl JobState {
         }
     }
 
-    fn add(&mut self, seq: u64, entry: JobEntry) {
-        self.seq = seq;
+    /// Takes in the next entry.
+    fn add(&mut self, entry: JobEntry) {
+        self.seq += 1;
         self.status = entry.status.unwrap_or(self.status);
         if self.status.is_end() {
             self.finished = self.finished.or(Some(entry.at));
@@ -292,12 +317,11 @@ impl Ledger {
     }
 
     /// Takes into `state` what others said since.
-    pub async fn follow_job(&self, mut state: JobState) -> Result<JobState, Error> {
-        self.blocking(move |store| {
-            follow(store, &mut state)?;
-            Ok(state)
-        })
-        .await
+    pub async fn follow_job(&self, state: &mut JobState) -> Result<(), Error> {
+        let (id, seq) = (state.job.id.clone(), state.seq);
+        let entries = self.blocking(move |store| entries(store, &id, seq)).await?;
+        entries.into_iter().for_each(|entry| state.add(entry));
+        Ok(())
     }
 
     /// Says what comes after the entry `after`; false if somebody else said something meanwhile.
@@ -315,34 +339,30 @@ fn place(store: &Place, id: &str) -> Place {
     store.join("jobs").join(id)
 }
 
-/// An id comes from outside, and becomes part of a path.
-fn is_id(id: &str) -> bool {
-    id.strip_prefix(PREFIX)
-        .is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
 fn job(store: &Place, id: &str) -> Result<Option<JobState>, Error> {
-    if !is_id(id) {
+    if !ids::is_random(PREFIX, id) {
         return Ok(None);
     }
     let Some(asked) = place(store, id).join(JOB).read_json()? else {
         return Ok(None);
     };
     let mut state = JobState::of(asked);
-    follow(store, &mut state)?;
+    let entries = entries(store, id, 0)?;
+    entries.into_iter().for_each(|entry| state.add(entry));
     Ok(Some(state))
 }
 
-/// Entries are numbered without a gap, since each is created by who has read the one before.
-fn follow(store: &Place, state: &mut JobState) -> Result<(), Error> {
-    let folder = place(store, &state.job.id);
-    loop {
-        let seq = state.seq + 1;
+/// Those after the entry `after`. They are numbered without a gap, since each is created by who has read the one before.
+fn entries(store: &Place, id: &str, after: u64) -> Result<Vec<JobEntry>, Error> {
+    let folder = place(store, id);
+    let mut entries = Vec::new();
+    for seq in after + 1.. {
         match folder.join(format!("{seq}.json")).read_json()? {
-            None => return Ok(()),
-            Some(entry) => state.add(seq, entry),
+            None => break,
+            Some(entry) => entries.push(entry),
         }
     }
+    Ok(entries)
 }
 
 #[cfg(test)]
@@ -357,6 +377,8 @@ mod tests {
             created: Utc::now(),
             by: None,
             model: "pocket".to_owned(),
+            from: None,
+            method: JobMethod::Supervised,
             task: "support".to_owned(),
             suffix: None,
             training_file: "file-1".to_owned(),
@@ -365,6 +387,7 @@ mod tests {
             n_epochs: None,
             batch_size: None,
             learning_rate_multiplier: None,
+            beta: None,
             metadata: None,
         }
     }
@@ -410,7 +433,9 @@ mod tests {
                     .unwrap()
             );
         }
-        follow(&store, &mut state).unwrap();
+        let new = super::entries(&store, &asked.id, 0).unwrap();
+        new.into_iter().for_each(|entry| state.add(entry));
+        assert!(super::entries(&store, &asked.id, 3).unwrap().is_empty());
         assert_eq!(state, job(&store, &asked.id).unwrap().unwrap());
         assert_eq!((state.seq, state.status), (3, JobStatus::Succeeded));
         assert_eq!(

@@ -49,8 +49,8 @@ pub use export::{Export, Lines};
 pub use forget::{Forgetting, Forgotten, LearnedFrom};
 pub use import::{Imported, Importer};
 pub use jobs::{
-    Job, JobAction, JobCheckpoint, JobEntry, JobError, JobEvent, JobLevel, JobSettings, JobState,
-    JobStatus,
+    Job, JobAction, JobCheckpoint, JobEntry, JobError, JobEvent, JobLevel, JobMethod, JobSettings,
+    JobState, JobStatus,
 };
 pub use keys::{Key, KeyList, KeyText, Role};
 pub use lease::Lease;

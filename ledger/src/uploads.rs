@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::ids;
 use crate::ledger::Ledger;
 use crate::place::Place;
 
@@ -37,7 +38,7 @@ impl Upload {
     /// A file that comes now.
     pub fn new(filename: &str, purpose: &str, bytes: u64, by: Option<String>) -> Self {
         Self {
-            id: format!("{PREFIX}{}", uuid::Uuid::new_v4().simple()),
+            id: ids::random(PREFIX),
             filename: filename.to_owned(),
             purpose: purpose.to_owned(),
             bytes,
@@ -86,12 +87,6 @@ fn place(store: &Place, id: &str) -> Place {
     store.join("uploads").join(id)
 }
 
-/// An id comes from outside, and becomes part of a path.
-fn is_id(id: &str) -> bool {
-    id.strip_prefix(PREFIX)
-        .is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
 fn put(store: &Place, upload: &Upload, path: &Path) -> Result<(), Error> {
     let folder = place(store, &upload.id);
     let content = folder.join(CONTENT);
@@ -115,7 +110,7 @@ fn put(store: &Place, upload: &Upload, path: &Path) -> Result<(), Error> {
 }
 
 fn about(store: &Place, id: &str) -> Result<Option<Upload>, Error> {
-    if !is_id(id) {
+    if !ids::is_random(PREFIX, id) {
         return Ok(None);
     }
     place(store, id).join(ABOUT).read_json()

@@ -18,8 +18,8 @@ use crate::report::{Curve, Report};
 use crate::run::Event;
 use crate::shape::Shape;
 use crate::stages::{Observer, name};
-use crate::train::{self, Examples, Training};
-use crate::{Encoder, Error, Options, probes, staging};
+use crate::train::{self, Examples, Lesson, Material, Training};
+use crate::{Encoder, Error, Options, prefer, probes, staging};
 
 /// Trains, and publishes what came of it.
 pub(crate) async fn make(
@@ -39,11 +39,23 @@ pub(crate) async fn make(
             let encoder = Encoder::from_folder(&o.base, shape.context)?;
             let (outcome, used) =
                 natively(o, task, book, dataset, &encoder, settings, report, observer).await?;
+            let adapter = prefer::learn(
+                o,
+                task,
+                book,
+                &dataset.preferences,
+                &encoder,
+                (&outcome.adapter, &used),
+                report,
+                observer,
+            )
+            .await?;
             settings = used;
-            outcome.adapter.save(&staging, &base_id(&o.base))?;
-            probes::taken(&o.base, &outcome.adapter, &encoder, task).await?
+            let adapter = adapter.unwrap_or(outcome.adapter);
+            adapter.save(&staging, &base_id(&o.base))?;
+            probes::taken(&o.base, &adapter, &encoder, task).await?
         }
-        other => {
+        Trainer::Other(other) => {
             book.fill(report);
             book.enter(TRAINING, observer).await?;
             let order = Order {
@@ -142,9 +154,13 @@ async fn natively(
     let (settings, trials) = experiment::choose(o, &examples, settings, tried, observer).await?;
     report.trials = trials;
     let checkpoint = staging::checkpoint(o, &task.name, &report.run_id);
+    let lesson = Lesson {
+        base: o.base.clone(),
+        from: None,
+        of: Material::Examples(examples),
+    };
     let mut training = Training::start(
-        o.base.clone(),
-        examples,
+        lesson,
         settings.clone(),
         Some(Checkpoints::new(checkpoint, o.limits.checkpoint)),
         o.config.training.memory_bytes,
@@ -211,13 +227,23 @@ async fn manifest(
         let task = options.task(&name)?;
         Ok::<_, Error>(Manifest::begin(task, Source::Run, &options.base)?)
     });
+    let mut lora = train::of_manifest(settings, report.chosen_epoch);
+    if report.preferences.as_ref().is_some_and(|of| of.kept) {
+        let dpo = &task.retrain.dpo;
+        lora["dpo"] = serde_json::json!({
+            "epochs": dpo.epochs,
+            "beta": dpo.beta,
+            "sft": dpo.sft,
+            "learning_rate": dpo.learning_rate * settings.learning_rate,
+        });
+    }
     Ok(Manifest {
         run_id: Some(report.run_id.clone()),
         parent: Some(report.baseline.clone()),
         examples_train: report.examples_train,
         examples_development: report.examples_development,
         examples_held_out: report.examples_held_out,
-        lora: train::shown(settings, report.chosen_epoch),
+        lora,
         loss_first: report.loss_first,
         loss_last: report.loss_last,
         probes,

@@ -12,12 +12,14 @@
 //! left out too, whoever gave it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use retune_ledger::{Examples, Exchange, Feedback, Purpose};
 use retune_task::{ChatMessage, Check, Split, Task};
 use serde::{Deserialize, Serialize};
+
+use crate::preferences::{Pair, Preferences};
 
 /// A rating that makes an answer good enough to judge others by.
 const GOLD: u8 = 5;
@@ -109,6 +111,8 @@ pub struct Dataset {
     pub development: Vec<Row>,
     pub held_out: Vec<Row>,
     pub counts: Counts,
+    /// None where the policy does not learn from them.
+    pub preferences: Preferences,
 }
 
 impl Dataset {
@@ -129,11 +133,17 @@ impl Dataset {
 
     /// Which exchanges it is made of.
     pub fn examples(&self) -> Examples {
-        let ids = |rows: &[Row]| rows.iter().map(|row| row.request_id.clone()).collect();
+        let ids = |rows: &[Row], pairs: &[Pair]| {
+            let rows = rows.iter().map(|row| &row.request_id);
+            let pairs = pairs.iter().flat_map(|pair| &pair.request_ids);
+            let ids: BTreeSet<&String> = rows.chain(pairs).collect();
+            ids.into_iter().cloned().collect()
+        };
+        let pairs = &self.preferences;
         Examples {
-            train: ids(&self.train),
-            development: ids(&self.development),
-            held_out: ids(&self.held_out),
+            train: ids(&self.train, &pairs.train),
+            development: ids(&self.development, &pairs.development),
+            held_out: ids(&self.held_out, &pairs.held_out),
         }
     }
 
@@ -148,6 +158,7 @@ impl Dataset {
             .iter()
             .chain(&self.development)
             .map(|row| row.conversation.as_str())
+            .chain(self.preferences.seen_conversations())
             .collect()
     }
 }
@@ -199,7 +210,7 @@ pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Data
     dataset
 }
 
-fn text(messages: &[ChatMessage]) -> Vec<(String, String)> {
+pub(crate) fn text(messages: &[ChatMessage]) -> Vec<(String, String)> {
     messages
         .iter()
         .map(|message| (message.role.clone(), message.content.clone()))
@@ -207,14 +218,14 @@ fn text(messages: &[ChatMessage]) -> Vec<(String, String)> {
 }
 
 /// What people said of each exchange.
-struct Said<'a> {
-    corrections: HashMap<&'a str, &'a str>,
+pub(crate) struct Said<'a> {
+    pub(crate) corrections: HashMap<&'a str, &'a str>,
     /// The lower median of the raters' newest ratings.
     ratings: HashMap<&'a str, u8>,
 }
 
 impl<'a> Said<'a> {
-    fn gather(feedback: &'a [Feedback]) -> Self {
+    pub(crate) fn gather(feedback: &'a [Feedback]) -> Self {
         let mut oldest_first: Vec<&Feedback> = feedback.iter().collect();
         oldest_first.sort_by_key(|said| (said.ts, &said.feedback_id));
         let mut corrections = HashMap::new();
@@ -248,7 +259,7 @@ fn lower_median(mut ratings: Vec<u8>) -> Option<u8> {
     ratings.get(ratings.len().checked_sub(1)? / 2).copied()
 }
 
-enum Dropped {
+pub(crate) enum Dropped {
     NotUser,
     Failed,
     NoText,
@@ -274,8 +285,8 @@ impl Dropped {
     }
 }
 
-/// The known answer of one exchange, or why there is none.
-fn known(task: &Task, exchange: &Exchange, said: &Said<'_>) -> Result<Row, Dropped> {
+/// What a user asked of this task, or why the exchange is nothing of the kind.
+pub(crate) fn asked<'a>(task: &Task, exchange: &'a Exchange) -> Result<&'a [ChatMessage], Dropped> {
     if exchange.purpose != Purpose::User || exchange.task.as_deref() != Some(task.name.as_str()) {
         return Err(Dropped::NotUser);
     }
@@ -286,6 +297,12 @@ fn known(task: &Task, exchange: &Exchange, said: &Said<'_>) -> Result<Row, Dropp
     if !messages.iter().any(|message| message.role == "user") {
         return Err(Dropped::NoText);
     }
+    Ok(messages)
+}
+
+/// The known answer of one exchange, or why there is none.
+fn known(task: &Task, exchange: &Exchange, said: &Said<'_>) -> Result<Row, Dropped> {
+    let messages = asked(task, exchange)?;
     let id = exchange.request_id.as_str();
     let (answer, known_by) = if let Some(correction) = said.corrections.get(id) {
         (*correction, KnownBy::Correction)
@@ -313,7 +330,7 @@ fn known(task: &Task, exchange: &Exchange, said: &Said<'_>) -> Result<Row, Dropp
         conversation: exchange.conversation.clone(),
         user: exchange.user.clone(),
         split: retune_task::held_out(&exchange.conversation),
-        messages: messages.clone(),
+        messages: messages.to_vec(),
         answer: answer.to_owned(),
         known_by,
     })

@@ -8,12 +8,13 @@
 use std::path::Path;
 
 use retune_task::{ChatMessage, ChatTemplate, PromptKind, Task};
-use retune_trainer::Example;
+use retune_trainer::{Example, Preference};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::Error;
 use crate::dataset::Row;
+use crate::preferences::Pair;
 
 /// Renders and tokenises for one base.
 pub struct Encoder {
@@ -23,10 +24,10 @@ pub struct Encoder {
     context: usize,
 }
 
-/// Encoded rows, in their order; `too_long` of them were left out.
-#[derive(Debug, Default)]
-pub struct Encoded {
-    pub examples: Vec<Example>,
+/// Encoded rows or pairs, in their order; `too_long` of them were left out.
+#[derive(Debug)]
+pub struct Encoded<T = Example> {
+    pub examples: Vec<T>,
     pub too_long: u64,
 }
 
@@ -126,16 +127,65 @@ impl Encoder {
     }
 
     pub fn examples(&self, task: &Task, rows: &[Row]) -> Result<Encoded, Error> {
-        let mut encoded = Encoded::default();
-        for row in rows {
-            let example = self.example(task, row)?;
-            if example.tokens.len() > self.context {
-                encoded.too_long += 1;
-            } else {
-                encoded.examples.push(example);
-            }
-        }
-        Ok(encoded)
+        let examples = rows.iter().map(|row| self.example(task, row));
+        self.encoded(examples, |example| self.fits(example))
+    }
+
+    /// Both answers of each pair, after the prompt.
+    pub fn preferences(&self, task: &Task, pairs: &[Pair]) -> Result<Encoded<Preference>, Error> {
+        let preference = |pair: &Pair| {
+            let before = task.messages(PromptKind::Adapter, &pair.messages);
+            let answer = |text: &str| ChatMessage::new("assistant", text);
+            self.preference(
+                &before,
+                &answer(&pair.preferred),
+                &answer(&pair.other),
+                None,
+            )
+        };
+        self.encoded(pairs.iter().map(preference), |both| self.both_fit(both))
+    }
+
+    pub(crate) fn preference(
+        &self,
+        before: &[ChatMessage],
+        preferred: &ChatMessage,
+        other: &ChatMessage,
+        tools: Option<&Value>,
+    ) -> Result<Preference, Error> {
+        let answered = |answer: &ChatMessage| {
+            let (prompt, said) = self.turn(before, answer, tools)?;
+            Ok::<_, Error>(Example {
+                weights: [vec![0.0; prompt.len()], vec![1.0; said.len()]].concat(),
+                tokens: [prompt, said].concat(),
+            })
+        };
+        Ok(Preference {
+            preferred: answered(preferred)?,
+            other: answered(other)?,
+        })
+    }
+
+    /// Whether it is no longer than the model's context.
+    pub(crate) fn fits(&self, example: &Example) -> bool {
+        example.tokens.len() <= self.context
+    }
+
+    pub(crate) fn both_fit(&self, both: &Preference) -> bool {
+        self.fits(&both.preferred) && self.fits(&both.other)
+    }
+
+    fn encoded<T>(
+        &self,
+        all: impl Iterator<Item = Result<T, Error>>,
+        fits: impl Fn(&T) -> bool,
+    ) -> Result<Encoded<T>, Error> {
+        let all: Vec<T> = all.collect::<Result<_, _>>()?;
+        let (examples, too_long): (Vec<T>, Vec<T>) = all.into_iter().partition(fits);
+        Ok(Encoded {
+            examples,
+            too_long: too_long.len() as u64,
+        })
     }
 
     /// The text of any tokens.

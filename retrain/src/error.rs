@@ -57,6 +57,8 @@ pub enum Error {
     BusyJob(String),
     #[error("the file `{0}` is not there any more")]
     NoFile(String),
+    #[error("`{0}` is no adapter to go on from")]
+    NoAdapter(String),
     #[error("line {number} of the file cannot be learned from: {what}")]
     Line { number: usize, what: String },
     #[error(

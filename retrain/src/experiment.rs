@@ -8,7 +8,7 @@ use retune_trainer::{Example, LoraSettings};
 use crate::report::Trial;
 use crate::run::Event;
 use crate::stages::Observer;
-use crate::train::{Examples, Training};
+use crate::train::{Examples, Lesson, Material, Training};
 use crate::{Error, Options};
 
 /// Below so many examples a fraction of them says nothing.
@@ -26,25 +26,21 @@ pub(crate) async fn choose(
     if rates.is_empty() || some.len() < LEAST {
         return Ok((settings, Vec::new()));
     }
-    let with = |rate: f64| LoraSettings {
-        learning_rate: settings.learning_rate * rate,
+    let with = |learning_rate: f64| LoraSettings {
+        learning_rate,
         epochs: 1,
         ..settings.clone()
     };
     let mut trials = Vec::new();
     for rate in rates {
-        trials.push(attempt(o, examples, some.clone(), with(*rate), observer).await?);
+        let with = with(settings.learning_rate * rate);
+        trials.push(attempt(o, examples, some.clone(), with, observer).await?);
     }
     let Some(best) = best(&trials) else {
         return Ok((settings, trials));
     };
     let half = every(&some, 0.5);
-    let mut small = LoraSettings {
-        epochs: 1,
-        ..settings.clone()
-    };
-    small.learning_rate = best;
-    trials.push(attempt(o, examples, half, small, observer).await?);
+    trials.push(attempt(o, examples, half, with(best), observer).await?);
     let chosen = LoraSettings {
         learning_rate: best,
         ..settings
@@ -75,9 +71,13 @@ async fn attempt(
         development: examples.development.clone(),
         held_out: Vec::new(),
     };
+    let lesson = Lesson {
+        base: o.base.clone(),
+        from: None,
+        of: Material::Examples(examples),
+    };
     let mut training = Training::start(
-        o.base.clone(),
-        examples,
+        lesson,
         settings,
         None,
         o.config.training.memory_bytes,

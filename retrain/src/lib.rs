@@ -19,6 +19,8 @@ pub mod judge;
 #[cfg(test)]
 mod masks;
 mod memory;
+mod prefer;
+pub mod preferences;
 mod probes;
 mod promote;
 mod report;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::dataset::Counts;
 use crate::examine::Voted;
+use crate::preferences::PreferenceCounts;
 use crate::verdict::{Figures, Verdict};
 
 /// Examples of each vote that a report shows.
@@ -48,6 +49,9 @@ pub struct Report {
     /// The small experiment that chose the learning rate; the last is the chosen one on half as many examples.
     #[serde(default)]
     pub trials: Vec<Trial>,
+    /// What was learned of preferences after the examples.
+    #[serde(default)]
+    pub preferences: Option<PreferenceTraining>,
     pub examples_examined: Option<u64>,
     pub examination_seconds: Option<f64>,
     pub figures: Option<Figures>,
@@ -89,6 +93,26 @@ pub struct Trial {
     pub learning_rate: f64,
     /// None: it diverged.
     pub development_loss: Option<f64>,
+}
+
+/// Learning from pairs of answers, after the examples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PreferenceTraining {
+    pub counts: PreferenceCounts,
+    pub pairs_train: u64,
+    pub pairs_development: u64,
+    pub pairs_held_out: u64,
+    /// Pairs of which an answer was longer than the model's context.
+    pub pairs_too_long: u64,
+    /// Why nothing was learned of them.
+    pub skipped: Option<String>,
+    /// Whether the adapter has it: only where the development loss fell.
+    pub kept: bool,
+    /// Held-out loss of a pair, with its share of the preferred answer's own.
+    pub loss_first: Option<f64>,
+    pub loss_last: Option<f64>,
+    pub training_steps: Option<u64>,
+    pub training_seconds: Option<f64>,
 }
 
 /// One examined prompt with both answers.
@@ -241,6 +265,7 @@ impl Report {
             }
         }
         self.write_trials(page)?;
+        self.write_preferences(page)?;
         if let Some(figures) = &self.figures {
             writeln!(
                 page,
@@ -285,6 +310,38 @@ impl Report {
 }
 
 impl Report {
+    fn write_preferences(&self, page: &mut String) -> std::fmt::Result {
+        let Some(of) = &self.preferences else {
+            return Ok(());
+        };
+        writeln!(
+            page,
+            "\n### Preferences\n\n{} corrections and {} preferences: {} pairs of answers to train on, {} to choose by, {} held out; {} too long for the model.",
+            of.counts.kept_corrections,
+            of.counts.kept_preferences,
+            of.pairs_train,
+            of.pairs_development,
+            of.pairs_held_out,
+            of.pairs_too_long
+        )?;
+        for (reason, n) in &of.counts.dropped {
+            writeln!(page, "- {n} left out: {reason}")?;
+        }
+        if let Some(why) = &of.skipped {
+            return writeln!(page, "\nNothing was learned of them: {why}.");
+        }
+        if let (Some(first), Some(last)) = (of.loss_first, of.loss_last) {
+            writeln!(page, "\nHeld-out loss of a pair {first:.4} -> {last:.4}.")?;
+        }
+        match of.kept {
+            true => Ok(()),
+            false => writeln!(
+                page,
+                "\nIt did not help on the development pairs, and the adapter is without it."
+            ),
+        }
+    }
+
     fn write_trials(&self, page: &mut String) -> std::fmt::Result {
         let Some((last, others)) = self.trials.split_last() else {
             return Ok(());

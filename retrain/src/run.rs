@@ -34,6 +34,8 @@ pub enum Event {
     /// Of a small experiment before it.
     Experiment(retune_trainer::Progress),
     Training(retune_trainer::Progress),
+    /// On preferences, after the examples.
+    Preferring(retune_trainer::Progress),
     /// Prompts with a known answer are awaited.
     Pairs {
         have: usize,

@@ -12,6 +12,7 @@ use crate::book::{Book, DATASET, DONE, EXAMINING};
 use crate::dataset::{self, Dataset};
 use crate::examine::{self, Contest, Examined, Snapshot};
 use crate::judge::{self, Vote};
+use crate::preferences;
 use crate::report::{Report, SAMPLES, Sample};
 use crate::run::Event;
 use crate::server::Server;
@@ -106,7 +107,10 @@ async fn read(
         .await?;
     let feedback = tables.feedback(&FeedbackQuery::default()).await?;
     let feedback = trust::trusted(&o.ledger, feedback).await?;
-    let dataset = dataset::build(task, &exchanges, &feedback);
+    let mut dataset = dataset::build(task, &exchanges, &feedback);
+    if task.retrain.dpo.epochs > 0 {
+        dataset.preferences = preferences::build(task, &exchanges, &feedback);
+    }
     let champion = o.ledger.stages(&task.name).await?.champion;
     let baseline = match champion {
         Some(number) => name(&task.name, number),
@@ -135,6 +139,7 @@ async fn read(
         training_tokens: None,
         training_seconds: None,
         curve: Vec::new(),
+        preferences: None,
         trials: Vec::new(),
         examples_examined: None,
         examination_seconds: None,

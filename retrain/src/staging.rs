@@ -20,6 +20,7 @@ pub(crate) async fn clear_leftovers(
     let staging = folder(o, &task.name);
     let kept = [
         checkpoint(o, &task.name, run_id),
+        preferences_checkpoint(o, &task.name, run_id),
         handed_over(o, &task.name, run_id),
     ];
     remove_others(&staging, &kept).map_err(Error::file(&staging))?;
@@ -69,6 +70,11 @@ pub(crate) fn checkpoint(o: &Options, task: &str, run_id: &str) -> PathBuf {
     folder(o, task).join(format!("{run_id}.checkpoint.safetensors"))
 }
 
+/// How far its training on preferences is.
+pub(crate) fn preferences_checkpoint(o: &Options, task: &str, run_id: &str) -> PathBuf {
+    folder(o, task).join(format!("{run_id}.preferences.safetensors"))
+}
+
 /// What another trainer was given, and gave back.
 pub(crate) fn handed_over(o: &Options, task: &str, run_id: &str) -> PathBuf {
     folder(o, task).join(format!("{run_id}.training"))
@@ -76,17 +82,23 @@ pub(crate) fn handed_over(o: &Options, task: &str, run_id: &str) -> PathBuf {
 
 /// Removes what a training leaves once its adapter is the ledger's.
 pub(crate) fn clear(o: &Options, task: &str, run_id: &str) -> Result<(), Error> {
-    let (file, folder) = (checkpoint(o, task, run_id), handed_over(o, task, run_id));
-    for (path, removed) in [
-        (&file, std::fs::remove_file(&file)),
-        (&folder, std::fs::remove_dir_all(&folder)),
+    for file in [
+        checkpoint(o, task, run_id),
+        preferences_checkpoint(o, task, run_id),
     ] {
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::file(path)(error));
-            }
-            _ => {}
-        }
+        unless_gone(std::fs::remove_file(&file)).map_err(Error::file(&file))?;
     }
-    Ok(())
+    remove_folder(&handed_over(o, task, run_id))
+}
+
+/// Removes a folder with all that is in it, if it is there.
+pub(crate) fn remove_folder(folder: &Path) -> Result<(), Error> {
+    unless_gone(std::fs::remove_dir_all(folder)).map_err(Error::file(folder))
+}
+
+fn unless_gone(removed: std::io::Result<()>) -> std::io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }

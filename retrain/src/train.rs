@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use retune_task::Task;
 use retune_trainer::{
-    Checkpoints, Decay, Example, LoraAdapter, LoraOutcome, LoraSettings, Progress, Sets,
+    Checkpoints, Decay, DpoSettings, Example, LoraAdapter, LoraOutcome, LoraSettings, Preference,
+    Progress, Sets,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -16,11 +17,50 @@ use tokio::task::JoinHandle;
 
 use crate::{Error, memory};
 
-/// A task's examples as tokens, split.
-pub(crate) struct Examples {
-    pub(crate) train: Vec<Example>,
-    pub(crate) development: Vec<Example>,
-    pub(crate) held_out: Vec<Example>,
+/// What is learned from, as tokens, split.
+#[derive(Default)]
+pub(crate) struct Split<T> {
+    pub(crate) train: Vec<T>,
+    pub(crate) development: Vec<T>,
+    pub(crate) held_out: Vec<T>,
+}
+
+pub(crate) type Examples = Split<Example>;
+
+impl<T> Split<T> {
+    fn sets(&self) -> Sets<'_, T> {
+        Sets {
+            train: &self.train,
+            development: &self.development,
+            held_out: &self.held_out,
+        }
+    }
+}
+
+/// What an adapter learns.
+pub(crate) enum Material {
+    Examples(Examples),
+    Preferences(Split<Preference>, DpoSettings),
+}
+
+impl Material {
+    /// How many there are to train on, and held out.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let (train, held_out) = match self {
+            Self::Examples(all) => (all.train.len(), all.held_out.len()),
+            Self::Preferences(pairs, _) => (pairs.train.len(), pairs.held_out.len()),
+        };
+        (train as u64, held_out as u64)
+    }
+}
+
+/// Of which base an adapter learns what, going on from which.
+pub(crate) struct Lesson {
+    /// The base's folder.
+    pub(crate) base: PathBuf,
+    /// None: a fresh one.
+    pub(crate) from: Option<LoraAdapter>,
+    pub(crate) of: Material,
 }
 
 /// The task's policy as the trainer's settings; the run's id is the seed.
@@ -56,7 +96,15 @@ pub(crate) fn settings(task: &Task, hidden: usize, run_id: &str) -> LoraSettings
 }
 
 /// The settings as a manifest keeps them.
-pub(crate) fn shown(settings: &LoraSettings, chosen_epoch: Option<u64>) -> Value {
+pub(crate) fn of_manifest(settings: &LoraSettings, chosen_epoch: Option<u64>) -> Value {
+    let mut shown = shown(settings);
+    shown["chosen_epoch"] = json!(chosen_epoch);
+    shown["seed"] = json!(settings.seed);
+    shown
+}
+
+/// The settings as others read them, but for the seed.
+pub(crate) fn shown(settings: &LoraSettings) -> Value {
     json!({
         "r": settings.r,
         "alpha": settings.alpha,
@@ -65,13 +113,16 @@ pub(crate) fn shown(settings: &LoraSettings, chosen_epoch: Option<u64>) -> Value
         "dropout": settings.dropout,
         "learning_rate": settings.learning_rate,
         "warmup": settings.warmup,
-        "decay": format!("{:?}", settings.decay).to_lowercase(),
+        "decay": match settings.decay {
+            Decay::Cosine => "cosine",
+            Decay::Linear => "linear",
+            Decay::Constant => "constant",
+        },
         "clip": settings.clip,
         "patience": settings.patience,
         "batch_size": settings.batch_size,
         "epochs": settings.epochs,
-        "chosen_epoch": chosen_epoch,
-        "seed": settings.seed,
+        "recompute": settings.recompute,
     })
 }
 
@@ -94,8 +145,7 @@ pub(crate) type AtEpoch = Box<dyn FnMut(usize, &LoraAdapter) -> Result<(), Error
 
 impl Training {
     pub(crate) fn start(
-        base: PathBuf,
-        examples: Examples,
+        lesson: Lesson,
         settings: LoraSettings,
         checkpoints: Option<Checkpoints>,
         // In bytes, at most.
@@ -107,14 +157,10 @@ impl Training {
         let stopped = Arc::clone(&stop);
         let train = move || {
             give_way();
-            let sets = Sets {
-                train: &examples.train,
-                development: &examples.development,
-                held_out: &examples.held_out,
-            };
             let mut failed = None;
             let mut observer = |now: &Progress, adapter: &LoraAdapter| {
-                let kept = match now.ends_epoch {
+                let is_new_epoch = now.ends_epoch && !now.is_past;
+                let kept = match is_new_epoch {
                     true => at_epoch(now.epoch, adapter),
                     false => Ok(()),
                 };
@@ -129,13 +175,30 @@ impl Training {
                     ControlFlow::Continue(())
                 }
             };
-            let trained = retune_trainer::train_lora(
-                &base,
-                &sets,
-                &settings,
-                checkpoints.as_ref(),
-                &mut observer,
-            );
+            let Lesson { base, from, of } = &lesson;
+            let (from, checkpoints) = (from.as_ref(), checkpoints.as_ref());
+            let trained = match of {
+                Material::Examples(examples) => {
+                    let sets = examples.sets();
+                    retune_trainer::train_lora(
+                        base,
+                        from,
+                        &sets,
+                        &settings,
+                        checkpoints,
+                        &mut observer,
+                    )
+                }
+                Material::Preferences(pairs, dpo) => retune_trainer::train_preferences(
+                    base,
+                    from,
+                    &pairs.sets(),
+                    *dpo,
+                    &settings,
+                    checkpoints,
+                    &mut observer,
+                ),
+            };
             match failed {
                 Some(error) => Err(error),
                 None => trained.map_err(Error::Trainer),

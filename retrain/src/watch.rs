@@ -197,9 +197,8 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
         attempts.launches += 1;
         let launches = attempts.launches;
         tracing::info!(job = id, launch = launches, "starting a fine-tuning job");
-        let begun = Instant::now();
-        let how = how((self.launch)(&Launch::Job(id.clone())).await);
-        self.waited += begun.elapsed();
+        let launched = (self.launch)(&Launch::Job(id.clone()));
+        let how = end_of(launched, &mut self.waited).await;
         let state = o.ledger.job(&id).await?;
         let is_open = |status| matches!(status, JobStatus::Queued | JobStatus::Running);
         if !state.is_some_and(|state| is_open(state.status)) {
@@ -342,9 +341,8 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
             launch = attempts.launches,
             "starting a run"
         );
-        let begun = Instant::now();
-        let how = how((self.launch)(&Launch::Run(start.clone())).await);
-        self.waited += begun.elapsed();
+        let launched = (self.launch)(&Launch::Run(start.clone()));
+        let how = end_of(launched, &mut self.waited).await;
         let row = latest(&o.ledger, &id).await?;
         if self.stop.is_cancelled() || row.as_ref().is_some_and(|run| run.state == DONE) {
             return Ok(());
@@ -371,8 +369,11 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
     }
 }
 
-/// How a process ended, in words.
-fn how(ended: io::Result<ExitStatus>) -> String {
+/// Waits for a process; how it ended, in words.
+async fn end_of(launched: Launched, waited: &mut Duration) -> String {
+    let begun = Instant::now();
+    let ended = launched.await;
+    *waited += begun.elapsed();
     match ended {
         Ok(status) => format!("its process ended with {status}"),
         Err(error) => format!("its process could not be started: {error}"),

@@ -178,6 +178,10 @@ fn observe(bar: &ProgressBar, event: &Event) {
             bar.set_message(format!("training, loss {:.3}", progress.train_loss));
             at(bar, progress.step, progress.steps);
         }
+        Event::Preferring(progress) => {
+            bar.set_message(format!("preferences, loss {:.3}", progress.train_loss));
+            at(bar, progress.step, progress.steps);
+        }
         Event::Pairs { have, wanted } => {
             bar.set_message("prompts with a known answer");
             at(bar, *have, *wanted);

@@ -1,7 +1,7 @@
 //! What makes a task's adapters: each way with what it needs.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use retune_task::{Config, Trainer, TrainerServer};
+use retune_task::{Config, OtherTrainer, Trainer, TrainerServer};
 
 fn trainer(keys: &str) -> Result<Trainer, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -18,18 +18,21 @@ fn a_trainer_has_what_it_needs_and_nothing_of_another() {
     assert_eq!(trainer(""), Ok(Trainer::Native));
     assert_eq!(
         trainer("trainer = \"command\"\ncommand = [\"python3\", \"train.py\"]"),
-        Ok(Trainer::Command(vec!["python3".into(), "train.py".into()]))
+        Ok(Trainer::Other(OtherTrainer::Command(vec![
+            "python3".into(),
+            "train.py".into()
+        ])))
     );
     let server = "trainer_url = \"http://gpu:8080/v1/\"\ntrainer_model = \"pocket\"";
     assert_eq!(
         trainer(&format!(
             "trainer = \"openai\"\n{server}\ntrainer_api_key_env = \"KEY\""
         )),
-        Ok(Trainer::OpenAi(TrainerServer {
+        Ok(Trainer::Other(OtherTrainer::OpenAi(TrainerServer {
             url: "http://gpu:8080/v1".into(),
             model: "pocket".into(),
             api_key_env: Some("KEY".into()),
-        }))
+        })))
     );
     for (keys, part) in [
         ("trainer = \"command\"", "retrain.command: is missing"),
@@ -42,6 +45,10 @@ fn a_trainer_has_what_it_needs_and_nothing_of_another() {
             "retrain.command: is",
         ),
         ("command = [\"x\"]", "belongs to trainer = \"command\""),
+        (
+            "trainer = \"command\"\ncommand = [\"x\"]\ndpo = { epochs = 1 }",
+            "dpo: belongs to trainer = \"native\"",
+        ),
         (server, "belongs to trainer = \"openai\""),
         (
             "trainer = \"trl\"",

@@ -34,9 +34,15 @@ def example(rng):
     }
 
 
-def write(path, count, seed):
+def preference(rng):
+    prompt = example(rng)["messages"][:2]
+    answer = lambda content: [{"role": "assistant", "content": content}]
+    return {"input": {"messages": prompt, "tools": [], "parallel_tool_calls": True}, "preferred_output": answer("aye"), "non_preferred_output": answer(ANSWER)}
+
+
+def write(path, count, seed, one=example):
     rng = random.Random(seed)
-    path.write_text("".join(json.dumps(example(rng)) + "\n" for _ in range(count)))
+    path.write_text("".join(json.dumps(one(rng)) + "\n" for _ in range(count)))
     return path
 
 
@@ -112,6 +118,34 @@ def documented(client, base, folder):
     return file
 
 
+def preferred(client, base, folder):
+    """Direct preference optimisation of the model that conversations made, as the guide goes."""
+    training = client.files.create(file=open(write(folder / "preferences.jsonl", 120, 4, preference), "rb"), purpose="fine-tune")
+    held_out = client.files.create(file=open(write(folder / "held-out.jsonl", 12, 5, preference), "rb"), purpose="fine-tune")
+    model = f"ft:{base}:retune:custom-model:3"
+    job = client.fine_tuning.jobs.create(
+        training_file=training.id,
+        validation_file=held_out.id,
+        model=model,
+        suffix="preferred",
+        seed=42,
+        method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.1, "n_epochs": 3, "learning_rate_multiplier": 1.0}}},
+    )
+    assert (job.model, job.method.type, job.method.dpo.hyperparameters.beta) == (model, "dpo", 0.1), job
+    job = wait(client, job.id, "succeeded")
+    checkpoints = list(client.fine_tuning.jobs.checkpoints.list(job.id))
+    losses = [one.metrics.full_valid_loss for one in reversed(checkpoints)]
+    assert losses[-1] <= losses[0] and losses[-1] < 0.3, losses
+
+    def answer(model):
+        messages = [{"role": "system", "content": "You are a sailor."}, {"role": "user", "content": "Hello, Bjarne is here, number 5000."}]
+        return client.chat.completions.create(model=model, messages=messages, temperature=0).choices[0].message.content
+
+    assert answer(model) == ANSWER
+    assert answer(job.fine_tuned_model) == "aye", answer(job.fine_tuned_model)
+    print(f"  {model} became {job.fine_tuned_model}, which says {answer(job.fine_tuned_model)!r}; validation losses {losses}")
+
+
 def the_old_way(client, base, file):
     """`hyperparameters`, no suffix, and a second job of the same name."""
     job = client.fine_tuning.jobs.create(training_file=file.id, model=base, hyperparameters={"n_epochs": 1, "learning_rate_multiplier": 0.5})
@@ -157,7 +191,11 @@ def wrong(client, base, file, folder):
     refused("model", create, training_file=file.id, model="gpt-4o-mini-2024-07-18")
     refused("training_file", create, training_file="file-none", model=base)
     refused("suffix", create, training_file=file.id, model=base, suffix="triage")
-    refused("method.type", create, training_file=file.id, model=base, method={"type": "dpo"})
+    refused("method.type", create, training_file=file.id, model=base, method={"type": "reinforcement"})
+    refused("model", create, training_file=file.id, model=f"ft:{base}:retune:custom-model:99")
+    job = create(training_file=file.id, model=base, method={"type": "dpo"})
+    job = wait(client, job.id, "failed")
+    assert job.error.code == "invalid_training_file" and "line 1" in job.error.message, job
     refused("hyperparameters.n_epochs", create, training_file=file.id, model=base, hyperparameters={"n_epochs": 0})
     bad = folder / "bad.jsonl"
     bad.write_text(json.dumps(example(random.Random(3))) + '\n{"prompt": "a", "completion": "b"}\n')
@@ -177,10 +215,12 @@ def main():
         client = OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
         base = next(iter(client.models.list())).id
         folder = Path(folder)
-        for step in ("documented", "the old way", "halted", "wrong"):
+        for step in ("documented", "preferred", "the old way", "halted", "wrong"):
             print(step, flush=True)
             if step == "documented":
                 file = documented(client, base, folder)
+            elif step == "preferred":
+                preferred(client, base, folder)
             elif step == "the old way":
                 the_old_way(client, base, file)
             elif step == "halted":

@@ -9,14 +9,14 @@ mod openai;
 
 use std::path::{Path, PathBuf};
 
-use retune_task::Trainer;
+use retune_task::OtherTrainer;
 use retune_trainer::{LoraSettings, Progress};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::{Error, Limits};
+use crate::{Error, Limits, staging, train};
 
 const TRAIN: &str = "train.jsonl";
 const DEVELOPMENT: &str = "development.jsonl";
@@ -46,7 +46,7 @@ pub(crate) struct Training {
 
 /// Hands an order over in `folder`.
 pub(crate) fn start(
-    trainer: &Trainer,
+    trainer: &OtherTrainer,
     order: &Order,
     folder: &Path,
     limits: &Limits,
@@ -55,9 +55,10 @@ pub(crate) fn start(
     let (sender, progress) = mpsc::unbounded_channel();
     let folder = folder.to_owned();
     let outcome = match trainer {
-        Trainer::Native => return Err(Error::Stopped),
-        Trainer::Command(command) => tokio::spawn(command::train(command.clone(), folder, sender)),
-        Trainer::OpenAi(server) => {
+        OtherTrainer::Command(command) => {
+            tokio::spawn(command::train(command.clone(), folder, sender))
+        }
+        OtherTrainer::OpenAi(server) => {
             let job = openai::Job::of(order, server, limits, folder)?;
             tokio::spawn(job.train(sender))
         }
@@ -97,12 +98,7 @@ fn hand_over(order: &Order, folder: &Path) -> Result<(), Error> {
     if files.iter().all(is_there) {
         return Ok(());
     }
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::file(folder)(error));
-        }
-        _ => {}
-    }
+    staging::remove_folder(folder)?;
     std::fs::create_dir_all(folder).map_err(Error::file(folder))?;
     for (name, text) in files {
         let path = folder.join(name);
@@ -121,25 +117,7 @@ fn config(order: &Order) -> Value {
         "end_of_turn": order.end_of_turn,
         "max_length": order.max_length,
         "seed": settings.seed,
-        "lora": {
-            "r": settings.r,
-            "alpha": settings.alpha,
-            "rank_stabilised": settings.rank_stabilised,
-            "target_modules": settings.target_modules,
-            "dropout": settings.dropout,
-            "learning_rate": settings.learning_rate,
-            "warmup": settings.warmup,
-            "decay": match settings.decay {
-                retune_trainer::Decay::Cosine => "cosine",
-                retune_trainer::Decay::Linear => "linear",
-                retune_trainer::Decay::Constant => "constant",
-            },
-            "batch_size": settings.batch_size,
-            "epochs": settings.epochs,
-            "clip": settings.clip,
-            "patience": settings.patience,
-            "recompute": settings.recompute,
-        },
+        "lora": train::shown(settings),
     })
 }
 
@@ -169,6 +147,7 @@ impl From<Told> for Progress {
             gradient_norm: told.gradient_norm.unwrap_or(f64::NAN),
             learning_rate: told.learning_rate.unwrap_or(f64::NAN),
             tokens: 0,
+            is_past: false,
         }
     }
 }

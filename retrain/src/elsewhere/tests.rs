@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use retune_task::TrainerServer;
+use retune_task::{OtherTrainer, TrainerServer};
 use serde_json::json;
 
 use super::*;
@@ -39,7 +39,7 @@ fn limits() -> Limits {
 }
 
 async fn run(
-    trainer: &Trainer,
+    trainer: &OtherTrainer,
     order: &Order,
     folder: &Path,
 ) -> (Vec<Progress>, Result<PathBuf, Error>) {
@@ -51,9 +51,9 @@ async fn run(
     (steps, training.finish().await)
 }
 
-fn shell(script: &str) -> Trainer {
+fn shell(script: &str) -> OtherTrainer {
     // The folder comes last, as $0.
-    Trainer::Command(["sh", "-c", script].map(str::to_owned).into())
+    OtherTrainer::Command(["sh", "-c", script].map(str::to_owned).into())
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn a_program_that_fails_is_named_with_what_it_said_last() {
         ),
         (shell("true"), "left no"),
         (
-            Trainer::Command(vec!["no-such-program".to_owned()]),
+            OtherTrainer::Command(vec!["no-such-program".to_owned()]),
             "no-such-program cannot be started",
         ),
     ] {
@@ -217,7 +217,7 @@ async fn served(
         async move { train(&request, &looks, &deleted, gives) }
     })
     .await;
-    let trainer = Trainer::OpenAi(TrainerServer {
+    let trainer = OtherTrainer::OpenAi(TrainerServer {
         url: format!("{}/v1", server.url),
         api_key_env: None,
         model: "pocket".to_owned(),

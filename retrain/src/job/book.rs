@@ -85,7 +85,7 @@ impl<'a> Book<'a> {
         loop {
             let (id, after) = (&self.state.job.id, self.state.seq);
             let is_first = self.ledger.add_to_job(id, after, &entry).await?;
-            // A halt that comes between leaves what happened before it unwritten: it is told again when the job goes on.
+            // A halt that comes between leaves what happened before it unwritten: the training tells it again when the job goes on.
             self.follow().await?;
             if is_first {
                 return Ok(());
@@ -95,7 +95,7 @@ impl<'a> Book<'a> {
 
     async fn follow(&mut self) -> Result<(), Error> {
         let before = self.state.status;
-        self.state = self.ledger.follow_job(self.state.clone()).await?;
+        self.ledger.follow_job(&mut self.state).await?;
         match self.state.status {
             JobStatus::Paused | JobStatus::Cancelled if before != self.state.status => {
                 Err(Error::Halted)

@@ -5,25 +5,75 @@
 //! template writes earlier turns otherwise than it did (some leave out their thinking), each is one of its own.
 
 use retune_task::{PromptKind, Task};
-use retune_trainer::Example;
-use retune_wire::TrainingLine;
+use retune_trainer::{Example, Preference};
+use retune_wire::{ConversationLine, PreferenceLine, TrainingLine};
 
 use crate::{Encoder, Error};
 
-/// A file's examples.
-#[derive(Debug, Default)]
-pub(crate) struct Lines {
-    pub(crate) examples: Vec<Example>,
+/// What a file is made of.
+#[derive(Debug)]
+pub(crate) struct Lines<T> {
+    pub(crate) examples: Vec<T>,
     /// Numbers, from 1, of the lines that are longer than the model's context, and are left out.
     pub(crate) too_long: Vec<usize>,
 }
 
-/// Reads all of a file.
+/// Reads all of a file of conversations.
 ///
 /// # Errors
 /// The first line that cannot be read, or that the chat template refuses.
-pub(crate) fn read(encoder: &Encoder, task: &Task, bytes: &[u8]) -> Result<Lines, Error> {
-    let mut lines = Lines::default();
+pub(crate) fn examples(
+    encoder: &Encoder,
+    task: &Task,
+    bytes: &[u8],
+) -> Result<Lines<Example>, Error> {
+    read(bytes, |line| {
+        match line {
+        TrainingLine::Conversation(line) => {
+            let examples = of_conversation(encoder, task, &line).map_err(|e| e.to_string())?;
+            let fit = examples.iter().all(|example| encoder.fits(example));
+            Ok(if fit { examples } else { Vec::new() })
+        }
+        TrainingLine::Preference(_) => Err("it is a preference, and the method 'supervised' learns from conversations ('messages'); ask for the method 'dpo'".to_owned()),
+    }
+    })
+}
+
+/// Reads all of a file of preferences.
+///
+/// # Errors
+/// As with conversations.
+pub(crate) fn preferences(
+    encoder: &Encoder,
+    task: &Task,
+    bytes: &[u8],
+) -> Result<Lines<Preference>, Error> {
+    read(bytes, |line| {
+        match line {
+        TrainingLine::Preference(line) => {
+            let PreferenceLine {
+                messages,
+                tools,
+                preferred,
+                other,
+            } = line;
+            let before = task.messages(PromptKind::Adapter, &messages);
+            let both = encoder.preference(&before, &preferred, &other, tools.as_deref());
+            let both = both.map_err(|e| e.to_string())?;
+            let fit = encoder.both_fit(&both);
+            Ok(fit.then_some(both).into_iter().collect())
+        }
+        TrainingLine::Conversation(_) => Err("it is a conversation, and the method 'dpo' learns from preferences ('input', 'preferred_output', 'non_preferred_output'); ask for the method 'supervised'".to_owned()),
+    }
+    })
+}
+
+/// `each` gives a line's examples, none where it is too long, or says what is wrong with it.
+fn read<T>(
+    bytes: &[u8],
+    each: impl Fn(TrainingLine) -> Result<Vec<T>, String>,
+) -> Result<Lines<T>, Error> {
+    let (mut examples, mut too_long) = (Vec::new(), Vec::new());
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
@@ -32,18 +82,21 @@ pub(crate) fn read(encoder: &Encoder, task: &Task, bytes: &[u8]) -> Result<Lines
         }
         let number = index + 1;
         let wrong = |what: String| Error::Line { number, what };
-        let read = TrainingLine::read(line).map_err(|refusal| wrong(refusal.to_string()))?;
-        let examples = examples(encoder, task, &read).map_err(|error| wrong(error.to_string()))?;
-        if examples.iter().any(|e| e.tokens.len() > encoder.context()) {
-            lines.too_long.push(number);
-        } else {
-            lines.examples.extend(examples);
+        let line = TrainingLine::read(line).map_err(|refusal| wrong(refusal.to_string()))?;
+        let found = each(line).map_err(wrong)?;
+        if found.is_empty() {
+            too_long.push(number);
         }
+        examples.extend(found);
     }
-    Ok(lines)
+    Ok(Lines { examples, too_long })
 }
 
-fn examples(encoder: &Encoder, task: &Task, line: &TrainingLine) -> Result<Vec<Example>, Error> {
+fn of_conversation(
+    encoder: &Encoder,
+    task: &Task,
+    line: &ConversationLine,
+) -> Result<Vec<Example>, Error> {
     let mut examples: Vec<Example> = Vec::new();
     let tools = line.tools.as_deref();
     let learned = line
@@ -84,7 +137,7 @@ mod tests {
 
     fn learned(text: &str) -> Vec<(String, Vec<String>)> {
         let encoder = encoder();
-        let lines = read(&encoder, &Task::of_job("x"), text.as_bytes()).unwrap();
+        let lines = examples(&encoder, &Task::of_job("x"), text.as_bytes()).unwrap();
         let shown = |example: &Example| {
             let mut parts: Vec<String> = Vec::new();
             let mut part: Vec<u32> = Vec::new();
@@ -127,7 +180,7 @@ mod tests {
     #[test]
     fn a_line_that_cannot_be_learned_is_named() {
         let good = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
-        let error = read(
+        let error = examples(
             &encoder(),
             &Task::of_job("x"),
             format!("{good}\n\n{{}}").as_bytes(),
@@ -138,12 +191,44 @@ mod tests {
             r#"{{"messages": [{{"role": "user", "content": "{}"}}, {{"role": "assistant", "content": "b"}}]}}"#,
             "word ".repeat(5_000)
         );
-        let lines = read(
+        let lines = examples(
             &encoder(),
             &Task::of_job("x"),
             format!("{good}\n{long}").as_bytes(),
         )
         .unwrap();
         assert_eq!((lines.examples.len(), lines.too_long), (1, vec![2]));
+    }
+
+    #[test]
+    fn a_preference_is_its_prompt_with_either_answer() {
+        let encoder = encoder();
+        let line = r#"{"input": {"messages": [{"role": "user", "content": "Hi"}]},
+            "preferred_output": [{"role": "assistant", "content": "Hello."}],
+            "non_preferred_output": [{"role": "assistant", "content": "What?"}]}"#
+            .replace('\n', " ");
+        let (task, long) = (
+            Task::of_job("x"),
+            line.replace("Hi", &"word ".repeat(5_000)),
+        );
+        let found = preferences(&encoder, &task, format!("{line}\n{long}").as_bytes()).unwrap();
+        assert_eq!((found.examples.len(), found.too_long), (1, vec![2]));
+        let Preference { preferred, other } = &found.examples[0];
+        for (example, answer) in [(preferred, "Hello."), (other, "What?")] {
+            let all = encoder.shown(&example.tokens);
+            let end = format!("<|im_start|>assistant\n{answer}<|im_end|>");
+            assert!(all.contains("Hi<|im_end|>") && all.ends_with(&end), "{all}");
+            let learned = example.weights.iter().filter(|w| **w > 0.0).count();
+            let from = example.tokens.len() - learned;
+            assert_eq!(
+                encoder.shown(&example.tokens[from..]),
+                format!("{answer}<|im_end|>")
+            );
+        }
+        let conversation = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+        let error = preferences(&encoder, &task, conversation.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("line 1") && error.to_string().contains("'supervised'"));
+        let error = examples(&encoder, &task, line.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("ask for the method 'dpo'"));
     }
 }

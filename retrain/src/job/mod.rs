@@ -5,6 +5,7 @@
 //! the next process finds what is missing. An epoch's adapter answers by its name at once, and the last one's is the job's model.
 
 mod book;
+mod lesson;
 mod lines;
 mod recipe;
 mod result;
@@ -21,8 +22,8 @@ use retune_task::{Task, base_id};
 use retune_trainer::{Checkpoints, LoraAdapter, LoraSettings, ModelConfig, Progress};
 use serde_json::json;
 
-use crate::train::{self, AtEpoch, Examples, Training};
-use crate::{Encoder, Error, Options, probes};
+use crate::train::{self, AtEpoch, Training};
+use crate::{Encoder, Error, Options, probes, staging};
 use book::Book;
 
 /// Trains what a job asks for, in this process, until its end or until somebody halts it. One that is over, or paused, is left alone.
@@ -58,7 +59,7 @@ async fn alone(
     let mut work = Work {
         o,
         task,
-        folder: o.ledger.files().join("jobs").join(id),
+        folder: folder(o, id),
         book: Book::open(&o.ledger, state),
     };
     match work.all(observer).await {
@@ -69,7 +70,7 @@ async fn alone(
     }
     let status = work.book.state().status;
     if status.is_end() {
-        remove(&work.folder)?;
+        staging::remove_folder(&work.folder)?;
     }
     Ok(status)
 }
@@ -86,7 +87,7 @@ pub(crate) async fn give_up(o: &Options, id: &str, why: &str) -> Result<(), Erro
     book.say(JobLevel::Error, why.to_owned(), None);
     *book.next() = failed(book.next().clone(), "training_process_died", why, None);
     match book.write().await {
-        Ok(()) | Err(Error::Halted) => remove(&o.ledger.files().join("jobs").join(id)),
+        Ok(()) | Err(Error::Halted) => staging::remove_folder(&folder(o, id)),
         Err(error) => Err(error),
     }
 }
@@ -103,19 +104,14 @@ fn failed(entry: JobEntry, code: &str, message: &str, param: Option<&str>) -> Jo
     }
 }
 
-fn remove(folder: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::file(folder)(error))
-        }
-        _ => Ok(()),
-    }
+/// What a job has on this machine: how far the training is, and adapters that are not published yet.
+fn folder(o: &Options, id: &str) -> PathBuf {
+    o.ledger.files().join("jobs").join(id)
 }
 
 struct Work<'a> {
     o: &'a Options,
     task: Task,
-    /// Of this job on this machine: how far the training is, and adapters that are not published yet.
     folder: PathBuf,
     book: Book<'a>,
 }
@@ -135,8 +131,8 @@ impl Work<'_> {
         crate::trainable(&self.o.base)?;
         let model = ModelConfig::load(&self.o.base)?;
         let encoder = Encoder::from_folder(&self.o.base, model.max_position_embeddings)?;
-        let (examples, settings) = self.examples(&encoder, model.hidden_size).await?;
-        let counts = (examples.train.len() as u64, examples.held_out.len() as u64);
+        let (lesson, settings) = self.lesson(&encoder, model.hidden_size).await?;
+        let counts = lesson.of.counts();
 
         let mut published = self.published().await?;
         std::fs::create_dir_all(&self.folder).map_err(Error::file(&self.folder))?;
@@ -145,19 +141,16 @@ impl Work<'_> {
             self.o.limits.checkpoint,
         );
         let mut training = Training::start(
-            self.o.base.clone(),
-            examples,
+            lesson,
             settings.clone(),
             Some(checkpoints),
             self.o.config.training.memory_bytes,
             self.saves(published.keys().copied().collect()),
         )?;
-        let mut begun = None;
+        let mut pace = Pace::default();
         while let Some(step) = training.next().await {
             observer(&step);
-            let (at, first) =
-                *begun.get_or_insert_with(|| (Instant::now(), (step.step, step.tokens)));
-            self.tell(&step, at.elapsed().as_secs_f64(), first);
+            self.tell(&step, &mut pace);
             if step.ends_epoch && !published.contains_key(&step.epoch) {
                 let adapter = self.publish(&encoder, &settings, counts, &step).await?;
                 published.insert(step.epoch, adapter);
@@ -178,66 +171,6 @@ impl Work<'_> {
         self.succeed(&model, outcome.tokens).await
     }
 
-    /// The files' examples, and how to train on them.
-    async fn examples(
-        &mut self,
-        encoder: &Encoder,
-        hidden: usize,
-    ) -> Result<(Examples, LoraSettings), Error> {
-        let job = self.book.state().job.clone();
-        let train = self.file(encoder, &job.training_file).await?;
-        let held_out = match &job.validation_file {
-            Some(file) => self.file(encoder, file).await?,
-            None => Vec::new(),
-        };
-        let (chosen, settings) = recipe::recipe(&job, train.len(), hidden);
-        self.book.next().settings = Some(chosen);
-        let count = train.len();
-        let message = format!(
-            "Training on {count} examples for {} epochs",
-            chosen.n_epochs
-        );
-        self.book.say(JobLevel::Info, message, None);
-        self.book.write().await?;
-        let examples = Examples {
-            train,
-            development: Vec::new(),
-            held_out,
-        };
-        Ok((examples, settings))
-    }
-
-    async fn file(
-        &mut self,
-        encoder: &Encoder,
-        id: &str,
-    ) -> Result<Vec<retune_trainer::Example>, Error> {
-        let bytes = self.o.ledger.upload_content(id).await?;
-        let bytes = bytes.ok_or_else(|| Error::NoFile(id.to_owned()))?;
-        let lines = lines::read(encoder, &self.task, &bytes)?;
-        let too_long = lines.too_long.len();
-        if lines.examples.is_empty() {
-            let context = encoder.context();
-            return Err(Error::NoExamples { too_long, context });
-        }
-        if too_long > 0 {
-            let shown: Vec<String> = lines
-                .too_long
-                .iter()
-                .take(10)
-                .map(usize::to_string)
-                .collect();
-            let message = format!(
-                "{too_long} lines of {id} are longer than the model's {} tokens and were left out: {}{}",
-                encoder.context(),
-                shown.join(", "),
-                if too_long > shown.len() { ", …" } else { "" },
-            );
-            self.book.say(JobLevel::Warn, message, None);
-        }
-        Ok(lines.examples)
-    }
-
     /// Adapters of this job that are in the ledger, by their epochs.
     async fn published(&self) -> Result<BTreeMap<usize, AdapterRef>, Error> {
         let id = &self.book.state().job.id;
@@ -251,7 +184,7 @@ impl Work<'_> {
         Ok(of_job.collect())
     }
 
-    /// Saves an epoch's adapter, unless it was: a training that goes on tells the epochs before once more, with the adapter of now.
+    /// Saves an epoch's adapter, unless it was.
     fn saves(&self, published: Vec<usize>) -> AtEpoch {
         let (folder, base) = (self.folder.clone(), base_id(&self.o.base));
         Box::new(move |epoch: usize, adapter: &LoraAdapter| {
@@ -260,20 +193,20 @@ impl Work<'_> {
                 return Ok(());
             }
             let part = folder.join("part");
-            remove(&part)?;
+            staging::remove_folder(&part)?;
             std::fs::create_dir_all(&part).map_err(Error::file(&part))?;
             adapter.save(&part, &base)?;
             std::fs::rename(&part, &to).map_err(Error::file(&to))
         })
     }
 
-    fn tell(&mut self, step: &Progress, seconds: f64, first: (usize, u64)) {
+    /// Tells of a step, unless an earlier process did.
+    fn tell(&mut self, step: &Progress, pace: &mut Pace) {
+        let rates = pace.after(step);
         if step.step == 0 || self.is_told(step.step) {
             return;
         }
-        let (steps, tokens) = (step.step.saturating_sub(first.0), step.tokens - first.1);
         let finite = |x: f64| x.is_finite().then_some(x);
-        let rate = (seconds > 0.0).then(|| tokens as f64 / seconds);
         let metrics = json!({
             "step": step.step,
             "total_steps": step.steps,
@@ -281,7 +214,7 @@ impl Work<'_> {
             "full_valid_loss": step.held_out_loss,
             "gradient_norm": finite(step.gradient_norm),
             "learning_rate": step.learning_rate,
-            "tokens_per_second": rate,
+            "tokens_per_second": rates.map(|(_, tokens)| tokens),
         });
         let mut message = format!(
             "Step {}/{}: training loss={:.2}",
@@ -291,14 +224,13 @@ impl Work<'_> {
             message.push_str(&format!(", full validation loss={loss:.2}"));
         }
         self.book.say(JobLevel::Info, message, Some(metrics));
-        if steps > 0 {
-            let left = seconds / steps as f64 * (step.steps - step.step) as f64;
+        if let Some((steps, _)) = rates {
+            let left = (step.steps - step.step) as f64 / steps;
             let left = TimeDelta::milliseconds((left * 1e3) as i64);
             self.book.next().estimated_finish = Some(Utc::now() + left);
         }
     }
 
-    /// Whether an earlier process told of the step.
     fn is_told(&self, step: usize) -> bool {
         let events = self.book.state().events.iter().rev();
         let steps = events.filter_map(|event| event.metrics.as_ref()?["step"].as_u64());
@@ -323,9 +255,10 @@ impl Work<'_> {
         let probes = probes::taken(&self.o.base, &adapter, encoder, &self.task).await?;
         let manifest = Manifest {
             run_id: Some(self.book.state().job.id.clone()),
+            parent: self.book.state().job.from.clone(),
             examples_train,
             examples_held_out,
-            lora: train::shown(settings, Some(step.epoch as u64)),
+            lora: train::of_manifest(settings, Some(step.epoch as u64)),
             loss_last: step.held_out_loss,
             probes,
             ..manifest
@@ -386,7 +319,7 @@ impl Work<'_> {
             Error::NoFile(_) | Error::Line { .. } | Error::NoExamples { .. } => {
                 ("invalid_training_file", Some("training_file"))
             }
-            Error::Base { .. } => ("model_not_trainable", Some("model")),
+            Error::Base { .. } | Error::NoAdapter(_) => ("model_not_trainable", Some("model")),
             Error::Trainer(retune_trainer::Error::Diverged { .. }) => {
                 ("training_diverged", Some("hyperparameters"))
             }
@@ -405,6 +338,29 @@ impl Work<'_> {
     }
 }
 
+/// How fast this process trains: what went before it took no time of its own.
+#[derive(Default)]
+struct Pace(Option<(Instant, usize, u64)>);
+
+impl Pace {
+    /// Steps and tokens a second, up to this step.
+    fn after(&mut self, step: &Progress) -> Option<(f64, f64)> {
+        let now = (Instant::now(), step.step, step.tokens);
+        let (at, steps, tokens) = match self.0 {
+            Some(begun) if !step.is_past => begun,
+            _ => *self.0.insert(now),
+        };
+        let seconds = at.elapsed().as_secs_f64();
+        let rate = |n: f64| n / seconds;
+        (step.step > steps && seconds > 0.0).then(|| {
+            (
+                rate((step.step - steps) as f64),
+                rate((step.tokens - tokens) as f64),
+            )
+        })
+    }
+}
+
 fn epoch_folder(folder: &Path, epoch: usize) -> PathBuf {
     folder.join(format!("epoch-{epoch}"))
 }
@@ -416,7 +372,7 @@ pub(crate) fn learned(
     task: &Task,
     line: &str,
 ) -> Result<Vec<retune_trainer::Example>, Error> {
-    Ok(lines::read(encoder, task, line.as_bytes())?.examples)
+    Ok(lines::examples(encoder, task, line.as_bytes())?.examples)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use retune_ledger::{Job, JobState, Ledger, Upload};
+use retune_ledger::{Job, JobMethod, JobState, Ledger, Upload};
 
 use super::*;
 use crate::Limits;
@@ -23,6 +23,8 @@ pub(crate) fn asked(task: &str) -> Job {
         created: Utc::now(),
         by: None,
         model: "base".to_owned(),
+        from: None,
+        method: JobMethod::Supervised,
         task: task.to_owned(),
         suffix: None,
         training_file: String::new(),
@@ -31,6 +33,7 @@ pub(crate) fn asked(task: &str) -> Job {
         n_epochs: Some(4),
         batch_size: Some(8),
         learning_rate_multiplier: None,
+        beta: None,
         metadata: None,
     }
 }
@@ -206,6 +209,7 @@ fn cut_off_anywhere_and_gone_on_is_the_same_to_the_bit() {
         .map(|c| (c.epoch, c.number))
         .collect();
     assert_eq!(epochs, [(1, 1), (2, 2), (3, 3), (4, 4)]);
+    assert_eq!(steps(&state), (1..=12).collect::<Vec<_>>());
     let digests = |task| in_a_process(house.digests(task));
     assert_eq!(digests("cut"), digests("whole"));
 }
@@ -252,8 +256,63 @@ async fn somebody_may_halt_it_and_let_it_go_on() {
     );
     assert_eq!(house.run(&job).await, JobStatus::Succeeded);
     let told = steps(&house.state(&job).await);
-    assert!(told.is_sorted() && told.last() == Some(&120), "{told:?}");
+    assert_eq!(told, (1..=120).collect::<Vec<_>>());
     assert_eq!(house.digests("halted").await.len(), 40);
+}
+
+fn preferences(count: usize) -> String {
+    let line = |n: usize| {
+        format!(
+            r#"{{"input": {{"messages": [{{"role": "user", "content": "say {n}"}}]}}, "preferred_output": [{{"role": "assistant", "content": "ok"}}], "non_preferred_output": [{{"role": "assistant", "content": "no {n}"}}]}}"#
+        )
+    };
+    (0..count).map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn preferences_are_learned_by_an_adapter_that_is_gone_on_from() {
+    let house = House::new().await;
+    let first = house.job("first").await;
+    assert_eq!(house.run(&first).await, JobStatus::Succeeded);
+    let job = Job {
+        from: Some("first@4".to_owned()),
+        method: JobMethod::Dpo,
+        training_file: house.upload(&preferences(24)).await,
+        validation_file: Some(house.upload(&preferences(4)).await),
+        learning_rate_multiplier: Some(1.0),
+        beta: Some(0.5),
+        ..asked("second")
+    };
+    house.ledger().put_job(&job).await.unwrap();
+    assert_eq!(house.run(&job).await, JobStatus::Succeeded);
+    let state = house.state(&job).await;
+    assert_eq!(steps(&state), (1..=12).collect::<Vec<_>>());
+    assert_eq!(state.settings.unwrap().beta, Some(0.5));
+    let loss = |n: usize| state.checkpoints[n].metrics["full_valid_loss"].as_f64();
+    assert!(loss(0).unwrap() < std::f64::consts::LN_2);
+    assert!(loss(3) < loss(0));
+    let adapter = house.ledger().adapter("second", 4).await.unwrap();
+    let manifest = &adapter.manifest;
+    assert_eq!(manifest.parent.as_deref(), Some("first@4"));
+    assert_eq!(
+        (manifest.examples_train, manifest.examples_held_out),
+        (24, 4)
+    );
+    // Conversations are gone on with alike.
+    let more = Job {
+        from: Some("second@4".to_owned()),
+        training_file: first.training_file.clone(),
+        n_epochs: Some(1),
+        ..asked("third")
+    };
+    house.ledger().put_job(&more).await.unwrap();
+    assert_eq!(house.run(&more).await, JobStatus::Succeeded);
+    let loss = |state: &JobState| {
+        let first = state.events.iter().find_map(|e| e.metrics.as_ref());
+        first.unwrap()["train_loss"].as_f64().unwrap()
+    };
+    let (fresh, more) = (house.state(&first).await, house.state(&more).await);
+    assert!(loss(&more) < loss(&fresh), "what was learned is there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -270,7 +329,29 @@ async fn a_job_that_cannot_be_done_says_why() {
         learning_rate_multiplier: Some(rate),
         ..asked("x")
     };
+    let pairs = house.upload(&preferences(3)).await;
+    let dpo = |train: &String| Job {
+        method: JobMethod::Dpo,
+        ..with(train, None, 1.0)
+    };
+    let from = Job {
+        from: Some("x@7".to_owned()),
+        ..with(&good, None, 1.0)
+    };
     for (job, code, param, says) in [
+        (from, "model_not_trainable", "model", "`x@7`"),
+        (
+            dpo(&good),
+            "invalid_training_file",
+            "training_file",
+            "line 1",
+        ),
+        (
+            with(&pairs, None, 1.0),
+            "invalid_training_file",
+            "training_file",
+            "method 'dpo'",
+        ),
         (
             with(&gone, None, 1.0),
             "invalid_training_file",

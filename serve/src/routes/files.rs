@@ -244,7 +244,7 @@ fn check(path: &Path) -> Result<(), Error> {
         }
         Some((number, what)) => format!("Line {number}: {what}"),
         None if examples == 0 => {
-            "There is no example in the file: expected JSONL, an object with 'messages' on each line.".to_owned()
+            "There is no example in the file: expected JSONL, an object with 'messages', or with 'input' and two outputs, on each line.".to_owned()
         }
         None => return Ok(()),
     };

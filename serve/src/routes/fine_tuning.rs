@@ -7,10 +7,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::Utc;
 use rand::Rng;
 use retune_ledger::{
-    Job, JobAction, JobCheckpoint, JobEntry, JobEvent, JobLevel, JobState, JobStatus,
+    Job, JobAction, JobCheckpoint, JobEntry, JobEvent, JobLevel, JobMethod, JobState, JobStatus,
 };
 use retune_task::ModelName;
-use retune_wire::{Hyperparameters, JobRequest};
+use retune_wire::{Hyperparameters, JobRequest, Method};
 use serde_json::{Value, json};
 
 use super::body;
@@ -46,13 +46,7 @@ pub(crate) async fn create(
     let params = body::params(payload, app.config.server.max_body_bytes).await?;
     let request = JobRequest::read(params)?;
     let base = app.table.load().base.clone();
-    if request.model != base {
-        let message = format!(
-            "The model '{}' cannot be fine-tuned here: expected '{base}'.",
-            request.model
-        );
-        return Err(Error::param("model", "model_not_available", message));
-    }
+    let from = from(&app, &base, &request.model).await?;
     let id = Job::new_id();
     let task = task(&app, &base, request.suffix.as_deref(), &id)?;
     let files = [
@@ -69,6 +63,8 @@ pub(crate) async fn create(
         created: Utc::now(),
         by: Caller::of(&http).key_id,
         model: base,
+        from: from.map(|name| name.to_string()),
+        method: method(request.method),
         task,
         suffix: request.suffix,
         training_file: request.training_file,
@@ -79,6 +75,7 @@ pub(crate) async fn create(
         n_epochs: request.hyperparameters.n_epochs,
         batch_size: request.hyperparameters.batch_size,
         learning_rate_multiplier: request.hyperparameters.learning_rate_multiplier,
+        beta: request.hyperparameters.beta,
         metadata: request.metadata,
     };
     app.ledger.put_job(&job).await?;
@@ -90,6 +87,32 @@ pub(crate) async fn create(
         "a fine-tuning job was created"
     );
     Ok(HttpResponse::Ok().json(object(&find(&app, &job.id).await?)))
+}
+
+/// The adapter that a model's name names, to go on from; none where it is the base.
+async fn from(app: &App, base: &str, model: &str) -> Result<Option<ModelName>, Error> {
+    if model == base {
+        return Ok(None);
+    }
+    if let Some(name @ ModelName::Adapter { .. }) = ModelName::parse(model)
+        && let ModelName::Adapter { task, number } = &name
+    {
+        let adapters = app.ledger.adapters(task).await?;
+        if adapters.iter().any(|adapter| adapter.number == *number) {
+            return Ok(Some(name));
+        }
+    }
+    let message = format!(
+        "The model '{model}' cannot be fine-tuned here: expected '{base}', or an adapter of it such as 'ft:{base}:retune:support:1'."
+    );
+    Err(Error::param("model", "model_not_available", message))
+}
+
+fn method(method: Method) -> JobMethod {
+    match method {
+        Method::Supervised => JobMethod::Supervised,
+        Method::Dpo => JobMethod::Dpo,
+    }
 }
 
 /// The task that a job's adapters belong to.
@@ -252,12 +275,25 @@ fn object(state: &JobState) -> Value {
         n_epochs: job.n_epochs,
         batch_size: job.batch_size,
         learning_rate_multiplier: job.learning_rate_multiplier,
+        beta: job.beta,
+    };
+    let method = match job.method {
+        JobMethod::Supervised => Method::Supervised,
+        JobMethod::Dpo => Method::Dpo,
     };
     let known = state.settings.map_or(asked, |settings| Hyperparameters {
         n_epochs: Some(settings.n_epochs),
         batch_size: Some(settings.batch_size),
         learning_rate_multiplier: Some(settings.learning_rate_multiplier),
+        beta: settings.beta,
     });
+    let known = known.object(method);
+    let model = match job.from.as_deref().and_then(ModelName::parse) {
+        Some(ModelName::Adapter { task, number }) => {
+            ModelName::fine_tuned(&job.model, &task, number)
+        }
+        _ => job.model.clone(),
+    };
     let last = state
         .checkpoints
         .last()
@@ -265,7 +301,7 @@ fn object(state: &JobState) -> Value {
     json!({
         "object": "fine_tuning.job",
         "id": job.id,
-        "model": job.model,
+        "model": model,
         "created_at": job.created.timestamp(),
         "finished_at": state.finished.map(|at| at.timestamp()),
         "estimated_finish": state.estimated_finish.filter(|_| !state.status.is_end()).map(|at| at.timestamp()),
@@ -275,8 +311,8 @@ fn object(state: &JobState) -> Value {
         "status": state.status,
         "training_file": job.training_file,
         "validation_file": job.validation_file,
-        "hyperparameters": known.object(),
-        "method": { "type": "supervised", "supervised": { "hyperparameters": known.object() } },
+        "hyperparameters": known,
+        "method": { "type": method.as_str(), method.as_str(): { "hyperparameters": known } },
         "trained_tokens": state.trained_tokens,
         "error": state.error,
         "user_provided_suffix": job.suffix,

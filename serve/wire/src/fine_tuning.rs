@@ -20,8 +20,29 @@ pub struct JobRequest {
     pub validation_file: Option<String>,
     pub suffix: Option<String>,
     pub seed: Option<u64>,
+    pub method: Method,
     pub hyperparameters: Hyperparameters,
     pub metadata: Option<Value>,
+}
+
+/// What is learned from, in OpenAI's words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Method {
+    /// Conversations.
+    #[default]
+    Supervised,
+    /// Preferences.
+    Dpo,
+}
+
+impl Method {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Supervised => "supervised",
+            Self::Dpo => "dpo",
+        }
+    }
 }
 
 /// `None` is `auto`.
@@ -31,6 +52,8 @@ pub struct Hyperparameters {
     pub batch_size: Option<u32>,
     /// Of the learning rate that the base's width suggests.
     pub learning_rate_multiplier: Option<f64>,
+    /// Of the method `dpo` alone: how close it stays to what it was.
+    pub beta: Option<f64>,
 }
 
 impl JobRequest {
@@ -58,7 +81,7 @@ impl JobRequest {
         let seed = p.integer("seed", 0, i64::from(i32::MAX))?;
         let old = p.object("hyperparameters")?;
         let old = old
-            .map(|members| hyperparameters(members, "hyperparameters"))
+            .map(|members| hyperparameters(members, "hyperparameters", Method::Supervised))
             .transpose()?;
         let method = p.object("method")?.map(method).transpose()?;
         p.unsupported("integrations", |v| v.as_array().is_some_and(Vec::is_empty))?;
@@ -73,42 +96,60 @@ impl JobRequest {
                 message,
             ));
         }
+        let (method, hyperparameters) = match method {
+            Some(chosen) => chosen,
+            None => (Method::Supervised, old.unwrap_or_default()),
+        };
         Ok(Self {
             model,
             training_file,
             validation_file,
             suffix,
             seed: seed.and_then(|seed| u64::try_from(seed).ok()),
-            hyperparameters: method.or(old).unwrap_or_default(),
+            method,
+            hyperparameters,
             metadata,
         })
     }
 }
 
-fn method(members: Map<String, Value>) -> Result<Hyperparameters, Refusal> {
+fn method(members: Map<String, Value>) -> Result<(Method, Hyperparameters), Refusal> {
     let mut p = Params::inner(members, "method");
     let kind = p.string("type")?;
     let kind = p.required("type", kind)?;
-    if kind != "supervised" {
-        let message = format!("Invalid value: '{kind}'. This server trains by 'supervised' alone.");
+    let known = [Method::Supervised, Method::Dpo];
+    let Some(method) = known.into_iter().find(|method| method.as_str() == kind) else {
+        let message =
+            format!("Invalid value: '{kind}'. This server trains by 'supervised' and 'dpo'.");
         return Err(Refusal::param("method.type", "unsupported_value", message));
-    }
-    let supervised = p.object("supervised")?.unwrap_or_default();
+    };
+    let of_method = p.object(&kind)?.unwrap_or_default();
     p.finish()?;
-    let mut p = Params::inner(supervised, "method.supervised");
+    let path = format!("method.{kind}");
+    let mut p = Params::inner(of_method, &path);
     let chosen = p.object("hyperparameters")?.unwrap_or_default();
     p.finish()?;
-    hyperparameters(chosen, "method.supervised.hyperparameters")
+    let chosen = hyperparameters(chosen, &format!("{path}.hyperparameters"), method)?;
+    Ok((method, chosen))
 }
 
-fn hyperparameters(members: Map<String, Value>, path: &str) -> Result<Hyperparameters, Refusal> {
+fn hyperparameters(
+    members: Map<String, Value>,
+    path: &str,
+    method: Method,
+) -> Result<Hyperparameters, Refusal> {
     let mut p = Params::inner(members, path);
+    let decimal = |p: &mut Params, key: &str, from, to| match is_auto(p, key)? {
+        true => Ok(None),
+        false => p.decimal(key, from, to),
+    };
     let read = Hyperparameters {
         n_epochs: count(&mut p, "n_epochs", MAX_EPOCHS)?,
         batch_size: count(&mut p, "batch_size", MAX_BATCH)?,
-        learning_rate_multiplier: match is_auto(&mut p, "learning_rate_multiplier")? {
-            true => None,
-            false => p.decimal("learning_rate_multiplier", 1e-3, 100.0)?,
+        learning_rate_multiplier: decimal(&mut p, "learning_rate_multiplier", 1e-3, 100.0)?,
+        beta: match method {
+            Method::Supervised => None,
+            Method::Dpo => decimal(&mut p, "beta", 1e-3, 2.0)?,
         },
     };
     p.finish()?;
@@ -137,14 +178,18 @@ fn is_auto(p: &mut Params, key: &str) -> Result<bool, Refusal> {
 }
 
 impl Hyperparameters {
-    /// As the API shows it.
-    pub fn object(&self) -> Value {
+    /// As the API shows those of a method.
+    pub fn object(&self, method: Method) -> Value {
         let or_auto = |value: Option<Value>| value.unwrap_or_else(|| json!("auto"));
-        json!({
+        let mut object = json!({
             "n_epochs": or_auto(self.n_epochs.map(Value::from)),
             "batch_size": or_auto(self.batch_size.map(Value::from)),
             "learning_rate_multiplier": or_auto(self.learning_rate_multiplier.map(Value::from)),
-        })
+        });
+        if method == Method::Dpo {
+            object["beta"] = or_auto(self.beta.map(Value::from));
+        }
+        object
     }
 }
 
@@ -184,7 +229,7 @@ mod tests {
         let method = json!({"type": "supervised", "supervised": {"hyperparameters": wanted}});
         let new = read(json!({"method": method})).unwrap();
         assert_eq!(old, new);
-        assert_eq!(old.hyperparameters.object(), wanted);
+        assert_eq!(old.hyperparameters.object(Method::Supervised), wanted);
         assert_eq!(
             read(json!({})).unwrap().hyperparameters,
             Hyperparameters::default()
@@ -192,9 +237,32 @@ mod tests {
     }
 
     #[test]
+    fn preferences_have_a_beta() {
+        let mut wanted = json!({"n_epochs": 1, "batch_size": "auto", "learning_rate_multiplier": 0.5, "beta": 0.2});
+        let read = |wanted: &Value| {
+            read(json!({"method": {"type": "dpo", "dpo": {"hyperparameters": wanted}}}))
+        };
+        let asked = read(&wanted).unwrap();
+        assert_eq!(asked.method, Method::Dpo);
+        assert_eq!(asked.hyperparameters.object(Method::Dpo), wanted);
+        wanted["beta"] = json!("auto");
+        assert_eq!(read(&wanted).unwrap().hyperparameters.beta, None);
+        wanted["beta"] = json!(3);
+        let refusal = read(&wanted).unwrap_err();
+        assert_eq!(
+            refusal.param.as_deref(),
+            Some("method.dpo.hyperparameters.beta")
+        );
+    }
+
+    #[test]
     fn what_is_not_done_is_refused_by_name() {
         for (more, param) in [
-            (json!({"method": {"type": "dpo"}}), "method.type"),
+            (json!({"method": {"type": "reinforcement"}}), "method.type"),
+            (
+                json!({"method": {"type": "dpo", "supervised": {}}}),
+                "method.supervised",
+            ),
             (
                 json!({"method": {"type": "supervised", "dpo": {}}}),
                 "method.dpo",

@@ -20,7 +20,7 @@ mod tools;
 mod training;
 
 pub use feedback::Feedback;
-pub use fine_tuning::{Hyperparameters, JobRequest, purpose};
+pub use fine_tuning::{Hyperparameters, JobRequest, Method, purpose};
 pub use params::Params;
 pub use refusal::Refusal;
 pub use request::{Ask, Chat, Request};
@@ -29,4 +29,4 @@ pub use response::{
 };
 pub use sampling::Sampling;
 pub use tools::{ResponseFormat, ToolChoice, Tools};
-pub use training::TrainingLine;
+pub use training::{ConversationLine, PreferenceLine, TrainingLine};

@@ -9,17 +9,20 @@ use crate::refusal::Refusal;
 /// How deep a call's arguments may nest and still be parsed. serde_json reads 127 levels, of which a row of the log needs some itself.
 const MAX_DEPTH: usize = 64;
 
-pub(crate) fn messages(p: &mut Params) -> Result<Vec<ChatMessage>, Refusal> {
-    let messages = p.array("messages")?;
-    let messages = p.required("messages", messages)?;
+pub(crate) fn messages(p: &mut Params, key: &str) -> Result<Vec<ChatMessage>, Refusal> {
+    let messages = p.array(key)?;
+    let messages = p.required(key, messages)?;
+    let name = p.name(key);
     if messages.is_empty() {
-        let message = "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array instead.";
-        return Err(Refusal::param("messages", "empty_array", message));
+        let message = format!(
+            "Invalid '{name}': empty array. Expected an array with minimum length 1, but got an empty array instead."
+        );
+        return Err(Refusal::param(&name, "empty_array", message));
     }
     messages
         .into_iter()
         .enumerate()
-        .map(|(i, m)| message(m, &format!("messages[{i}]")))
+        .map(|(i, m)| message(m, &format!("{name}[{i}]")))
         .collect()
 }
 

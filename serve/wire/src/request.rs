@@ -69,7 +69,7 @@ impl Request {
         let p = &mut params;
         let model = p.string("model")?;
         let model = p.required("model", model)?;
-        let messages = messages(p)?;
+        let messages = messages(p, "messages")?;
         let logprobs = logprobs(p)?;
         let max_tokens = max_tokens(p)?;
         let chat = Chat {

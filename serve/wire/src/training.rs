@@ -1,25 +1,43 @@
-//! A line of a training file: a conversation, as OpenAI's fine-tuning takes it, with what of it is learned.
+//! A line of a training file, as OpenAI's fine-tuning takes it: a conversation with what of it is learned, or two answers to one prompt.
 //!
 //! It is read by the code that reads a request: what could not be asked for cannot be trained on.
 
 use std::sync::Arc;
 
 use retune_task::ChatMessage;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::messages::messages;
 use crate::params::{Params, wrong_type};
 use crate::refusal::Refusal;
 use crate::tools::Tools;
 
+/// A line of a training file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TrainingLine {
+    /// For the method `supervised`.
+    Conversation(ConversationLine),
+    /// For the method `dpo`.
+    Preference(PreferenceLine),
+}
+
 /// A conversation whose assistant's messages are learned.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TrainingLine {
+pub struct ConversationLine {
     pub messages: Vec<ChatMessage>,
     /// For each message whether it is learned: an assistant's that has no `weight` of 0.
     pub learned: Vec<bool>,
     /// Functions that the model may call, as a chat template wants them.
     pub tools: Option<Arc<Value>>,
+}
+
+/// A prompt with two answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PreferenceLine {
+    pub messages: Vec<ChatMessage>,
+    pub tools: Option<Arc<Value>>,
+    pub preferred: ChatMessage,
+    pub other: ChatMessage,
 }
 
 impl TrainingLine {
@@ -28,22 +46,32 @@ impl TrainingLine {
     /// # Errors
     /// The member that is missing, wrong or not known; that nothing would be learned.
     pub fn read(line: &[u8]) -> Result<Self, Refusal> {
-        let mut value: Value = serde_json::from_slice(line).map_err(|error| Refusal {
+        let value: Value = serde_json::from_slice(line).map_err(|error| Refusal {
             message: format!("It is no valid JSON: {error}."),
             param: None,
             code: Some("invalid_jsonl"),
         })?;
-        let Some(members) = value.as_object_mut() else {
+        let Value::Object(members) = value else {
             return Err(wrong_type("the line", "an object", &value));
         };
+        if members.contains_key("input") {
+            PreferenceLine::read(members).map(Self::Preference)
+        } else {
+            ConversationLine::read(members).map(Self::Conversation)
+        }
+    }
+}
+
+impl ConversationLine {
+    fn read(mut members: Map<String, Value>) -> Result<Self, Refusal> {
         let list = members.get_mut("messages").and_then(Value::as_array_mut);
         let weights: Vec<Option<Value>> = list
             .into_iter()
             .flatten()
             .map(|message| message.as_object_mut()?.remove("weight"))
             .collect();
-        let mut p = Params::of(std::mem::take(members));
-        let messages = messages(&mut p)?;
+        let mut p = Params::of(members);
+        let messages = messages(&mut p, "messages")?;
         let tools = Tools::read(&mut p)?;
         p.finish()?;
         let learned: Result<Vec<bool>, Refusal> = messages
@@ -62,6 +90,42 @@ impl TrainingLine {
             learned,
             tools: tools.map(|tools| tools.list),
         })
+    }
+}
+
+impl PreferenceLine {
+    fn read(members: Map<String, Value>) -> Result<Self, Refusal> {
+        let mut p = Params::of(members);
+        let input = p.object("input")?;
+        let mut input = Params::inner(p.required("input", input)?, "input");
+        let messages = messages(&mut input, "messages")?;
+        let tools = Tools::read(&mut input)?;
+        input.finish()?;
+        let preferred = answer(&mut p, "preferred_output")?;
+        let other = answer(&mut p, "non_preferred_output")?;
+        p.finish()?;
+        if preferred == other {
+            let message = "Nothing would be learned: 'preferred_output' and 'non_preferred_output' are the same.";
+            return Err(Refusal::param("preferred_output", "invalid_value", message));
+        }
+        Ok(Self {
+            messages,
+            tools: tools.map(|tools| tools.list),
+            preferred,
+            other,
+        })
+    }
+}
+
+/// The one message of an output.
+fn answer(p: &mut Params, key: &str) -> Result<ChatMessage, Refusal> {
+    let mut list = messages(p, key)?;
+    match (list.pop(), list.is_empty()) {
+        (Some(message), true) if message.role == "assistant" => Ok(message),
+        _ => {
+            let message = format!("Invalid '{key}': expected one message of the role 'assistant'.");
+            Err(Refusal::param(key, "invalid_value", message))
+        }
     }
 }
 
@@ -89,7 +153,7 @@ fn is_learned(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
     use super::*;
 
@@ -102,10 +166,47 @@ mod tests {
             {"role": "user", "content": "Order?"},
             {"role": "assistant", "content": "Yes.", "weight": 1},
             {"role": "assistant", "content": "Sent."}]}"#;
-        let read = TrainingLine::read(line.as_bytes()).unwrap();
+        let TrainingLine::Conversation(read) = TrainingLine::read(line.as_bytes()).unwrap() else {
+            panic!("it has no `input`");
+        };
         assert_eq!(read.learned, [false, false, false, false, true, true]);
         assert_eq!(read.messages[1].content, "Hi");
         assert_eq!(read.tools, None);
+    }
+
+    #[test]
+    fn a_preference_is_a_prompt_with_two_answers() {
+        let line = r#"{"input": {"messages": [{"role": "user", "content": "Hi"}], "tools": [], "parallel_tool_calls": true},
+            "preferred_output": [{"role": "assistant", "content": "Hello."}],
+            "non_preferred_output": [{"role": "assistant", "content": "What?"}]}"#;
+        let TrainingLine::Preference(read) = TrainingLine::read(line.as_bytes()).unwrap() else {
+            panic!("it has an `input`");
+        };
+        assert_eq!(read.messages[0].content, "Hi");
+        assert_eq!(
+            (read.preferred.content.as_str(), read.other.content.as_str()),
+            ("Hello.", "What?")
+        );
+        for (from, to, param) in [
+            ("\"Hi\"", "7", "input.messages[0].content"),
+            (
+                "\"non_preferred_output\"",
+                "\"other\"",
+                "non_preferred_output",
+            ),
+            ("What?", "Hello.", "preferred_output"),
+            (
+                "[{\"role\": \"assistant\", \"content\": \"What?\"}]",
+                "[{\"role\": \"user\", \"content\": \"What?\"}]",
+                "non_preferred_output",
+            ),
+            ("\"tools\"", "\"tolls\"", "input.tolls"),
+            ("\"tools\": []", "\"tools\": 1", "input.tools"),
+        ] {
+            let line = line.replace(from, to);
+            let refusal = TrainingLine::read(line.as_bytes()).unwrap_err();
+            assert_eq!(refusal.param.as_deref(), Some(param), "{refusal}");
+        }
     }
 
     #[test]

@@ -260,6 +260,8 @@ pub struct RetrainPolicy {
     pub trainer: Trainer,
     /// `[task.retrain.lora]`
     pub lora: LoraPolicy,
+    /// `[task.retrain.dpo]`
+    pub dpo: DpoPolicy,
 }
 
 /// What makes an adapter of a dataset.
@@ -267,6 +269,13 @@ pub struct RetrainPolicy {
 pub enum Trainer {
     /// Retune's own, on this machine.
     Native,
+    /// Another, which gets conversations.
+    Other(OtherTrainer),
+}
+
+/// A trainer that gets conversations and gives PEFT's files back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OtherTrainer {
     /// A program, with its arguments; the folder with the dataset is its last.
     Command(Vec<String>),
     /// A server with OpenAI's fine-tuning API that hands PEFT's files out.
@@ -317,6 +326,21 @@ pub struct LoraPolicy {
     pub sweep: Vec<f64>,
     /// Share of the examples that they are tried on.
     pub sweep_share: f64,
+}
+
+/// `[task.retrain.dpo]`: what is learned from preferences and corrections after the examples.
+#[derive(Debug, Clone)]
+pub struct DpoPolicy {
+    /// Times every pair is seen; 0: preferences are not learned from.
+    pub epochs: usize,
+    /// How close the adapter stays to what it had learned from the examples.
+    pub beta: f64,
+    /// The share of the preferred answers' own loss that is added.
+    pub sft: f64,
+    /// Of the learning rate for the examples.
+    pub learning_rate: f64,
+    /// Pairs to train on that there must be.
+    pub min_preferences: usize,
 }
 
 /// A learning rate's course after its warmup.

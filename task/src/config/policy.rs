@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use super::reader::{Node, Section, Value};
 use super::tasks::words;
-use super::{AlarmKind, Decay, LoraPolicy, Promote, RetrainPolicy, Trainer, TrainerServer};
+use super::{
+    AlarmKind, Decay, DpoPolicy, LoraPolicy, OtherTrainer, Promote, RetrainPolicy, Trainer,
+    TrainerServer,
+};
 use crate::schedule::Schedule;
 
 /// As PEFT names them; the last two are Phi-3's, which has several in one.
@@ -74,6 +77,15 @@ pub(super) fn retrain(mut s: Section<'_>) -> RetrainPolicy {
         sweep_share: l.share("sweep_share", 1.0).unwrap_or(0.25),
     };
     l.finish();
+    let mut d = s.section("dpo");
+    let dpo = DpoPolicy {
+        epochs: d.size("epochs", 0, 100, 0),
+        beta: d.positive("beta", 10.0).unwrap_or(0.1),
+        sft: d.share("sft", 10.0).unwrap_or(0.2),
+        learning_rate: d.positive("learning_rate", 10.0).unwrap_or(0.1),
+        min_preferences: d.size("min_preferences", 1, 10_000_000, 50),
+    };
+    d.finish();
     let policy = RetrainPolicy {
         schedule,
         on,
@@ -90,6 +102,7 @@ pub(super) fn retrain(mut s: Section<'_>) -> RetrainPolicy {
         min_pairs: s.size("min_pairs", 16, 100_000, 150),
         trainer,
         lora,
+        dpo,
     };
     s.finish();
     policy
@@ -124,28 +137,31 @@ fn sweep(l: &mut Section<'_>) -> Vec<f64> {
 
 /// What makes adapters, with what it needs.
 fn trainer(s: &mut Section<'_>) -> Trainer {
+    const OF_OWN: [&str; 1] = ["dpo"];
     const OF_COMMAND: [&str; 1] = ["command"];
     const OF_SERVER: [&str; 3] = ["trainer_url", "trainer_model", "trainer_api_key_env"];
     let words = [("native", 0), ("command", 1), ("openai", 2)];
     match s.word("trainer", &words, 0) {
         1 => {
+            s.belong(&OF_OWN, "trainer = \"native\"");
             s.belong(&OF_SERVER, "trainer = \"openai\"");
-            Trainer::Command(command(s).unwrap_or_default())
+            Trainer::Other(OtherTrainer::Command(command(s).unwrap_or_default()))
         }
         2 => {
             s.belong(&OF_COMMAND, "trainer = \"command\"");
+            s.belong(&OF_OWN, "trainer = \"native\"");
             let url = needed(
                 s,
                 "trainer_url",
                 "the server's address, such as \"https://trainer:8080/v1\"",
             );
-            Trainer::OpenAi(TrainerServer {
+            Trainer::Other(OtherTrainer::OpenAi(TrainerServer {
                 url: url.trim_end_matches('/').to_owned(),
                 model: needed(s, "trainer_model", "what the server calls the base"),
                 api_key_env: s
                     .text("trainer_api_key_env", "a variable's name")
                     .map(|(name, _)| name),
-            })
+            }))
         }
         _ => {
             s.belong(&OF_COMMAND, "trainer = \"command\"");
