@@ -3,7 +3,7 @@
 //!     cargo bench -p retune-trainer --bench training -- --python ~/.cache/retune-tools/parity/bin/python
 //!
 //! Random models of three sizes, a LoRA of rank 16 on all linear layers, sequences of 512 tokens of which the last 30 % are learned, the same
-//! tokens for all, f32 (and PEFT's bf16 beside it), as many threads as there are cores. Every system runs in a process of its own, one after
+//! tokens for all, f32 (and beside it PEFT's bf16, and a base that Retune keeps in bf16, computing in f32), as many threads as there are cores. Every system runs in a process of its own, one after
 //! the other in each round, so that a machine's moods hit all alike; figures are medians over the rounds. The first step of each is
 //! left out. The ceiling of the speed is the machine's rate of matrix products, measured in each round, over the products that a step cannot do
 //! without: two for each frozen weight, two for the head's at learned tokens, six for attention's scores and sums (each query against half of the keys).
@@ -132,16 +132,26 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-const SYSTEMS: [&str; 4] = ["Retune", "PEFT, eager", "PEFT, sdpa", "PEFT, sdpa, bf16"];
+const SYSTEMS: [&str; 5] = [
+    "Retune",
+    "Retune, base in bf16",
+    "PEFT, eager",
+    "PEFT, sdpa",
+    "PEFT, sdpa, bf16",
+];
 
 fn measure(args: &Args, size: &Size) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let config = ModelConfig::parse(size.config.clone())?;
-    Model::random(&config, 1)?.save(folder.path(), DType::F32)?;
+    let model = Model::random(&config, 1)?;
+    let (full, half) = (folder.path().join("f32"), folder.path().join("bf16"));
+    model.save(&full, DType::F32)?;
+    model.save(&half, DType::BF16)?;
+    drop(model);
     let systems = if args.python.is_some() {
         &SYSTEMS[..]
     } else {
-        &SYSTEMS[..1]
+        &SYSTEMS[..2]
     };
     let mut rates = Vec::new();
     let mut figures: Vec<Vec<Figures>> = systems.iter().map(|_| Vec::new()).collect();
@@ -152,7 +162,11 @@ fn measure(args: &Args, size: &Size) -> Result<()> {
                 .unwrap_or(f64::NAN),
         );
         for (system, figures) in systems.iter().zip(&mut figures) {
-            let found = child(&mut command(args, system, size, folder.path())?)?;
+            let model = match *system {
+                "Retune, base in bf16" => &half,
+                _ => &full,
+            };
+            let found = child(&mut command(args, system, size, model)?)?;
             round(&json!({"size": size.name, "round": n, "system": system, "found": found}))?;
             figures.push(serde_json::from_value(found)?);
         }
@@ -203,7 +217,7 @@ fn own_command(arguments: &[&str]) -> Result<Command> {
 
 fn command(args: &Args, system: &str, size: &Size, folder: &Path) -> Result<Command> {
     let mut command = match (system, &args.python) {
-        ("Retune", _) => own_command(&["own"])?,
+        (own, _) if own.starts_with("Retune") => own_command(&["own"])?,
         (_, Some(python)) => {
             let mut command = Command::new(python);
             command.arg(concat!(

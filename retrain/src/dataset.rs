@@ -19,6 +19,7 @@ use retune_ledger::{Examples, Exchange, Feedback, Purpose};
 use retune_task::{ChatMessage, Check, Split, Task};
 use serde::{Deserialize, Serialize};
 
+use crate::curate::{self, Reason, Taken};
 use crate::preferences::{Pair, Preferences};
 
 /// A rating that makes an answer good enough to judge others by.
@@ -80,6 +81,9 @@ pub struct Counts {
     pub older_in_conversation: u64,
     /// A newer exchange with the very same messages and answer is kept in its place (logs from elsewhere).
     pub same_text: u64,
+    /// Usable rows that are not worth learning from, by reason.
+    #[serde(default)]
+    pub curated: BTreeMap<Reason, u64>,
     pub kept_corrections: u64,
     pub kept_ratings: u64,
 }
@@ -91,6 +95,7 @@ impl Counts {
 
     pub fn dropped(&self) -> u64 {
         let invalid: u64 = self.format_invalid.values().sum();
+        let curated: u64 = self.curated.values().sum();
         self.not_user
             + self.failed
             + self.no_text
@@ -100,6 +105,7 @@ impl Counts {
             + invalid
             + self.older_in_conversation
             + self.same_text
+            + curated
     }
 }
 
@@ -111,6 +117,8 @@ pub struct Dataset {
     pub development: Vec<Row>,
     pub held_out: Vec<Row>,
     pub counts: Counts,
+    /// Usable rows that are not learned from.
+    pub taken: Vec<Taken>,
     /// None where the policy does not learn from them.
     pub preferences: Preferences,
 }
@@ -188,19 +196,22 @@ pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Data
         } else if !texts.insert((text(&row.messages), row.answer.clone())) {
             counts.same_text += 1;
         } else {
-            match row.known_by {
-                KnownBy::Correction => counts.kept_corrections += 1,
-                KnownBy::Rating(_) => counts.kept_ratings += 1,
-            }
             rows.push(row);
         }
     }
     rows.reverse();
+    let (rows, taken) = curate::curate(rows);
+    counts.curated = curate::counts(&taken);
     let mut dataset = Dataset {
         counts,
+        taken,
         ..Dataset::default()
     };
     for row in rows {
+        match row.known_by {
+            KnownBy::Correction => dataset.counts.kept_corrections += 1,
+            KnownBy::Rating(_) => dataset.counts.kept_ratings += 1,
+        }
         match row.split {
             Split::Train => dataset.train.push(row),
             Split::Development => dataset.development.push(row),

@@ -8,6 +8,7 @@
 
 mod book;
 mod candidate;
+mod curate;
 pub mod dataset;
 mod elsewhere;
 mod encode;
@@ -41,6 +42,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use curate::{Reason, Taken};
 pub use encode::{Encoded, Encoder};
 pub use error::Error;
 pub use job::run_job;

@@ -1,6 +1,6 @@
 //! What a run leaves behind: every figure of it, for programs (JSON) and for people (Markdown).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::curate::Taken;
 use crate::dataset::Counts;
 use crate::examine::Voted;
 use crate::preferences::PreferenceCounts;
@@ -15,6 +16,8 @@ use crate::verdict::{Figures, Verdict};
 
 /// Examples of each vote that a report shows.
 pub(crate) const SAMPLES: usize = 10;
+/// Rows of each reason not to learn from them that a report names.
+const FEW: usize = 5;
 
 /// One run, from dataset to promotion. What did not happen is null.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +36,9 @@ pub struct Report {
     pub exchanges_version: u64,
     pub feedback_version: u64,
     pub dataset: Counts,
+    /// Some of the usable rows that were not learned from.
+    #[serde(default)]
+    pub taken: Vec<Taken>,
     pub examples_train: u64,
     pub examples_development: u64,
     pub examples_held_out: u64,
@@ -150,7 +156,9 @@ impl Report {
     pub(crate) fn shown(&self) -> impl Iterator<Item = &str> {
         let samples = self.won.iter().chain(&self.lost).map(|s| &s.request_id);
         let votes = self.examined.iter().map(|vote| &vote.request_id);
-        samples.chain(votes).map(String::as_str)
+        let taken = self.taken.iter();
+        let taken = taken.flat_map(|one| std::iter::once(&one.request_id).chain(&one.like));
+        samples.chain(votes).chain(taken).map(String::as_str)
     }
 
     /// Shows some exchanges no more.
@@ -162,6 +170,10 @@ impl Report {
             .retain(|sample| !exchanges.contains(&sample.request_id));
         self.examined
             .retain(|vote| !exchanges.contains(&vote.request_id));
+        self.taken.retain(|one| {
+            let is_gone = |id: &String| exchanges.contains(id);
+            !is_gone(&one.request_id) && !one.like.as_ref().is_some_and(is_gone)
+        });
         self.forgotten += (before - self.shown().count()) as u64;
     }
 
@@ -223,6 +235,9 @@ impl Report {
                 "| known answer breaks the format ({reason}) | -{rows} |"
             )?;
         }
+        for (reason, rows) in &self.dataset.curated {
+            writeln!(page, "| {} | -{rows} |", reason.shown())?;
+        }
         writeln!(
             page,
             "| kept: corrections | {} |",
@@ -233,6 +248,7 @@ impl Report {
             "| kept: rated answers | {} |",
             self.dataset.kept_ratings
         )?;
+        self.write_taken(page)?;
         writeln!(
             page,
             "\nTrained on {}, checkpoint chosen on {}, held out {}; {} too long for the model. Table versions: exchanges {}, feedback {}.",
@@ -310,6 +326,21 @@ impl Report {
 }
 
 impl Report {
+    fn write_taken(&self, page: &mut String) -> std::fmt::Result {
+        for reason in self.dataset.curated.keys() {
+            let named = self.taken.iter().filter(|one| one.reason == *reason);
+            let named = named.map(|one| match &one.like {
+                Some(like) => format!("`{}` like `{like}`", one.request_id),
+                None => format!("`{}`", one.request_id),
+            });
+            let named: Vec<String> = named.collect();
+            if !named.is_empty() {
+                writeln!(page, "\nSuch as, {}: {}.", reason.shown(), named.join(", "))?;
+            }
+        }
+        Ok(())
+    }
+
     fn write_preferences(&self, page: &mut String) -> std::fmt::Result {
         let Some(of) = &self.preferences else {
             return Ok(());
@@ -373,6 +404,17 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// A few rows of each reason.
+pub(crate) fn some_of_each(taken: &[Taken]) -> Vec<Taken> {
+    let mut counts = BTreeMap::new();
+    let few = taken.iter().filter(|one| {
+        let count: &mut usize = counts.entry(one.reason).or_default();
+        *count += 1;
+        *count <= FEW
+    });
+    few.cloned().collect()
 }
 
 /// A file that is there whole or not at all.

@@ -128,6 +128,7 @@ async fn read(
         exchanges_version: tables.version(Table::Exchanges),
         feedback_version: tables.version(Table::Feedback),
         dataset: dataset.counts.clone(),
+        taken: crate::report::some_of_each(&dataset.taken),
         examples_train: dataset.train.len() as u64,
         examples_development: dataset.development.len() as u64,
         examples_held_out: dataset.held_out.len() as u64,

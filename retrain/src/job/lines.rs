@@ -56,7 +56,7 @@ pub(crate) fn preferences(
                 tools,
                 preferred,
                 other,
-            } = line;
+            } = *line;
             let before = task.messages(PromptKind::Adapter, &messages);
             let both = encoder.preference(&before, &preferred, &other, tools.as_deref());
             let both = both.map_err(|e| e.to_string())?;

@@ -18,7 +18,7 @@ pub enum TrainingLine {
     /// For the method `supervised`.
     Conversation(ConversationLine),
     /// For the method `dpo`.
-    Preference(PreferenceLine),
+    Preference(Box<PreferenceLine>),
 }
 
 /// A conversation whose assistant's messages are learned.
@@ -55,7 +55,7 @@ impl TrainingLine {
             return Err(wrong_type("the line", "an object", &value));
         };
         if members.contains_key("input") {
-            PreferenceLine::read(members).map(Self::Preference)
+            PreferenceLine::read(members).map(|line| Self::Preference(Box::new(line)))
         } else {
             ConversationLine::read(members).map(Self::Conversation)
         }
