@@ -163,7 +163,7 @@ async fn natively(
         lesson,
         settings.clone(),
         Some(Checkpoints::new(checkpoint, o.limits.checkpoint)),
-        o.config.training.memory_bytes,
+        &o.config.training,
         Box::new(|_, _| Ok(())),
     )?;
     while let Some(step) = training.next().await {

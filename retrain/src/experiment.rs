@@ -80,7 +80,7 @@ async fn attempt(
         lesson,
         settings,
         None,
-        o.config.training.memory_bytes,
+        &o.config.training,
         Box::new(|_, _| Ok(())),
     )?;
     while let Some(step) = training.next().await {

@@ -82,7 +82,7 @@ pub(crate) async fn learn(
         lesson,
         settings,
         Some(Checkpoints::new(checkpoint, o.limits.checkpoint)),
-        o.config.training.memory_bytes,
+        &o.config.training,
         Box::new(|_, _| Ok(())),
     )?;
     while let Some(step) = training.next().await {

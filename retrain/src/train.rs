@@ -1,4 +1,4 @@
-//! The trainer on a thread of its own, which gets half of the others' share, and its progress told on this one.
+//! The trainer on a thread of its own, which gives way to the others, and its progress told on this one.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -148,15 +148,15 @@ impl Training {
         lesson: Lesson,
         settings: LoraSettings,
         checkpoints: Option<Checkpoints>,
-        // In bytes, at most.
-        memory: Option<u64>,
+        may: &retune_task::Training,
         mut at_epoch: AtEpoch,
     ) -> Result<Self, Error> {
         let (sender, progress) = mpsc::unbounded_channel();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let (memory, niceness) = (may.memory_bytes, may.niceness);
         let train = move || {
-            give_way();
+            give_way(niceness);
             let mut failed = None;
             let mut observer = |now: &Progress, adapter: &LoraAdapter| {
                 let is_new_epoch = now.ends_epoch && !now.is_past;
@@ -237,15 +237,12 @@ impl Drop for Training {
     }
 }
 
-/// The priority, where 0 is everybody's and 19 the lowest: half of their share of a core that is fought over. With the lowest a training
-/// beside a busy server does not come to its end.
-#[cfg(target_os = "linux")]
-const NICENESS: i32 = 3;
-
 /// What serves or answers somebody goes first. Threads that the training starts inherit it. Only Linux has priorities of single threads.
-fn give_way() {
+fn give_way(niceness: u8) {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+    if let Err(error) = rustix::process::setpriority_process(None, i32::from(niceness)) {
         tracing::debug!(%error, "the training keeps its priority");
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = niceness;
 }

@@ -22,6 +22,8 @@ pub(crate) fn retune(folder: &Path) -> Command {
         .current_dir(folder)
         .env("RETUNE_SERVER__LISTEN", "127.0.0.1:0")
         .env("RETUNE_STORE__URL", "file:./store")
+        // Other tests never rest.
+        .env("RETUNE_TRAINING__NICENESS", "3")
         // No test asks the real hub, nor looks into this machine's cache of it.
         .env("HF_HUB_OFFLINE", "1")
         .env("HF_HOME", folder.join("hf"))

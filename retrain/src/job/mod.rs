@@ -144,7 +144,7 @@ impl Work<'_> {
             lesson,
             settings.clone(),
             Some(checkpoints),
-            self.o.config.training.memory_bytes,
+            &self.o.config.training,
             self.saves(published.keys().copied().collect()),
         )?;
         let mut pace = Pace::default();

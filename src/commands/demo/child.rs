@@ -162,6 +162,8 @@ fn retune(folder: &Path) -> Result<Command> {
     let mut command = Command::new(program);
     command.current_dir(folder);
     command.env("RETUNE_SERVER__LISTEN", "127.0.0.1:0");
+    // Its apps never rest, and wait for the training.
+    command.env("RETUNE_TRAINING__NICENESS", "3");
     command.env(
         "RETUNE_STORE__URL",
         format!("file:{}", folder.join("store").display()),

@@ -307,6 +307,7 @@ fn training(mut s: Section<'_>) -> Training {
             0 => None,
             mib => Some(mib << 20),
         },
+        niceness: u8::try_from(s.count("niceness", 0, 19, 15)).unwrap_or(15),
     };
     s.finish();
     training

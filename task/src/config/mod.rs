@@ -161,6 +161,8 @@ pub enum OnLogFailure {
 pub struct Training {
     /// Memory at most, in bytes; none: all that there is.
     pub memory_bytes: Option<u64>,
+    /// Its priority, as `nice` has it: 0 is everybody's, 19 the lowest.
+    pub niceness: u8,
 }
 
 /// `[monitor]`
