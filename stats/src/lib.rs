@@ -1,5 +1,5 @@
-//! Pure statistics: e-processes for failure rates and for windows, their budget of false alarms, permutation tests, exact intervals,
-//! distances between distributions.
+//! Pure statistics: e-processes for failure rates and for windows, their budget of false alarms, permutation tests, sequential tests
+//! of votes and of two rates side by side, exact intervals, distances between distributions.
 //!
 //! No I/O, no clock, and no randomness but that of a given seed: what a number is, follows from its arguments alone, so a monitor or a run that
 //! starts again arrives at the same one. Each file cites where its formula comes from.
@@ -11,6 +11,8 @@ mod interval;
 mod mmd;
 mod permutation;
 mod sign_test;
+mod sprt;
+mod two_rates;
 mod window_cusum;
 
 pub use bernoulli_cusum::BernoulliCusum;
@@ -20,4 +22,6 @@ pub use interval::{lower_limit, upper_limit};
 pub use mmd::{DenseMmd, DenseUnits, SparseMmd, SparseUnits};
 pub use permutation::{Effort, Statistic, holm, permutation_test};
 pub use sign_test::sign_test;
+pub use sprt::{Sprt, Told};
+pub use two_rates::{Side, Tally, TwoRates};
 pub use window_cusum::{WindowCusum, p_to_e};
