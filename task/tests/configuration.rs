@@ -355,6 +355,36 @@ fn each_mistake_is_said_with_its_place_its_value_and_what_was_expected() {
             "retune.toml:1: task: there is none; expected at least one [[task]]",
         ),
         (
+            "[cost]\ntraining_hour = -1\nTASK",
+            "",
+            "retune.toml:2: cost.training_hour: is -1; expected a number from 0 to 1000000000",
+        ),
+        (
+            "TASK[task.retrain]\nmin_pairs = 200\nmax_pairs = 199\n",
+            "",
+            "retune.toml:6: task.support.retrain.max_pairs: is 199; expected a whole number from 200 to 100000",
+        ),
+        (
+            "TASK[task.retrain]\nhours = [22, 24]\n",
+            "",
+            "retune.toml:5: task.support.retrain.hours: is [22, 24]; expected two different hours of the day in UTC, such as [22, 6]",
+        ),
+        (
+            "TASK[task.retrain]\nhours = [3, 3]\n",
+            "",
+            "retune.toml:5: task.support.retrain.hours: is [3, 3]; expected two different hours",
+        ),
+        (
+            "TASK[task.retrain]\nbudget = 0\n",
+            "",
+            "retune.toml:5: task.support.retrain.budget: is 0; expected a number above 0",
+        ),
+        (
+            "TASK[task.retrain.canary]\nshare = 0\n",
+            "",
+            "retune.toml:5: task.support.retrain.canary.share: is 0; expected a number above 0 and at most 1",
+        ),
+        (
             "TASK",
             "RETUNE_TASK__SUPPORT__NAME=sales",
             "RETUNE_TASK__SUPPORT__NAME: task.support.name: a task is made and named in the file",

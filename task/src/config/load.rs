@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::reader::{Log, Node, Place, Section, Table, Value, WHOLE_FILE};
 use super::{
     Config, ConfigSource, Monitor, OnLogFailure, Problem, Problems, Server, Store, Tls, Training,
-    engine, tasks,
+    cost, engine, tasks,
 };
 
 const BUILT_IN: &str = include_str!("../../builtin/retune.toml");
@@ -147,6 +147,7 @@ fn read(log: &Log, table: Table, source: ConfigSource) -> Config {
         ),
         monitor: monitor(root.section("monitor")),
         training: training(root.section("training")),
+        cost: cost::read(root.section("cost")),
         tasks: tasks::read(&mut root, &source, &engine),
         engine,
         source,

@@ -2,6 +2,7 @@
 //!
 //! One file, `retune.toml`, and the environment over it. Every problem is found in one go, each with its place.
 
+mod cost;
 mod engine;
 mod load;
 mod policy;
@@ -21,7 +22,9 @@ use crate::format::Format;
 use crate::redact::Redaction;
 use crate::schedule::Schedule;
 
+pub use cost::Prices;
 pub use engine::{EngineKind, Upstream, UpstreamServer};
+pub use policy::{CanaryPolicy, Hours};
 
 /// All that can be configured.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub struct Config {
     pub monitor: Monitor,
     /// `[training]`
     pub training: Training,
+    /// `[cost]`
+    pub cost: Prices,
     /// `[[task]]`, in the file's order.
     pub tasks: Vec<Arc<Task>>,
     /// Where it came from.
@@ -258,6 +263,14 @@ pub struct RetrainPolicy {
     pub promote: Promote,
     /// Blind pairs an examination needs.
     pub min_pairs: usize,
+    /// Blind pairs after which an examination ends undecided.
+    pub max_pairs: usize,
+    /// `[task.retrain.canary]`
+    pub canary: CanaryPolicy,
+    /// When a run may begin that no person asked for; none: at any hour.
+    pub hours: Option<Hours>,
+    /// What the runs of 90 days may cost before only a person starts another; none: without limit.
+    pub budget: Option<f64>,
     /// What makes an adapter of a dataset.
     pub trainer: Trainer,
     /// `[task.retrain.lora]`

@@ -23,6 +23,54 @@ const LINEAR_MAPS: [(&str, &str); 9] = [
     ("gate_up_proj", "gate_up_proj"),
 ];
 
+/// `[task.retrain.canary]`: a share of the live traffic for a candidate, until its users' ratings and its format tell.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CanaryPolicy {
+    /// Of the conversations.
+    pub share: f64,
+    /// A candidate that the examination has shown to be better takes it, too, before it is promoted.
+    pub always: bool,
+    /// Time after which an undecided one ends.
+    pub longest: Duration,
+}
+
+/// Hours of the day in UTC, from the first one on until the second begins; over midnight where that is the smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hours {
+    /// The first hour.
+    pub from: u32,
+    /// The hour that is outside again.
+    pub until: u32,
+}
+
+impl Hours {
+    /// Whether an hour of the day, 0 to 23, is among them.
+    pub fn contains(self, hour: u32) -> bool {
+        if self.from < self.until {
+            (self.from..self.until).contains(&hour)
+        } else {
+            hour >= self.from || hour < self.until
+        }
+    }
+}
+
+fn hours_of_day(s: &mut Section<'_>) -> Option<Hours> {
+    let expected = "two different hours of the day in UTC, such as [22, 6]";
+    s.value("hours", expected, |value| match value {
+        Value::List(list) => {
+            let hour = |node: &Node| match node.value {
+                Value::Integer(hour) => u32::try_from(hour).ok().filter(|hour| *hour < 24),
+                _ => None,
+            };
+            match list.iter().map(hour).collect::<Option<Vec<u32>>>()?[..] {
+                [from, until] if from != until => Some(Hours { from, until }),
+                _ => None,
+            }
+        }
+        _ => None,
+    })
+}
+
 fn flag(s: &mut Section<'_>, key: &'static str) -> bool {
     let is_on = s.value(key, "true or false", |value| match value {
         Value::Bool(is_on) => Some(*is_on),
@@ -86,6 +134,14 @@ pub(super) fn retrain(mut s: Section<'_>) -> RetrainPolicy {
         min_preferences: d.size("min_preferences", 1, 10_000_000, 50),
     };
     d.finish();
+    let mut c = s.section("canary");
+    let canary = CanaryPolicy {
+        share: c.positive("share", 1.0).unwrap_or(0.1),
+        always: flag(&mut c, "always"),
+        longest: Duration::from_secs(86_400 * c.count("max_days", 1, 365, 14)),
+    };
+    c.finish();
+    let min_pairs = s.size("min_pairs", 16, 100_000, 150);
     let policy = RetrainPolicy {
         schedule,
         on,
@@ -99,7 +155,11 @@ pub(super) fn retrain(mut s: Section<'_>) -> RetrainPolicy {
             &[("approve", Promote::Approve), ("auto", Promote::Auto)],
             Promote::Approve,
         ),
-        min_pairs: s.size("min_pairs", 16, 100_000, 150),
+        min_pairs,
+        max_pairs: s.size("max_pairs", min_pairs as u64, 100_000, min_pairs.max(400)),
+        canary,
+        hours: hours_of_day(&mut s),
+        budget: s.positive("budget", 1e12),
         trainer,
         lora,
         dpo,

@@ -1,16 +1,23 @@
-//! What makes a task's adapters: each way with what it needs.
+//! `[task.retrain]`: what makes a task's adapters, when, and at what price.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use retune_task::{Config, OtherTrainer, Trainer, TrainerServer};
+use retune_task::{Config, OtherTrainer, RetrainPolicy, Trainer, TrainerServer};
 
-fn trainer(keys: &str) -> Result<Trainer, String> {
+fn config(before: &str, keys: &str) -> Result<Config, String> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("support.txt"), "Do it.").unwrap();
     let path = folder.path().join("retune.toml");
     let task = "[[task]]\nname = \"support\"\nprompt = \"support.txt\"";
-    std::fs::write(&path, format!("{task}\n[task.retrain]\n{keys}\n")).unwrap();
-    let config = Config::load(Some(&path), []).map_err(|problems| problems.to_string())?;
-    Ok(config.tasks[0].retrain.trainer.clone())
+    std::fs::write(&path, format!("{before}\n{task}\n[task.retrain]\n{keys}\n")).unwrap();
+    Config::load(Some(&path), []).map_err(|problems| problems.to_string())
+}
+
+fn policy(keys: &str) -> Result<RetrainPolicy, String> {
+    Ok(config("", keys)?.tasks[0].retrain.clone())
+}
+
+fn trainer(keys: &str) -> Result<Trainer, String> {
+    Ok(policy(keys)?.trainer)
 }
 
 #[test]
@@ -58,4 +65,29 @@ fn a_trainer_has_what_it_needs_and_nothing_of_another() {
         let error = trainer(keys).unwrap_err();
         assert!(error.contains(part), "{part} in {error}");
     }
+}
+
+#[test]
+fn when_a_run_may_begin_and_what_it_may_cost() {
+    let policy = |keys: &str| policy(keys).unwrap();
+    let plain = policy("");
+    assert_eq!((plain.min_pairs, plain.max_pairs), (150, 400));
+    assert_eq!((plain.hours, plain.budget), (None, None));
+    assert_eq!((plain.canary.share, plain.canary.always), (0.1, false));
+    assert_eq!(policy("min_pairs = 900").max_pairs, 900);
+    let inside = |hours: &str| -> Vec<u32> {
+        let hours = policy(&format!("hours = {hours}")).hours.unwrap();
+        (0..24).filter(|hour| hours.contains(*hour)).collect()
+    };
+    assert_eq!(inside("[22, 2]"), [0, 1, 22, 23]);
+    assert_eq!(inside("[9, 12]"), [9, 10, 11]);
+    let priced = config("[cost]\nprompt_million = 0.5", "").unwrap().cost;
+    assert_eq!(
+        (
+            priced.prompt_million,
+            priced.training_hour,
+            priced.currency.as_str()
+        ),
+        (0.5, 0.0, "USD")
+    );
 }
