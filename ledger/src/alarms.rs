@@ -50,6 +50,16 @@ pub struct Word {
     pub silenced_until: Option<DateTime<Utc>>,
 }
 
+/// A sentence of at most [`Word::LONGEST`] characters.
+pub(crate) fn checked_reason(reason: &str) -> Result<String, Error> {
+    let reason = reason.trim();
+    let characters = reason.chars().count();
+    if reason.is_empty() || characters > Word::LONGEST {
+        return Err(Error::Reason { characters });
+    }
+    Ok(reason.to_owned())
+}
+
 impl Word {
     /// Characters of a reason.
     pub const LONGEST: usize = 1_000;
@@ -61,15 +71,10 @@ impl Word {
         reason: &str,
         silenced_until: Option<DateTime<Utc>>,
     ) -> Result<Self, Error> {
-        let reason = reason.trim();
-        let characters = reason.chars().count();
-        if reason.is_empty() || characters > Self::LONGEST {
-            return Err(Error::Reason { characters });
-        }
         Ok(Self {
             at,
             by,
-            reason: reason.to_owned(),
+            reason: checked_reason(reason)?,
             silenced_until,
         })
     }

@@ -1,6 +1,8 @@
 //! Logs from elsewhere: a line each, to an exchange and what was said of it.
 //!
-//! A line is `{"task", "messages": [… the answer last], "ts"?, "adapter"?, "user"?, "rating"?, "correction"?}`. What cannot be kept
+//! As examples (`as_examples`) a line is OpenAI's for fine-tuning: its answer is an expert's, and the right one.
+//!
+//! A line of a log is `{"task", "messages": [… the answer last], "ts"?, "adapter"?, "user"?, "rating"?, "correction"?}`. What cannot be kept
 //! is named, and the others are. A line that was kept before is left out, so that an import that was cut off can be run again: the row
 //! carries the line's digest.
 
@@ -39,6 +41,7 @@ pub struct Importer<'a> {
     /// The task of lines that name none.
     task: Option<String>,
     known: HashSet<String>,
+    by_experts: bool,
 }
 
 #[derive(Deserialize)]
@@ -103,12 +106,25 @@ impl<'a> Importer<'a> {
             tasks,
             task: task.map(str::to_owned),
             known,
+            by_experts: false,
         })
+    }
+
+    /// The answers are experts': each is kept as the correction of itself, and so is an example.
+    pub fn as_examples(self) -> Self {
+        Self {
+            by_experts: true,
+            ..self
+        }
     }
 
     /// Keeps one line; fails where the ledger cannot keep any.
     pub async fn line(&mut self, text: &str) -> Result<Imported, Error> {
-        let digest = sha256(text.trim());
+        let digest = match self.by_experts {
+            // A log's line that says the same is another row: nobody has said that it is right.
+            true => sha256(&format!("example\n{}", text.trim())),
+            false => sha256(text.trim()),
+        };
         if self.known.contains(&digest) {
             return Ok(Imported::Known);
         }
@@ -187,17 +203,24 @@ impl<'a> Importer<'a> {
         }
         let calls = answer.tool_calls.clone().filter(|calls| !calls.is_null());
         let text = message(answer)?.content;
+        let correction = match self.by_experts {
+            true if text.trim().is_empty() => {
+                return Err("the answer has no text, which an example needs".into());
+            }
+            true => Some(text.clone()),
+            false => line.correction,
+        };
         let format = configured.format.as_ref();
         let check = format.filter(|_| calls.is_none()).map(|f| f.check(&text));
         let request_id = self.ledger.new_request_id_at(ts);
-        let feedback = (line.rating.is_some() || line.correction.is_some()).then(|| Feedback {
+        let feedback = (line.rating.is_some() || correction.is_some()).then(|| Feedback {
             feedback_id: format!("fb-{}", &uuid::Uuid::new_v4().simple().to_string()[..24]),
             request_id: request_id.clone(),
             ts,
             source: Some("import".to_owned()),
             rater: None,
             rating: line.rating,
-            correction: line.correction,
+            correction,
             rubric: None,
             comment: None,
             preferred_over: None,

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::adapters::AdapterRef;
+use crate::alarms::checked_reason;
+use crate::error::Error;
 
 /// Where an adapter stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,6 +67,12 @@ pub struct Stages {
     /// When it was made; unknown of files of earlier versions.
     #[serde(default)]
     pub at: Option<DateTime<Utc>>,
+    /// Who made it: a key, a run, a canary's test, the command line; unknown where there are no keys.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Why, as whoever made it said.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// None: the baseline.
     pub champion: Option<u32>,
     /// Its number and its share of the traffic.
@@ -106,6 +114,10 @@ pub struct Standing {
     pub seq: u64,
     /// When it was made.
     pub at: Option<DateTime<Utc>>,
+    /// Who made it.
+    pub by: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
     /// Where the adapter stands since.
     pub stage: Stage,
     /// Its share of the traffic, while it is the canary.
@@ -195,6 +207,18 @@ impl Stages {
             "digest": null,
             "source": null,
             "created": null,
+        })
+    }
+
+    /// The same, decided by whom and why.
+    ///
+    /// # Errors
+    /// A reason of no or too many characters.
+    pub fn decided(self, by: Option<String>, reason: Option<&str>) -> Result<Stages, Error> {
+        Ok(Stages {
+            by,
+            reason: reason.map(checked_reason).transpose()?,
+            ..self
         })
     }
 
@@ -405,6 +429,8 @@ pub fn standings(history: &[Stages], number: u32) -> Vec<Standing> {
         let now = Standing {
             seq: stages.seq,
             at: stages.at,
+            by: stages.by.clone(),
+            reason: stages.reason.clone(),
             stage: stages.stage(number),
             canary_share: stages.canary_share(number),
             shadow_share: stages.shadow_share(number),

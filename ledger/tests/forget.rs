@@ -115,6 +115,7 @@ async fn a_person_goes_from_everywhere_and_the_others_stay() {
     std::fs::create_dir_all(&reports).unwrap();
     std::fs::write(reports.join("r.json"), report.to_string()).unwrap();
     std::fs::write(reports.join("r.md"), "zebra 0").unwrap();
+    std::fs::write(reports.join("r.html"), "zebra 0").unwrap();
     let examples = |train: &[String], held_out: &[String]| {
         Some(Examples {
             train: train.to_vec(),
@@ -167,6 +168,7 @@ async fn a_person_goes_from_everywhere_and_the_others_stay() {
     assert_eq!(kept.as_ref().unwrap()["forgotten"], 1);
     assert_eq!(done.reports, [reports.join("r.json")]);
     assert!(!reports.join("r.md").exists());
+    assert!(!reports.join("r.html").exists());
 
     // The one that learned from her has a tombstone, and the one of which nobody knows is named.
     let adapters = ledger.adapters("triage").await.unwrap();

@@ -72,6 +72,8 @@ pub(crate) enum Command {
         /// From 0 to 1; 0 ends it.
         #[arg(long)]
         share: f64,
+        #[command(flatten)]
+        why: Why,
     },
     /// Ask an adapter a share of its task's traffic as well; its answers are kept, and sent to nobody.
     Shadow {
@@ -80,6 +82,8 @@ pub(crate) enum Command {
         /// From 0 to 1; 0 ends it.
         #[arg(long)]
         share: f64,
+        #[command(flatten)]
+        why: Why,
     },
     /// Go back from the champion to the one before it.
     Rollback {
@@ -92,6 +96,8 @@ pub(crate) enum Command {
     Reject {
         /// As in triage@2.
         name: String,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -100,6 +106,15 @@ pub(crate) struct Expected {
     /// Refuse unless this one answers now [default: whichever does].
     #[arg(long, value_name = "NAME")]
     expected_champion: Option<String>,
+    #[command(flatten)]
+    why: Why,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Why {
+    /// Why, for whoever looks at the adapter's history.
+    #[arg(long)]
+    reason: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -141,18 +156,20 @@ impl Desk<'_> {
             Command::Show { name } => self.show(name).await,
             Command::Import { task, folder } => self.import(task, folder).await,
             Command::Promote { name, expected } => {
-                self.decide(name, Action::Promote, Some(expected)).await
+                let is = expected.expected_champion.as_deref();
+                self.decide(name, Action::Promote, is, &expected.why).await
             }
             Command::Rollback { name, expected } => {
-                self.decide(name, Action::RollBack, Some(expected)).await
+                let is = expected.expected_champion.as_deref();
+                self.decide(name, Action::RollBack, is, &expected.why).await
             }
-            Command::Canary { name, share } => {
-                self.decide(name, Action::Canary(*share), None).await
+            Command::Canary { name, share, why } => {
+                self.decide(name, Action::Canary(*share), None, why).await
             }
-            Command::Shadow { name, share } => {
-                self.decide(name, Action::Shadow(*share), None).await
+            Command::Shadow { name, share, why } => {
+                self.decide(name, Action::Shadow(*share), None, why).await
             }
-            Command::Reject { name } => self.decide(name, Action::Reject, None).await,
+            Command::Reject { name, why } => self.decide(name, Action::Reject, None, why).await,
             Command::Load { .. } | Command::Unload { .. } => bail!("a server's memory is its own"),
         }
     }
@@ -187,6 +204,7 @@ impl Desk<'_> {
         }
         print(self.common, &[item])?;
         let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |s| s.to_string());
+        let text = |text: &Option<String>| text.as_deref().unwrap_or("-").to_owned();
         let rows: Vec<Vec<String>> = history
             .iter()
             .map(|h| {
@@ -195,11 +213,16 @@ impl Desk<'_> {
                     h.stage.to_string(),
                     share(h.canary_share),
                     share(h.shadow_share),
+                    text(&h.by),
+                    text(&h.reason),
                 ]
             })
             .collect();
         output::line("")?;
-        output::table(&["since", "stage", "canary", "shadow"], &rows)?;
+        output::table(
+            &["since", "stage", "canary", "shadow", "by", "reason"],
+            &rows,
+        )?;
         output::line("")?;
         output::line(serde_json::to_string_pretty(&adapter.manifest)?)
     }
@@ -213,16 +236,27 @@ impl Desk<'_> {
         print(self.common, &[stages.item(&imported.adapter)])
     }
 
-    async fn decide(&self, name: &str, action: Action, expected: Option<&Expected>) -> Result<()> {
+    async fn decide(
+        &self,
+        name: &str,
+        action: Action,
+        expected_champion: Option<&str>,
+        why: &Why,
+    ) -> Result<()> {
         let (task, adapter) = self.find(name).await?;
         let stages = self.ledger.stages(&task).await?;
-        if let Some(expected) = expected.and_then(|e| e.expected_champion.as_deref()) {
+        if let Some(expected) = expected_champion {
             stages.expect_champion(&task, expected)?;
         }
         let history = self.ledger.stages_history(&task).await?;
         let number = adapter.as_ref().map(|a| a.number);
         let after = stages.after(&task, number, action, &history)?;
         if after != stages {
+            let by = std::env::var("USER").map_or_else(
+                |_| "command line".to_owned(),
+                |user| format!("command line, {user}"),
+            );
+            let after = after.decided(Some(by), why.reason.as_deref())?;
             self.fit(&task, &after, &stages).await?;
             let decided = self.ledger.set_stages(&task, stages.seq, after).await;
             decided.with_context(|| format!("{name} was not decided on"))?;

@@ -1,6 +1,6 @@
 //! Reports of runs show some exchanges: their files on this machine, without those that are to go.
 //!
-//! The page for people is made from the file for programs, and is deleted where that changed: whoever has the report's words makes it
+//! The pages for people are made from the file for programs, and are deleted where that changed: whoever has the report's words makes them
 //! anew.
 
 use std::path::{Path, PathBuf};
@@ -26,8 +26,10 @@ pub(crate) fn clean(folder: &Path, gone: &Gone) -> Result<Vec<PathBuf>, Error> {
         let Some(cleaned) = gone.clean_report(&String::from_utf8_lossy(&read)) else {
             continue;
         };
-        // The page first: killed in between, the file still says that there is something to do.
-        files::remove(&path.with_extension("md"))?;
+        // The pages first: killed in between, the file still says that there is something to do.
+        for page in ["md", "html"] {
+            files::remove(&path.with_extension(page))?;
+        }
         files::replace(&path, cleaned.as_bytes())?;
         changed.push(path);
     }

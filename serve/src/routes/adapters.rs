@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use retune_ledger::{Action, AdapterRef, Stages, standings};
 use retune_task::ModelName;
 use retune_wire::Params;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::body;
 use crate::error::Error;
+use crate::keys::Caller;
 use crate::state::App;
 
 const ACTIONS: &str = "load, unload, promote, canary, shadow, rollback, reject";
@@ -82,6 +83,7 @@ pub(crate) async fn import(
 /// `POST /admin/adapters/{name}/{action}`.
 pub(crate) async fn act(
     app: web::Data<App>,
+    http: HttpRequest,
     path: web::Path<(String, String)>,
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
@@ -113,12 +115,25 @@ pub(crate) async fn act(
                 "{name} is the base with the task's full prompt, which is always in memory."
             )));
         }
-        (action, _) => decide(&app, &named, action, params).await?,
+        (action, _) => decide(&app, &named, action, by(&http), params).await?,
     }
     Ok(HttpResponse::Ok().json(named.item(&app).await?))
 }
 
-async fn decide(app: &App, named: &Named, action: &str, mut params: Params) -> Result<(), Error> {
+/// A run, which acts with its server's key, says which one it is; others are known by their keys.
+fn by(http: &HttpRequest) -> Option<String> {
+    let run = http.headers().get("retune-run");
+    let run = run.and_then(|run| run.to_str().ok().map(str::to_owned));
+    run.or_else(|| Caller::of(http).key_id)
+}
+
+async fn decide(
+    app: &App,
+    named: &Named,
+    action: &str,
+    by: Option<String>,
+    mut params: Params,
+) -> Result<(), Error> {
     let task = &named.task;
     let stages = app.ledger.stages(task).await?;
     let action = match action {
@@ -146,6 +161,7 @@ async fn decide(app: &App, named: &Named, action: &str, mut params: Params) -> R
     if let Some(expected) = expected {
         stages.expect_champion(task, &expected).map_err(conflict)?;
     }
+    let reason = params.string("reason")?;
     params.finish()?;
     let history = match action {
         Action::RollBack => app.ledger.stages_history(task).await?,
@@ -158,6 +174,9 @@ async fn decide(app: &App, named: &Named, action: &str, mut params: Params) -> R
     if after == stages {
         return Ok(());
     }
+    let after = after
+        .decided(by, reason.as_deref())
+        .map_err(|error| Error::param("reason", "invalid_value", error.to_string()))?;
     // Before it is asked it is in memory and has proved itself.
     for number in after.newly_asked(&stages) {
         let adapter = app.ledger.adapter(task, number).await?;
