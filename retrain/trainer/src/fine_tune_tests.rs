@@ -6,9 +6,9 @@ use std::time::Duration;
 use candle_core::DType;
 
 use super::*;
-use crate::ops::slice::{edit, read};
+use crate::ops::slice::read;
 use crate::settings::{Decay, recommended_learning_rate};
-use crate::test_support::tiny_config;
+use crate::test_support::{telling_base, tiny_config};
 
 /// A word of four tokens follows each of eight first tokens: nothing a random base can know.
 fn examples(seed: u32, n: u32) -> Vec<Example> {
@@ -29,17 +29,9 @@ struct World {
 }
 
 impl World {
-    /// The base's embedding is large enough for the head, which is the same and stays frozen, to tell tokens apart.
     fn new() -> Self {
-        let base = tempfile::tempdir().unwrap();
-        let model = Model::random(&tiny_config(), 4).unwrap();
-        edit(&model.embedding.tensor, |x| {
-            x.iter_mut().for_each(|x| *x *= 40.0)
-        })
-        .unwrap();
-        model.save(base.path(), DType::BF16).unwrap();
         World {
-            base,
+            base: telling_base(DType::BF16),
             sets: [examples(0, 60), examples(3, 10), examples(6, 10)],
         }
     }

@@ -10,10 +10,10 @@ use serde::Deserialize;
 
 use super::*;
 use crate::files::Store;
-use crate::ops::slice::{edit, read};
+use crate::ops::slice::read;
 use crate::optimizer::{AdamW, clip, norm};
 use crate::parity::{Case, apart, cases, farthest};
-use crate::test_support::tiny_config;
+use crate::test_support::telling_base;
 use crate::train::Progress;
 
 /// As `tests/parity/preferences.py` writes them.
@@ -133,14 +133,8 @@ fn preferences(from: u32, to: u32) -> Vec<Preference> {
 
 impl World {
     fn new() -> Self {
-        let base = tempfile::tempdir().unwrap();
-        let model = Model::random(&tiny_config(), 4).unwrap();
-        // Large enough for the head, which is the same and stays frozen, to tell tokens apart.
-        let table = &model.embedding.tensor;
-        edit(table, |x| x.iter_mut().for_each(|x| *x *= 40.0)).unwrap();
-        model.save(base.path(), DType::F32).unwrap();
         World {
-            base,
+            base: telling_base(DType::F32),
             sets: [preferences(0, 40), preferences(3, 11), preferences(4, 12)],
         }
     }

@@ -1,11 +1,13 @@
 //! What several test modules need.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use candle_core::DType;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-use crate::ModelConfig;
+use crate::ops::slice::edit;
+use crate::{Model, ModelConfig};
 
 /// `n` numbers in -1..1.
 pub(crate) fn random(seed: u64, n: usize) -> Vec<f32> {
@@ -61,4 +63,14 @@ pub(crate) fn tiny(settings: Value) -> ModelConfig {
     let object = all.as_object_mut().unwrap();
     object.extend(settings.as_object().unwrap().clone());
     ModelConfig::parse(all).unwrap()
+}
+
+/// A folder with a tiny base whose embedding is large enough for the head, which is the same and stays frozen, to tell tokens apart.
+pub(crate) fn telling_base(dtype: DType) -> tempfile::TempDir {
+    let base = tempfile::tempdir().unwrap();
+    let model = Model::random(&tiny_config(), 4).unwrap();
+    let table = &model.embedding.tensor;
+    edit(table, |x| x.iter_mut().for_each(|x| *x *= 40.0)).unwrap();
+    model.save(base.path(), dtype).unwrap();
+    base
 }
