@@ -8,6 +8,8 @@
 
 #![allow(clippy::indexing_slicing, reason = "no product code")]
 
+#[path = "../common/peak.rs"]
+mod peak;
 #[path = "../common/report.rs"]
 mod report;
 mod rows;
@@ -309,15 +311,9 @@ async fn ask(args: &Args, store: &Store) -> Result<()> {
         ],
         &lines,
     )?;
-    report::round(&json!({"peak_memory_mib": peak_memory()?, "query_memory_mib": MEMORY >> 20}))
-}
-
-/// Of this process, from its start: MiB.
-fn peak_memory() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
-    Ok(kib.context("no VmHWM")?.trim().parse::<u64>()? >> 10)
+    report::round(
+        &json!({"peak_memory_mib": peak::mib()?.round(), "query_memory_mib": MEMORY >> 20}),
+    )
 }
 
 /// DuckDB in a process of its own.

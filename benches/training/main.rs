@@ -16,6 +16,8 @@
 )]
 
 mod own;
+#[path = "../common/peak.rs"]
+mod peak;
 #[path = "../common/report.rs"]
 mod report;
 

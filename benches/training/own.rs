@@ -49,7 +49,8 @@ impl Steps {
         // The report before the first step, then one after each; the first step is left out.
         let seconds = (*times.last().context("no step")? - times[1]).as_secs_f64();
         let tokens = (self.batch * self.length * (self.steps - 1)) as f64;
-        let figures = json!({"tokens_per_second": tokens / seconds, "peak_mib": peak_mib()?});
+        let figures =
+            json!({"tokens_per_second": tokens / seconds, "peak_mib": crate::peak::mib()?});
         println!("{figures}");
         Ok(())
     }
@@ -65,16 +66,6 @@ impl Steps {
                 .collect(),
         }
     }
-}
-
-/// The most memory that this process ever had.
-fn peak_mib() -> Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: f64 = line
-        .and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .context("no VmHWM in /proc/self/status")?;
-    Ok(kib / 1024.0)
 }
 
 /// All cores, each with products of its own, as a step's are.
