@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{adapter, check, demo, keys, ledger, monitor, retrain, serve, up};
+use crate::commands::{
+    adapter, advise, check, dataset, demo, keys, ledger, monitor, retrain, serve, up,
+};
 use crate::{log, output};
 
 /// An open inference server that keeps its fine-tuned models tuned.
@@ -54,9 +56,14 @@ enum Command {
     /// Look at adapters, bring them, and decide where they stand.
     #[command(subcommand)]
     Adapter(adapter::Command),
+    /// Look at what a task's next adapter would be made of, add to it, take it along.
+    #[command(subcommand)]
+    Dataset(dataset::Command),
     /// Make, list and revoke API keys.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Say whether fine-tuning is what a task needs at all, from its own logs.
+    Advise(advise::Args),
     /// Ask the ledger.
     #[command(subcommand)]
     Ledger(ledger::Command),
@@ -111,7 +118,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Monitor(args) => Box::pin(monitor::run(common, &args)).await,
         Command::Retrain(args) => Box::pin(retrain::run(common, &args)).await,
         Command::Adapter(command) => Box::pin(adapter::run(common, &command)).await,
+        Command::Dataset(command) => Box::pin(dataset::run(common, &command)).await,
         Command::Keys(command) => Box::pin(keys::run(common, &command)).await,
+        Command::Advise(args) => Box::pin(advise::run(common, &args)).await,
         Command::Ledger(command) => Box::pin(ledger::run(common, &command)).await,
         Command::Demo(args) => Box::pin(demo::run(common, &args)).await,
         Command::Check(args) => check::run(common, &args),

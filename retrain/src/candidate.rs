@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use retune_ledger::{AdapterRef, Manifest, Probe, Source};
-use retune_task::{ChatMessage, ChatTemplate, PromptKind, Task, Trainer, base_id};
-use retune_trainer::{Checkpoints, LoraAdapter, LoraOutcome, LoraSettings, Progress};
+use retune_task::{ChatTemplate, Task, Trainer, base_id};
+use retune_trainer::{LoraAdapter, LoraOutcome, LoraSettings, Progress};
 
 use crate::book::{Book, TRAINING};
 use crate::dataset::{Dataset, Row};
@@ -18,8 +18,8 @@ use crate::report::{Curve, Report};
 use crate::run::Event;
 use crate::shape::Shape;
 use crate::stages::{Observer, name};
-use crate::train::{self, Examples, Lesson, Material, Training};
-use crate::{Encoder, Error, Options, prefer, probes, staging};
+use crate::train::{self, Examples, Material, Training};
+use crate::{Encoder, Error, Options, prefer, probes, shelf, staging};
 
 /// Trains, and publishes what came of it.
 pub(crate) async fn make(
@@ -154,18 +154,8 @@ async fn natively(
     let (settings, trials) = experiment::choose(o, &examples, settings, tried, observer).await?;
     report.trials = trials;
     let checkpoint = staging::checkpoint(o, &task.name, &report.run_id);
-    let lesson = Lesson {
-        base: o.base.clone(),
-        from: None,
-        of: Material::Examples(examples),
-    };
-    let mut training = Training::start(
-        lesson,
-        settings.clone(),
-        Some(Checkpoints::new(checkpoint, o.limits.checkpoint)),
-        &o.config.training,
-        Box::new(|_, _| Ok(())),
-    )?;
+    let of = Material::Examples(examples);
+    let mut training = Training::of_run(o, None, of, settings.clone(), Some(checkpoint))?;
     while let Some(step) = training.next().await {
         book.run.loss_first = book.run.loss_first.or(step.held_out_loss);
         book.run.loss_last = step.held_out_loss.or(book.run.loss_last);
@@ -183,14 +173,10 @@ async fn natively(
     Ok((outcome, settings))
 }
 
-/// What an adapter is asked and answers, as whole conversations.
 fn conversations(task: &Task, rows: &[Row]) -> Vec<serde_json::Value> {
-    let conversation = |row: &Row| {
-        let mut messages = task.messages(PromptKind::Adapter, &row.messages);
-        messages.push(ChatMessage::new("assistant", row.answer.as_str()));
-        serde_json::json!({ "messages": messages })
-    };
-    rows.iter().map(conversation).collect()
+    rows.iter()
+        .map(|row| shelf::conversation(task, row))
+        .collect()
 }
 
 /// PEFT's two files into the staging folder, if they are an adapter.

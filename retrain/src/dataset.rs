@@ -89,23 +89,37 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Why exchanges are no examples, in words, and how many for each reason.
+    pub fn left_out(&self) -> Vec<(String, u64)> {
+        let mut all: Vec<(String, u64)> = [
+            ("not of users", self.not_user),
+            ("failed", self.failed),
+            ("kept without text", self.no_text),
+            ("neither rated nor corrected", self.unrated),
+            ("rated too low, not corrected", self.rated_low),
+            ("without an answer", self.no_answer),
+            ("older in the same conversation", self.older_in_conversation),
+            ("same text as a newer one", self.same_text),
+        ]
+        .map(|(what, count)| (what.to_owned(), count))
+        .into();
+        let invalid = self.format_invalid.iter();
+        all.extend(
+            invalid.map(|(reason, count)| {
+                (format!("known answer breaks the format ({reason})"), *count)
+            }),
+        );
+        let curated = self.curated.iter();
+        all.extend(curated.map(|(reason, count)| (reason.to_string(), *count)));
+        all
+    }
+
     pub fn kept(&self) -> u64 {
         self.kept_corrections + self.kept_ratings
     }
 
     pub fn dropped(&self) -> u64 {
-        let invalid: u64 = self.format_invalid.values().sum();
-        let curated: u64 = self.curated.values().sum();
-        self.not_user
-            + self.failed
-            + self.no_text
-            + self.unrated
-            + self.rated_low
-            + self.no_answer
-            + invalid
-            + self.older_in_conversation
-            + self.same_text
-            + curated
+        self.left_out().iter().map(|(_, count)| count).sum()
     }
 }
 

@@ -81,7 +81,8 @@ impl Encoder {
     }
 
     /// The text in front of the answer, with the task's short prompt for adapters.
-    pub fn prompt(&self, task: &Task, row: &Row) -> Result<String, Error> {
+    #[cfg(test)]
+    fn prompt(&self, task: &Task, row: &Row) -> Result<String, Error> {
         Ok(self
             .template
             .render(&task.messages(PromptKind::Adapter, &row.messages), true)?)
@@ -116,14 +117,22 @@ impl Encoder {
 
     /// Tokens of prompt, answer and end of turn; loss weight 1 on the last two, 0 on the prompt.
     pub fn example(&self, task: &Task, row: &Row) -> Result<Example, Error> {
-        let mut tokens = self.tokens(&self.prompt(task, row)?)?;
-        let prompt = tokens.len();
-        tokens.extend(self.tokens(&row.answer)?);
-        tokens.extend(self.tokens(self.template.end_of_turn())?);
-        let weights = (0..tokens.len())
-            .map(|index| if index < prompt { 0.0 } else { 1.0 })
-            .collect();
-        Ok(Example { tokens, weights })
+        let before = task.messages(PromptKind::Adapter, &row.messages);
+        let answer = ChatMessage::new("assistant", row.answer.as_str());
+        self.answered(&before, &answer, None)
+    }
+
+    fn answered(
+        &self,
+        before: &[ChatMessage],
+        answer: &ChatMessage,
+        tools: Option<&Value>,
+    ) -> Result<Example, Error> {
+        let (prompt, said) = self.turn(before, answer, tools)?;
+        Ok(Example {
+            weights: [vec![0.0; prompt.len()], vec![1.0; said.len()]].concat(),
+            tokens: [prompt, said].concat(),
+        })
     }
 
     pub fn examples(&self, task: &Task, rows: &[Row]) -> Result<Encoded, Error> {
@@ -153,16 +162,9 @@ impl Encoder {
         other: &ChatMessage,
         tools: Option<&Value>,
     ) -> Result<Preference, Error> {
-        let answered = |answer: &ChatMessage| {
-            let (prompt, said) = self.turn(before, answer, tools)?;
-            Ok::<_, Error>(Example {
-                weights: [vec![0.0; prompt.len()], vec![1.0; said.len()]].concat(),
-                tokens: [prompt, said].concat(),
-            })
-        };
         Ok(Preference {
-            preferred: answered(preferred)?,
-            other: answered(other)?,
+            preferred: self.answered(before, preferred, tools)?,
+            other: self.answered(before, other, tools)?,
         })
     }
 

@@ -10,6 +10,10 @@ pub enum Error {
         "a run of task `{task}` is under way in another process; wait for it to end, `retune ledger sql \"select * from runs\"` shows it"
     )]
     Busy { task: String },
+    #[error("a run's page could not be made: {0}")]
+    Page(String),
+    #[error("{name}: {what}")]
+    NoDataset { name: String, what: String },
     #[error(transparent)]
     Ledger(#[from] retune_ledger::Error),
     #[error(transparent)]

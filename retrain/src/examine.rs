@@ -1,8 +1,9 @@
 //! The examination: candidate and baseline answer the same prompts through the running server, as an app would ask them.
 //!
-//! Which prompts is fixed before the first is asked: the held-out rows whose known answer is good enough to judge by, then
-//! prompts logged after the dataset was read, until there are `min_pairs`. No conversation that the training has seen is examined,
-//! and none twice.
+//! Which prompts, and in which order, is fixed before the first is asked: the held-out rows whose known answer is good enough to judge by, then
+//! prompts logged after the dataset was read. There have to be `min_pairs`; as many are asked, and more of those that there are only while
+//! the votes leave the verdict open. The order is by lot, so that however many are asked speak for all. No conversation that the training has seen is
+//! examined, and none twice.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,8 +25,6 @@ use crate::{Error, Limits, trust};
 
 /// Prompts under examination at once; each asks the candidate and then the baseline.
 const CONCURRENCY: usize = 4;
-/// Held-out prompts beyond this cost time and settle little more: 400 pairs show a win share of 57 %.
-pub(crate) const MAX_PAIRS: usize = 400;
 /// Rows of several replicas may become visible this much out of order.
 const DISORDER_SECONDS: i64 = 120;
 
@@ -35,6 +34,8 @@ pub(crate) struct Snapshot {
     after: Option<Cursor>,
     /// The last exchange in it.
     pub(crate) last: Option<Cursor>,
+    /// Exchanges a day, from the first to the last; None where that is no time.
+    pub(crate) per_day: Option<f64>,
 }
 
 impl Snapshot {
@@ -54,24 +55,29 @@ impl Snapshot {
                 .collect(),
             after,
             last: last.map(Exchange::cursor),
+            per_day: per_day(exchanges),
         }
     }
 }
 
-/// The prompts to examine, in the order of the list: all that there are up to `MAX_PAIRS` held-out ones, topped up by later ones to
-/// `min_pairs`.
-pub(crate) fn choose(dataset: &Dataset, later: &Dataset, min_pairs: usize) -> Vec<Row> {
+fn per_day(exchanges: &[Exchange]) -> Option<f64> {
+    let times = || exchanges.iter().map(|exchange| exchange.ts);
+    let seconds = (times().max()? - times().min()?).as_seconds_f64();
+    (seconds > 0.0).then(|| exchanges.len() as f64 / seconds * 86_400.0)
+}
+
+/// The prompts that may be examined, up to `max_pairs`: held-out ones, then later ones.
+pub(crate) fn choose(dataset: &Dataset, later: &Dataset, max_pairs: usize) -> Vec<Row> {
     let seen = dataset.seen_conversations();
     let held_out: Vec<&Row> = dataset
         .held_out
         .iter()
         .filter(|row| row.is_gold())
         .collect();
-    let cap = MAX_PAIRS.max(min_pairs);
     // The newest where there are too many: they are nearest to the traffic that the adapter is for.
     let mut list: Vec<Row> = held_out
         .iter()
-        .skip(held_out.len().saturating_sub(cap))
+        .skip(held_out.len().saturating_sub(max_pairs))
         .map(|&row| row.clone())
         .collect();
     let held_out: HashSet<&str> = dataset
@@ -88,7 +94,7 @@ pub(crate) fn choose(dataset: &Dataset, later: &Dataset, min_pairs: usize) -> Ve
         })
         .collect();
     later.sort_by_key(|row| (row.ts, &row.request_id));
-    let wanted = min_pairs.saturating_sub(list.len());
+    let wanted = max_pairs.saturating_sub(list.len());
     list.extend(later.into_iter().take(wanted).cloned());
     list
 }
@@ -102,12 +108,12 @@ pub(crate) async fn wait_for_list(
     limits: &Limits,
     mut have: impl FnMut(usize),
 ) -> Result<Vec<Row>, Error> {
-    let min_pairs = task.retrain.min_pairs;
+    let (min_pairs, max_pairs) = (task.retrain.min_pairs, task.retrain.max_pairs);
     let deadline = tokio::time::Instant::now() + limits.pairs;
-    let mut list = choose(dataset, &Dataset::default(), min_pairs);
+    let mut list = choose(dataset, &Dataset::default(), max_pairs);
     loop {
-        if list.len() < min_pairs {
-            list = choose(dataset, &later(ledger, task, snapshot).await?, min_pairs);
+        if list.len() < max_pairs {
+            list = choose(dataset, &later(ledger, task, snapshot).await?, max_pairs);
         }
         have(list.len());
         if list.len() >= min_pairs || tokio::time::Instant::now() >= deadline {
@@ -115,6 +121,13 @@ pub(crate) async fn wait_for_list(
         }
         tokio::time::sleep(limits.poll).await;
     }
+}
+
+/// Puts the prompts into the order in which they are asked: by lot, the same one whenever the run is repeated.
+pub(crate) fn draw(run_id: &str, list: &mut [Row]) {
+    list.sort_by_cached_key(|row| {
+        retune_task::sha256(&format!("order\n{run_id}\n{}", row.request_id))
+    });
 }
 
 /// The dataset of what was logged after the snapshot.

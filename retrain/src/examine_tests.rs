@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use retune_task::Split;
 
-use super::{Asking, Contest, Examined, choose, count};
+use super::{Asking, Contest, Examined, choose, count, draw};
 use crate::dataset::{Dataset, KnownBy, Row};
 use crate::server::{Answer, Server};
 use crate::testing::{Reply, Request, StandIn, task, time, user};
@@ -75,8 +75,8 @@ fn held_out_rows_come_first_and_later_ones_fill_up() {
     );
     assert_eq!(
         names(&choose(&dataset, &later, 1)),
-        ["request-55", "request-56"],
-        "all that is held out, in any case"
+        ["request-56"],
+        "the newest that is held out"
     );
     assert_eq!(
         choose(&dataset, &later, 50).len(),
@@ -91,11 +91,24 @@ fn the_newest_held_out_rows_where_there_are_too_many() {
         held_out: rows(0..1000, Split::HeldOut),
         ..Dataset::default()
     };
-    let list = choose(&dataset, &Dataset::default(), 150);
+    let list = choose(&dataset, &Dataset::default(), 400);
     assert_eq!(
         (list.len(), list[0].request_id.as_str()),
-        (super::MAX_PAIRS, "request-600")
+        (400, "request-600")
     );
+}
+
+#[test]
+fn the_order_is_by_lot_and_the_run_s_own() {
+    let drawn = |run_id: &str| {
+        let mut list = rows(0..50, Split::HeldOut);
+        draw(run_id, &mut list);
+        names(&list).join(" ")
+    };
+    let in_time = names(&rows(0..50, Split::HeldOut)).join(" ");
+    assert_eq!(drawn("run-1"), drawn("run-1"));
+    assert_ne!(drawn("run-1"), drawn("run-2"));
+    assert_ne!(drawn("run-1"), in_time);
 }
 
 fn contest() -> Contest {

@@ -8,7 +8,7 @@ use retune_trainer::{Example, LoraSettings};
 use crate::report::Trial;
 use crate::run::Event;
 use crate::stages::Observer;
-use crate::train::{Examples, Lesson, Material, Training};
+use crate::train::{Examples, Material, Training};
 use crate::{Error, Options};
 
 /// Below so many examples a fraction of them says nothing.
@@ -71,18 +71,7 @@ async fn attempt(
         development: examples.development.clone(),
         held_out: Vec::new(),
     };
-    let lesson = Lesson {
-        base: o.base.clone(),
-        from: None,
-        of: Material::Examples(examples),
-    };
-    let mut training = Training::start(
-        lesson,
-        settings,
-        None,
-        &o.config.training,
-        Box::new(|_, _| Ok(())),
-    )?;
+    let mut training = Training::of_run(o, None, Material::Examples(examples), settings, None)?;
     while let Some(step) = training.next().await {
         observer(&Event::Experiment(step));
     }

@@ -6,8 +6,11 @@
 //! through the running server, as an app would ask it: what is examined is what will be served. A fine-tuning job (`job`) is training
 //! alone: somebody brought the file, and judges what comes of it.
 
+mod advise;
 mod book;
+mod canary;
 mod candidate;
+mod cost;
 mod curate;
 pub mod dataset;
 mod elsewhere;
@@ -28,6 +31,7 @@ mod report;
 mod run;
 mod server;
 mod shape;
+pub mod shelf;
 mod soon;
 mod stages;
 mod staging;
@@ -42,6 +46,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use advise::{Advice, Advised, Because, Cluster, advise};
+pub use cost::{Cost, Tokens};
 pub use curate::{Reason, Taken};
 pub use encode::{Encoded, Encoder};
 pub use error::Error;
@@ -50,6 +56,7 @@ pub use memory::goes_first;
 pub use report::{Curve, Report, Sample};
 pub use retune_trainer::Progress;
 pub use run::{Event, run, run_id};
+pub use soon::Held;
 pub use watch::{Due, Launched, due, watch};
 
 /// Whether Retune's own trainer can train on a base: not on GGUF weights, nor on a family that it does not know.

@@ -6,14 +6,14 @@
 use std::time::Instant;
 
 use retune_task::Task;
-use retune_trainer::{Checkpoints, DpoSettings, LoraAdapter, LoraOutcome, LoraSettings};
+use retune_trainer::{DpoSettings, LoraAdapter, LoraOutcome, LoraSettings};
 
 use crate::book::Book;
 use crate::preferences::Preferences;
 use crate::report::{PreferenceTraining, Report};
 use crate::run::Event;
 use crate::stages::Observer;
-use crate::train::{Lesson, Material, Split, Training};
+use crate::train::{Material, Split, Training};
 use crate::{Encoder, Error, Options, staging};
 
 /// The adapter as it is after preferences; none where it stays as it was.
@@ -71,20 +71,11 @@ pub(crate) async fn learn(
         beta: policy.beta,
         sft: policy.sft,
     };
-    let lesson = Lesson {
-        base: o.base.clone(),
-        from: Some(adapter.clone()),
-        of: Material::Preferences(pairs, dpo),
-    };
+    let of = Material::Preferences(pairs, dpo);
     let checkpoint = staging::preferences_checkpoint(o, &task.name, &report.run_id);
     let started = Instant::now();
-    let mut training = Training::start(
-        lesson,
-        settings,
-        Some(Checkpoints::new(checkpoint, o.limits.checkpoint)),
-        &o.config.training,
-        Box::new(|_, _| Ok(())),
-    )?;
+    let from = Some(adapter.clone());
+    let mut training = Training::of_run(o, from, of, settings, Some(checkpoint))?;
     while let Some(step) = training.next().await {
         book.progress(step.step, step.steps).await?;
         observer(&Event::Preferring(step));

@@ -54,12 +54,15 @@ async fn reply(ledger: Ledger, request: Request) -> Reply {
             Action::Promote
         }
         "reject" => Action::Reject,
+        "canary" => Action::Canary(request.body["share"].as_f64().unwrap()),
         other => panic!("{other}"),
     };
     let after = match stages.after("ask", Some(number), action, &[]) {
         Ok(after) => after,
         Err(refused) => return Reply::error(409, &refused.0),
     };
+    let by = request.headers.get("retune-run").cloned();
+    let after = after.decided(by, request.body["reason"].as_str()).unwrap();
     ledger.set_stages("ask", stages.seq, after).await.unwrap();
     Reply::ok(json!({}))
 }
@@ -218,13 +221,18 @@ async fn from_corrections_to_a_champion_and_never_twice() {
         (row.state.as_str(), row.promoted, row.wins, row.adapter),
         (DONE, Some(true), report.wins, Some("ask@1".to_owned()))
     );
-    for extension in ["json", "md"] {
+    for extension in ["json", "md", "html"] {
         let written = ledger
             .files()
             .join("reports")
             .join(format!("{}.{extension}", report.run_id));
         assert!(std::fs::read_to_string(written).unwrap().contains("ask@1"));
     }
+    let mut hostile = report.clone();
+    hostile.won[0].candidate = "<script>alert(1)</script>".to_owned();
+    let page = hostile.html().unwrap();
+    assert!(page.contains("<svg") && page.contains("alert(1)"));
+    assert!(!page.contains("<script"), "{page}");
     assert!(
         !ledger
             .files()

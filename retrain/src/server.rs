@@ -20,6 +20,8 @@ pub(crate) struct Server {
     client: reqwest::Client,
     url: String,
     limits: Limits,
+    /// In whose name adapters are moved.
+    who: Option<String>,
 }
 
 /// What a model said to one prompt.
@@ -64,6 +66,15 @@ impl Server {
             client,
             url: url.trim_end_matches('/').to_owned(),
             limits: limits.clone(),
+            who: None,
+        }
+    }
+
+    /// The same, whose moves are a run's or a test's.
+    pub(crate) fn by(self, who: &str) -> Self {
+        Self {
+            who: Some(who.to_owned()),
+            ..self
         }
     }
 
@@ -137,30 +148,46 @@ impl Server {
     }
 
     /// Makes `name` the champion if `expected_champion` still is; a 409 else.
-    pub(crate) async fn promote(&self, name: &str, expected_champion: &str) -> Result<(), Error> {
-        self.admin(
-            name,
-            "promote",
-            json!({"expected_champion": expected_champion}),
-        )
-        .await
+    pub(crate) async fn promote(
+        &self,
+        name: &str,
+        expected_champion: &str,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let body = json!({"expected_champion": expected_champion, "reason": short(reason)});
+        self.admin(name, "promote", body).await
     }
 
-    pub(crate) async fn reject(&self, name: &str) -> Result<(), Error> {
-        self.admin(name, "reject", json!({})).await
+    /// Gives `name` a share of the traffic; 0 takes it back.
+    pub(crate) async fn canary(&self, name: &str, share: f64, reason: &str) -> Result<(), Error> {
+        let body = json!({"share": share, "reason": short(reason)});
+        self.admin(name, "canary", body).await
+    }
+
+    pub(crate) async fn reject(&self, name: &str, reason: &str) -> Result<(), Error> {
+        self.admin(name, "reject", json!({"reason": short(reason)}))
+            .await
     }
 
     /// Puts the champion before `name` in its place; a 409 where `name` is not the champion, or none came before it.
-    pub(crate) async fn roll_back(&self, name: &str) -> Result<(), Error> {
-        self.admin(name, "rollback", json!({})).await
+    pub(crate) async fn roll_back(&self, name: &str, reason: &str) -> Result<(), Error> {
+        self.admin(name, "rollback", json!({"reason": short(reason)}))
+            .await
     }
 
     async fn admin(&self, name: &str, action: &str, body: Value) -> Result<(), Error> {
         let path = format!("/admin/adapters/{name}/{action}");
         let request = format!("POST {path}");
-        self.send(&request, Method::POST, &path, |builder| builder.json(&body))
-            .await
-            .map_err(|refusal| refusal.error)?;
+        let who = self.who.as_deref();
+        self.send(&request, Method::POST, &path, |builder| {
+            let builder = builder.json(&body);
+            match who {
+                Some(who) => builder.header("retune-run", who),
+                None => builder,
+            }
+        })
+        .await
+        .map_err(|refusal| refusal.error)?;
         Ok(())
     }
 
@@ -210,6 +237,14 @@ impl Server {
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(self.limits.retry * 30);
         }
+    }
+}
+
+/// As much of a reason as a history takes.
+fn short(reason: &str) -> String {
+    match reason.char_indices().nth(retune_ledger::Word::LONGEST - 1) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason.to_owned(),
     }
 }
 

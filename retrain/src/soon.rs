@@ -1,8 +1,9 @@
-//! What depends on how long ago something was: an alarm soon after a promotion, an alarm soon after a run. Pure.
+//! What depends on when something was: an alarm soon after a promotion, an alarm soon after a run, a time of day or of the budget when nothing
+//! begins by itself. Pure.
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, DurationRound, TimeDelta, Timelike, Utc};
 use retune_ledger::{Run, Stages};
 use retune_task::{AlarmKind, RetrainPolicy};
 
@@ -52,12 +53,80 @@ pub(crate) fn cooling(
     until.filter(|until| now < *until)
 }
 
+/// Why no run begins that no person asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Another alarm's run has just ended.
+    CoolDown,
+    /// The policy has other hours.
+    Hours,
+    /// The policy's budget is spent.
+    Budget,
+}
+
+impl Held {
+    /// For people.
+    pub(crate) fn shown(self) -> &'static str {
+        match self {
+            Self::CoolDown => "another alarm's run has just ended (retrain.cool_down_hours)",
+            Self::Hours => "it begins in other hours (retrain.hours)",
+            Self::Budget => {
+                "the runs of 90 days have cost as much as they may (retrain.budget); a person can start one"
+            }
+        }
+    }
+}
+
+/// Until when the hours or the budget keep a task's runs from beginning.
+pub(crate) fn held(
+    policy: &RetrainPolicy,
+    runs: &[Run],
+    task: &str,
+    now: DateTime<Utc>,
+) -> Option<(Held, DateTime<Utc>)> {
+    let budget = policy
+        .budget
+        .and_then(|budget| spent(budget, runs, task, now));
+    let hours = policy.hours.filter(|hours| !hours.contains(now.hour()));
+    let open = hours.and_then(|hours| {
+        let hour = now.duration_trunc(TimeDelta::hours(1)).ok()?;
+        let mut next = (1..24).map(|n| hour + TimeDelta::hours(n));
+        next.find(|time| hours.contains(time.hour()))
+    });
+    let budget = budget.map(|until| (Held::Budget, until));
+    budget.or_else(|| open.map(|until| (Held::Hours, until)))
+}
+
+/// When so much of the last 90 days' cost is 90 days old that the rest is within the budget; None where it is now.
+fn spent(budget: f64, runs: &[Run], task: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let quarter = TimeDelta::days(90);
+    let cost = |run: &Run| run.report.as_ref()?.pointer("/cost/total")?.as_f64();
+    let mut costs: Vec<(DateTime<Utc>, f64)> = runs
+        .iter()
+        .filter(|run| run.task == task && now - run.ts < quarter)
+        .filter_map(|run| Some((run.ts, cost(run)?)))
+        .collect();
+    costs.sort_by_key(|(ts, _)| *ts);
+    let mut left: f64 = costs.iter().map(|(_, cost)| cost).sum();
+    let mut until = None;
+    for (ts, cost) in costs {
+        if left < budget {
+            break;
+        }
+        left -= cost;
+        until = Some(ts + quarter);
+    }
+    until
+}
+
 fn delta(duration: Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use retune_task::Hours;
+
     use super::*;
     use crate::book::{FAILED, new_row};
     use crate::testing::{task, time};
@@ -108,6 +177,44 @@ mod tests {
             AlarmKind::Format,
             time(100)
         ));
+    }
+
+    #[test]
+    fn hours_and_budget_hold_back() {
+        let mut policy = task().retrain.clone();
+        // A full hour.
+        let time = |seconds: i64| time(2_800 + seconds);
+        let hour = time(0).hour();
+        let at = |policy: &RetrainPolicy, runs: &[Run], now| held(policy, runs, "ask", time(now));
+        assert_eq!(at(&policy, &[], 0), None);
+        policy.hours = Some(Hours {
+            from: (hour + 3) % 24,
+            until: (hour + 5) % 24,
+        });
+        let until = (Held::Hours, time(3 * 3600));
+        assert_eq!(at(&policy, &[], 0), Some(until));
+        assert_eq!(at(&policy, &[], 3 * 3600 - 1), Some(until));
+        assert_eq!(at(&policy, &[], 3 * 3600), None);
+        assert_eq!(at(&policy, &[], 5 * 3600 - 1), None);
+        assert!(at(&policy, &[], 5 * 3600).is_some());
+
+        policy.hours = None;
+        policy.budget = Some(10.0);
+        let run = |at: i64, total: f64| {
+            let mut run = new_row("ask", "person".to_owned(), format!("run-{at}"));
+            run.ts = time(at);
+            run.report = Some(serde_json::json!({"cost": {"total": total}}));
+            run
+        };
+        let runs = [run(DAY, 6.0), run(0, 3.0), run(2 * DAY, 4.0)];
+        assert_eq!(at(&policy, &runs[..2], 3 * DAY), None);
+        // The oldest one's 3 are not enough to let go of; with it 10 are left.
+        assert_eq!(
+            at(&policy, &runs, 3 * DAY),
+            Some((Held::Budget, time(91 * DAY)))
+        );
+        assert_eq!(at(&policy, &runs, 91 * DAY), None);
+        assert_eq!(held(&policy, &runs, "other", time(3 * DAY)), None);
     }
 
     #[test]

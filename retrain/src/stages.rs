@@ -3,21 +3,20 @@
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{
-    AdapterRef, ExchangeQuery, FeedbackQuery, Purpose, Reference, Span, Table, Trigger,
-};
+use retune_ledger::{AdapterRef, FeedbackQuery, Reference, Span, Table, Trigger};
 use retune_task::Task;
 
 use crate::book::{Book, DATASET, DONE, EXAMINING};
+use crate::cost::{self, Counted, Tokens};
 use crate::dataset::{self, Dataset};
 use crate::examine::{self, Contest, Examined, Snapshot};
 use crate::judge::{self, Vote};
 use crate::preferences;
 use crate::report::{Report, SAMPLES, Sample};
 use crate::run::Event;
-use crate::server::Server;
-use crate::verdict::{Verdict, verdict};
-use crate::{Error, Options, StartedBy, candidate, promote, staging, trust};
+use crate::server::{Answer, Server};
+use crate::verdict::{self, Verdict};
+use crate::{Error, Options, StartedBy, candidate, promote, shelf, staging, trust};
 
 pub(crate) type Observer<'a> = &'a mut (dyn FnMut(&Event) + Send);
 
@@ -98,13 +97,7 @@ async fn read(
 ) -> Result<(Dataset, Snapshot, Report), Error> {
     // The report names the versions: whoever reads the tables at them finds the very rows that this run saw.
     let tables = o.ledger.snapshot().await?;
-    let exchanges = tables
-        .exchanges(&ExchangeQuery {
-            task: Some(task.name.clone()),
-            purpose: Some(Purpose::User),
-            ..ExchangeQuery::default()
-        })
-        .await?;
+    let exchanges = tables.exchanges(&shelf::of(task)).await?;
     let feedback = tables.feedback(&FeedbackQuery::default()).await?;
     let feedback = trust::trusted(&o.ledger, feedback).await?;
     let mut dataset = dataset::build(task, &exchanges, &feedback);
@@ -152,6 +145,7 @@ async fn read(
         judge: None,
         prompt_tokens: None,
         prompt_tokens_baseline: None,
+        cost: None,
         verdict: Verdict::Wait,
         reasons: Vec::new(),
         promoted: false,
@@ -182,11 +176,12 @@ async fn examine(
     let candidate_name = name(&task.name, candidate.number);
     server.load(&candidate_name).await?;
     let wanted = task.retrain.min_pairs;
-    let list = examine::wait_for_list(&o.ledger, task, dataset, snapshot, &o.limits, |have| {
+    let mut list = examine::wait_for_list(&o.ledger, task, dataset, snapshot, &o.limits, |have| {
         observer(&Event::Pairs { have, wanted })
     })
     .await?;
 
+    examine::draw(&report.run_id, &mut list);
     let contest = Contest {
         run_id: report.run_id.clone(),
         candidate: candidate_name.clone(),
@@ -194,14 +189,22 @@ async fn examine(
         baseline: report.baseline.clone(),
     };
     let started = Instant::now();
-    let total = list.len();
-    let mut asking = examine::Asking::start(server, &contest, &list);
-    while let Some(done) = asking.next().await? {
-        book.progress(done, total).await?;
-        observer(&Event::Examining { done, total });
-    }
-    let examined = asking.finish();
-    let (figures, votes) = examine::count(task, &report.run_id, &examined);
+    let mut examined: Vec<Examined> = Vec::new();
+    let (figures, votes) = loop {
+        let (figures, votes) = examine::count(task, &report.run_id, &examined);
+        let before = examined.len();
+        let total = before + verdict::more(&figures, wanted, list.len());
+        if total == before {
+            break (figures, votes);
+        }
+        let mut asking = examine::Asking::start(server, &contest, &list[before..total]);
+        while let Some(done) = asking.next().await? {
+            let done = before + done;
+            book.progress(done, total).await?;
+            observer(&Event::Examining { done, total });
+        }
+        examined.extend(asking.finish());
+    };
 
     report.examination_seconds = Some(started.elapsed().as_secs_f64());
     report.examples_examined = Some(figures.examined());
@@ -212,10 +215,23 @@ async fn examine(
     report.judge = Some(judge::NAME.to_owned());
     report.prompt_tokens = mean(examined.iter().map(|pair| pair.candidate.prompt_tokens));
     report.prompt_tokens_baseline = mean(examined.iter().map(|pair| pair.baseline.prompt_tokens));
+    let counted = Counted {
+        training_seconds: report.training_seconds.unwrap_or_default(),
+        examined: figures.examined(),
+        candidate: tokens(examined.iter().map(|pair| &pair.candidate)),
+        baseline: tokens(examined.iter().map(|pair| &pair.baseline)),
+        adapter_bytes: retune_ledger::ADAPTER_FILES
+            .iter()
+            .filter_map(|file| candidate.folder.join(file).metadata().ok())
+            .map(|file| file.len())
+            .sum(),
+        exchanges_per_day: snapshot.per_day,
+    };
+    report.cost = Some(cost::cost(&o.config.cost, &counted, Utc::now()));
     report.won = samples(&examined, &votes, Vote::Win);
     report.lost = samples(&examined, &votes, Vote::Loss);
     report.examined = votes;
-    (report.verdict, report.reasons) = verdict(&figures, wanted as u64);
+    (report.verdict, report.reasons) = verdict::verdict(&figures, wanted as u64);
     report.figures = Some(figures);
 
     // Before any promotion: the monitor must know what to expect of a new champion from its first answer on.
@@ -249,6 +265,13 @@ async fn prompts(
     let from = since.and_then(|since| since.parse::<DateTime<Utc>>().ok());
     let until = snapshot.last.clone();
     Ok(until.map(|until| Span { from, until }))
+}
+
+fn tokens<'a>(answers: impl ExactSizeIterator<Item = &'a Answer> + Clone) -> Tokens {
+    Tokens {
+        prompt: mean(answers.clone().map(|answer| answer.prompt_tokens)).unwrap_or_default(),
+        completion: mean(answers.map(|answer| answer.completion_tokens)).unwrap_or_default(),
+    }
 }
 
 fn mean(tokens: impl ExactSizeIterator<Item = u64>) -> Option<f64> {
@@ -309,15 +332,8 @@ pub(crate) async fn finish(
         let outcome = if champion.as_ref() == Some(&candidate) {
             Ok(())
         } else {
-            let server = Server::new(o.http.clone(), &o.server, &o.limits);
-            promote::carry_out(
-                &server,
-                report.verdict,
-                task.retrain.promote,
-                &candidate,
-                &report.baseline,
-            )
-            .await?
+            let server = Server::new(o.http.clone(), &o.server, &o.limits).by(&report.run_id);
+            promote::carry_out(&server, &task.retrain, &report, &candidate).await?
         };
         match outcome {
             Ok(()) => {

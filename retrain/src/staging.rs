@@ -34,7 +34,10 @@ pub(crate) async fn clear_leftovers(
                 adapter = adapter.number,
                 "rejecting the candidate of this run's earlier, unfinished attempt"
             );
-            server.reject(&name(&task.name, adapter.number)).await?;
+            let reason = format!("an earlier attempt of {run_id} made it, and did not finish");
+            server
+                .reject(&name(&task.name, adapter.number), &reason)
+                .await?;
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::{Error, memory};
+use crate::{Error, Options, memory};
 
 /// What is learned from, as tokens, split.
 #[derive(Default)]
@@ -144,6 +144,24 @@ pub(crate) struct Training {
 pub(crate) type AtEpoch = Box<dyn FnMut(usize, &LoraAdapter) -> Result<(), Error> + Send>;
 
 impl Training {
+    /// One of a run's: on its base, as its server may train. It goes on from `checkpoint`, if that is there.
+    pub(crate) fn of_run(
+        o: &Options,
+        from: Option<LoraAdapter>,
+        of: Material,
+        settings: LoraSettings,
+        checkpoint: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        let base = o.base.clone();
+        Self::start(
+            Lesson { base, from, of },
+            settings,
+            checkpoint.map(|path| Checkpoints::new(path, o.limits.checkpoint)),
+            &o.config.training,
+            Box::new(|_, _| Ok(())),
+        )
+    }
+
     pub(crate) fn start(
         lesson: Lesson,
         settings: LoraSettings,

@@ -1,11 +1,24 @@
 //! From the figures of an examination to a verdict, with reasons in plain words. No I/O, no clock.
+//!
+//! Votes are counted by a sequential test: an examination asks `min_pairs` prompts, and more only while the votes leave open whether the candidate is
+//! better. So what is clear costs little, what is close gets the prompts that it takes, and looking often makes no mistake likelier than
+//! asked for.
 
+use retune_stats::{Sprt, Told};
 use serde::{Deserialize, Serialize};
 
-/// A win share this unlikely under "equally good" counts as shown (exact two-sided sign test, ties dropped).
+/// A candidate with three of five votes shall be found; one with half of them shall not, but for one time in twenty.
+pub const VOTES: Sprt = Sprt {
+    win_rate: 0.6,
+    false_yes: 0.05,
+    false_no: 0.2,
+};
+/// A loss this unlikely under "equally good" counts as shown (exact two-sided sign test, ties dropped).
 pub const SIGNIFICANCE: f64 = 0.05;
 /// Format and length may be this much worse, as a share of the prompts, before the candidate counts as worse.
 pub const MARGIN: f64 = 0.05;
+/// Prompts asked more, at a time, while a verdict is open.
+const STEP: usize = 25;
 /// One-sided 95 % point of the normal distribution.
 const Z: f64 = 1.645;
 
@@ -97,6 +110,38 @@ impl Figures {
     pub fn p_value(&self) -> f64 {
         retune_stats::sign_test(self.wins, self.losses)
     }
+
+    fn told(&self) -> Told {
+        VOTES.told(self.wins, self.losses)
+    }
+
+    fn worse(&self) -> bool {
+        self.format.shown_worse() || self.length.shown_worse()
+    }
+
+    fn not_worse(&self) -> bool {
+        self.format.shown_not_worse() && self.length.shown_not_worse()
+    }
+
+    /// Whether more prompts could change the verdict.
+    pub fn is_open(&self) -> bool {
+        match self.told() {
+            Told::Open => true,
+            Told::NotBetter => false,
+            Told::Better => !self.worse() && !self.not_worse(),
+        }
+    }
+}
+
+/// How many of `available` prompts to ask next; 0: the examination is over.
+pub fn more(figures: &Figures, min_pairs: usize, available: usize) -> usize {
+    let asked = usize::try_from(figures.examined()).unwrap_or(usize::MAX);
+    let wanted = match asked < min_pairs {
+        true => min_pairs - asked,
+        false if figures.is_open() => STEP,
+        false => 0,
+    };
+    wanted.min(available.saturating_sub(asked))
 }
 
 /// Does an answer have about the length that the known one has? Between half and double; two characters are always forgiven.
@@ -138,25 +183,36 @@ pub fn verdict(figures: &Figures, min_pairs: u64) -> (Verdict, Vec<String>) {
             }
         ));
     }
-    let worse = figures.format.shown_worse() || figures.length.shown_worse();
-    let not_worse = figures.format.shown_not_worse() && figures.length.shown_not_worse();
-    let decided = p < SIGNIFICANCE;
-    let verdict = if examined < min_pairs {
+    if examined < min_pairs {
         reasons.push(format!("{examined} prompts with a known answer could be examined, and a verdict needs {min_pairs}"));
-        Verdict::Wait
-    } else if worse || (decided && figures.losses > figures.wins) {
-        Verdict::Reject
-    } else if decided && figures.wins > figures.losses {
-        if not_worse {
-            Verdict::Promote
-        } else {
-            Verdict::Canary
-        }
-    } else {
-        reasons.push("neither is shown to be better".to_owned());
-        Verdict::Wait
+        return (Verdict::Wait, reasons);
+    }
+    let told = figures.told();
+    reasons.push(in_words_told(figures, told));
+    let verdict = match told {
+        _ if figures.worse() => Verdict::Reject,
+        Told::Better if figures.not_worse() => Verdict::Promote,
+        Told::Better => Verdict::Canary,
+        _ if p < SIGNIFICANCE && figures.losses > figures.wins => Verdict::Reject,
+        Told::NotBetter | Told::Open => Verdict::Wait,
     };
     (verdict, reasons)
+}
+
+fn in_words_told(figures: &Figures, told: Told) -> String {
+    let (no, yes) = VOTES.bounds();
+    let what = match told {
+        Told::Better => "the candidate is better",
+        Told::NotBetter => {
+            "the candidate is not clearly better, and more votes would not change that; better examples might"
+        }
+        Told::Open => "it stays open whether the candidate is better",
+    };
+    format!(
+        "{what} (log likelihood ratio {:.2} of \"{:.0} % of the votes\" over \"half\": from {yes:.2} on it is, up to {no:.2} it is not)",
+        VOTES.log_ratio(figures.wins, figures.losses),
+        VOTES.win_rate * 100.0,
+    )
 }
 
 fn in_words(p: f64) -> String {
@@ -168,112 +224,5 @@ fn in_words(p: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn paired(prompts: u64, gained: u64, lost: u64, both: u64) -> Paired {
-        Paired {
-            prompts,
-            candidate: both + gained,
-            baseline: both + lost,
-            gained,
-            lost,
-        }
-    }
-
-    fn figures(wins: u64, losses: u64, ties: u64) -> Figures {
-        let n = wins + losses + ties;
-        Figures {
-            wins,
-            losses,
-            ties,
-            format: paired(n, 0, 0, n),
-            length: paired(n, 0, 0, n),
-        }
-    }
-
-    #[test]
-    fn the_table() {
-        // 61 of 100 is the least that a sign test at 5 % accepts, 60 of 100 the most that it does not.
-        for (wins, losses, ties, expected) in [
-            (61, 39, 50, Verdict::Promote),
-            (60, 40, 50, Verdict::Wait),
-            (39, 61, 50, Verdict::Reject),
-            (40, 60, 50, Verdict::Wait),
-            (0, 0, 150, Verdict::Wait),
-            (149, 0, 0, Verdict::Wait),
-            (0, 149, 0, Verdict::Wait),
-            (150, 0, 0, Verdict::Promote),
-            (6, 0, 144, Verdict::Promote),
-            (5, 0, 145, Verdict::Wait),
-        ] {
-            let (verdict, reasons) = verdict(&figures(wins, losses, ties), 150);
-            assert_eq!(
-                verdict, expected,
-                "{wins} wins, {losses} losses, {ties} ties: {reasons:?}"
-            );
-            assert!(!reasons.is_empty());
-        }
-    }
-
-    #[test]
-    fn a_worse_format_rejects_and_an_unclear_one_asks_for_a_canary() {
-        let mut better = figures(100, 20, 30);
-        better.format = paired(150, 0, 12, 138);
-        assert_eq!(verdict(&better, 150).0, Verdict::Reject);
-        better.format = paired(150, 8, 12, 130);
-        assert_eq!(verdict(&better, 150).0, Verdict::Canary);
-        better.format = paired(150, 60, 2, 88);
-        assert_eq!(verdict(&better, 150).0, Verdict::Promote);
-        better.length = paired(150, 0, 12, 138);
-        assert_eq!(verdict(&better, 150).0, Verdict::Reject);
-    }
-
-    #[test]
-    fn lengths() {
-        assert!(length_fits("12345678", "1234"));
-        assert!(!length_fits("1234567890", "12"));
-        assert!(length_fits("1234", "1234567890"));
-        assert!(!length_fits("1234", "12345678901"));
-        assert!(length_fits("", ""));
-    }
-
-    #[test]
-    fn observing_counts_where_they_differ() {
-        let mut paired = Paired::default();
-        for (candidate, baseline) in [
-            (true, true),
-            (true, false),
-            (false, true),
-            (false, false),
-            (true, false),
-        ] {
-            paired.observe(candidate, baseline);
-        }
-        assert_eq!(
-            paired,
-            Paired {
-                prompts: 5,
-                candidate: 3,
-                baseline: 2,
-                gained: 2,
-                lost: 1
-            }
-        );
-    }
-
-    proptest! {
-        /// A candidate exactly as good as the baseline in the votes is never promoted, and never both better and worse.
-        #[test]
-        fn promotion_needs_everything(wins in 0_u64..200, losses in 0_u64..200, ties in 0_u64..100, gained in 0_u64..50, lost in 0_u64..50) {
-            let mut figures = figures(wins, losses, ties);
-            figures.format = paired(figures.examined().max(gained + lost), gained, lost, 0);
-            if verdict(&figures, 150).0 == Verdict::Promote {
-                prop_assert!(figures.wins > figures.losses && figures.p_value() < SIGNIFICANCE && figures.examined() >= 150);
-                prop_assert!(figures.format.shown_not_worse());
-            }
-            prop_assert!(!(figures.format.shown_worse() && figures.format.shown_not_worse() && figures.format.loss_limits().0 > MARGIN));
-        }
-    }
-}
+#[path = "verdict_tests.rs"]
+mod tests;

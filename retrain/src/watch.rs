@@ -17,17 +17,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{ExchangeQuery, FeedbackQuery, JobStatus, Ledger, Purpose, Run, Trigger};
-use retune_task::{ModelName, RetrainPolicy, Task, Trainer};
+use retune_ledger::{ExchangeQuery, JobStatus, Ledger, Run, Trigger};
+use retune_task::{RetrainPolicy, Task, Trainer};
 use tokio_util::sync::CancellationToken;
 
 use crate::book::{self, DONE, FAILED, WAITING};
-use crate::dataset::{self, Dataset};
+use crate::canary;
+use crate::dataset::Dataset;
 use crate::job;
 use crate::run::run_id;
 use crate::server::Server;
-use crate::soon;
-use crate::{Error, Launch, Limits, Options, Start, StartedBy, trust};
+use crate::shelf;
+use crate::soon::{self, Held};
+use crate::{Error, Launch, Limits, Options, Start, StartedBy};
 
 /// Processes started for one run before it is left to a person.
 const LAUNCHES: u32 = 3;
@@ -45,7 +47,7 @@ pub enum Due {
         wanted: usize,
     },
     /// Not before that.
-    NotBefore(DateTime<Utc>),
+    NotBefore(Held, DateTime<Utc>),
 }
 
 /// A run begins once there are `min_new_examples` usable rows since the alarm, and `min_examples` in all.
@@ -68,6 +70,15 @@ pub fn due(policy: &RetrainPolicy, dataset: &Dataset, alarm: DateTime<Utc>) -> D
 
 /// Watches until `stop`, which `launch` has to obey as well; trouble with the ledger is logged and tried again at the next look.
 pub async fn watch(
+    o: &Options,
+    launch: impl Fn(&Launch) -> Launched + Send + Sync,
+    stop: CancellationToken,
+) {
+    // A canary is looked after while a run trains, too.
+    tokio::join!(starts(o, launch, stop.clone()), canary::watch(o, stop));
+}
+
+async fn starts(
     o: &Options,
     launch: impl Fn(&Launch) -> Launched + Send + Sync,
     stop: CancellationToken,
@@ -256,7 +267,7 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
         let row = latest(ledger, &id).await?;
         let first = ExchangeQuery {
             limit: Some(1),
-            ..user_exchanges(task)
+            ..shelf::of(task)
         };
         let first = match &row {
             Some(run) if run.state == DONE => None,
@@ -264,8 +275,20 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
         };
         // A time before the task's first exchange had nothing to train on, and never will have.
         let passed = first.as_ref().is_some_and(|first| first.ts >= time);
-        attempts.done = passed || row.is_some_and(|run| run.state == DONE);
+        attempts.done = passed || row.as_ref().is_some_and(|run| run.state == DONE);
         if attempts.done || first.is_none() {
+            return Ok(());
+        }
+        // It has begun, or begins as soon as it may: that the time has passed is no reason not to.
+        if row.is_none_or(|run| run.state == WAITING)
+            && let Some((why, until)) =
+                soon::held(&task.retrain, &ledger.runs().await?, &task.name, Utc::now())
+        {
+            let due = Due::NotBefore(why, until);
+            if attempts.told.replace(due) != Some(due) {
+                let why = why.shown();
+                tracing::info!(task = task.name, run_id = id, %until, why, "a schedule's run waits");
+            }
             return Ok(());
         }
         self.launch(&start, id).await
@@ -302,9 +325,17 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
                         return close(&o.ledger, task, &start, id, &trigger.adapter).await;
                     }
                 }
-                let due = match soon::cooling(&task.retrain, &runs, &task.name, &id, Utc::now()) {
-                    Some(until) => Due::NotBefore(until),
-                    None => due(&task.retrain, &read(&o.ledger, task).await?, trigger.ts),
+                let (policy, now) = (&task.retrain, Utc::now());
+                let held = soon::cooling(policy, &runs, &task.name, &id, now)
+                    .map(|until| (Held::CoolDown, until))
+                    .or_else(|| soon::held(policy, &runs, &task.name, now));
+                let due = match held {
+                    Some((why, until)) => Due::NotBefore(why, until),
+                    None => due(
+                        &task.retrain,
+                        &shelf::read(&o.ledger, task).await?.dataset,
+                        trigger.ts,
+                    ),
                 };
                 if due != Due::Ready {
                     if attempts.told.replace(due) != Some(due) {
@@ -314,10 +345,8 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
                             Due::Waiting { have, wanted } => {
                                 run.progress = Some((have as u64, wanted as u64));
                             }
-                            Due::NotBefore(until) => {
-                                run.error = Some(format!(
-                                    "not before {until}: another alarm's run has just ended (retrain.cool_down_hours)"
-                                ));
+                            Due::NotBefore(why, until) => {
+                                run.error = Some(format!("not before {until}: {}", why.shown()));
                             }
                             Due::Ready => {}
                         }
@@ -394,14 +423,8 @@ async fn latest(ledger: &Ledger, run_id: &str) -> Result<Option<Run>, Error> {
 
 /// Is `adapter` what the task is answered with? An alarm about a retired one has had its answer.
 async fn serves(ledger: &Ledger, task: &Task, adapter: &str) -> Result<bool, Error> {
-    let champion = match ledger.stages(&task.name).await?.champion {
-        Some(number) => ModelName::Adapter {
-            task: task.name.clone(),
-            number,
-        },
-        None => ModelName::Baseline(task.name.clone()),
-    };
-    Ok(champion.to_string() == adapter)
+    let stages = ledger.stages(&task.name).await?;
+    Ok(stages.champion_name(&task.name) == adapter)
 }
 
 /// Brings the former champion back where an alarm came soon after the promotion of the one that it is about; whether it did.
@@ -410,8 +433,9 @@ async fn roll_back(o: &Options, task: &Task, trigger: &Trigger) -> Result<bool, 
     if !soon::after_promotion(&task.retrain, &history, trigger.kind, trigger.ts) {
         return Ok(false);
     }
-    let server = Server::new(o.http.clone(), &o.server, &o.limits);
-    match server.roll_back(&trigger.adapter).await {
+    let server = Server::new(o.http.clone(), &o.server, &o.limits).by(&trigger.alarm);
+    let reason = format!("an alarm ({}) came soon after its promotion", trigger.kind);
+    match server.roll_back(&trigger.adapter, &reason).await {
         Ok(()) => {
             tracing::warn!(
                 task = task.name,
@@ -453,20 +477,6 @@ async fn close(
         "not begun: its alarm is about `{adapter}`, which is the champion no longer"
     ));
     Ok(ledger.append_run(&run).await?)
-}
-
-fn user_exchanges(task: &Task) -> ExchangeQuery {
-    ExchangeQuery {
-        task: Some(task.name.clone()),
-        purpose: Some(Purpose::User),
-        ..ExchangeQuery::default()
-    }
-}
-
-async fn read(ledger: &Ledger, task: &Task) -> Result<Dataset, Error> {
-    let exchanges = ledger.exchanges(&user_exchanges(task)).await?;
-    let feedback = trust::feedback(ledger, &FeedbackQuery::default()).await?;
-    Ok(dataset::build(task, &exchanges, &feedback))
 }
 
 #[cfg(test)]

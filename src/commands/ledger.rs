@@ -106,7 +106,7 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
             return forget(common, &ledger, user, *dry_run).await;
         }
         Command::Import { file, task } => {
-            return import(common, &config, &ledger, file, task.as_deref()).await;
+            return import(common, &config, &ledger, file, task.as_deref(), false).await;
         }
         Command::Export {
             task,
@@ -270,7 +270,7 @@ async fn forget(common: &Common, ledger: &Ledger, user: &str, dry_run: bool) -> 
         bar.finish_and_clear();
         ledger.close().await?;
         for report in &done.reports {
-            Report::write_page(report)?;
+            Report::write_anew(report)?;
         }
         done
     };
@@ -325,12 +325,14 @@ fn told(done: &Forgotten, dry_run: bool) -> Result<()> {
     Ok(())
 }
 
-async fn import(
+/// Takes a file's lines into the ledger; `as_examples`: their answers are right.
+pub(super) async fn import(
     common: &Common,
     config: &Config,
     ledger: &Ledger,
     file: &Path,
     task: Option<&str>,
+    as_examples: bool,
 ) -> Result<ExitCode> {
     let (mut lines, length): (Box<dyn BufRead>, _) = if file == Path::new("-") {
         (Box::new(BufReader::new(std::io::stdin())), None)
@@ -343,6 +345,9 @@ async fn import(
     let bar = bar("{bytes}/{total_bytes} {wide_bar} {eta}")?;
     bar.set_length(length.unwrap_or_default());
     let mut importer = Importer::new(ledger, &config.tasks, task).await?;
+    if as_examples {
+        importer = importer.as_examples();
+    }
     let (mut number, mut kept, mut known, mut bad) = (0_u64, 0_u64, 0_u64, 0_u64);
     let mut line = Vec::new();
     loop {

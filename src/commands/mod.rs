@@ -1,7 +1,9 @@
 //! One file a subcommand: it reads its arguments, calls the crate that does the work, and prints what came of it.
 
 pub(crate) mod adapter;
+pub(crate) mod advise;
 pub(crate) mod check;
+pub(crate) mod dataset;
 pub(crate) mod demo;
 pub(crate) mod keys;
 pub(crate) mod ledger;

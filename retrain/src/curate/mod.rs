@@ -36,16 +36,15 @@ pub enum Reason {
     NearHeldOut,
 }
 
-impl Reason {
-    /// For people.
-    pub(crate) fn shown(self) -> &'static str {
-        match self {
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
             Self::Outlier => "of a length like no other's",
             Self::Duplicate => "nearly the same as another",
             Self::Overruled => "contradicted by one that is known better",
             Self::Contradiction => "contradicted, and nobody knows who is right",
             Self::NearHeldOut => "nearly the same as one that is held out",
-        }
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Reason, counts, curate};
 use crate::dataset::{KnownBy, Row};
 use crate::testing::{time, user};
 
-fn row(n: usize, asked: &str, answer: &str, split: Split) -> Row {
+pub(super) fn row(n: usize, asked: &str, answer: &str, split: Split) -> Row {
     Row {
         request_id: format!("request-{n}"),
         ts: time(n as i64),

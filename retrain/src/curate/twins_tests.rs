@@ -9,21 +9,16 @@
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use retune_task::Split;
 
+use super::super::tests;
 use super::{Twin, leaks, twins};
 use crate::dataset::{KnownBy, Row};
-use crate::testing::{time, user};
 
 fn row(n: usize, asked: &str, answer: &str, known_by: KnownBy) -> Row {
     Row {
-        request_id: format!("request-{n}"),
-        ts: time(n as i64),
-        conversation: format!("conversation-{n}"),
-        user: None,
-        split: retune_task::Split::Train,
-        messages: vec![user(asked)],
-        answer: answer.to_owned(),
         known_by,
+        ..tests::row(n, asked, answer, Split::Train)
     }
 }
 

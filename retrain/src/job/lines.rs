@@ -1,4 +1,4 @@
-//! From an uploaded file to tokens: each line a conversation, with loss on what its assistant says.
+//! From an uploaded file to tokens: each line a conversation, with loss on what its assistant says, or a preference between two answers.
 //!
 //! Every answer is learned as serving reaches it: from the prompt that the engine would get up to there, token by token, to the end of
 //! the turn. Where the next answer's prompt begins with all of that, as with most chat templates, both are one example; where a
@@ -9,6 +9,11 @@ use retune_trainer::{Example, Preference};
 use retune_wire::{ConversationLine, PreferenceLine, TrainingLine};
 
 use crate::{Encoder, Error};
+
+const NO_CONVERSATION: &str = "it is a preference, and the method 'supervised' learns from conversations ('messages'); \
+    ask for the method 'dpo'";
+const NO_PREFERENCE: &str = "it is a conversation, and the method 'dpo' learns from preferences ('input', 'preferred_output', \
+    'non_preferred_output'); ask for the method 'supervised'";
 
 /// What a file is made of.
 #[derive(Debug)]
@@ -27,15 +32,13 @@ pub(crate) fn examples(
     task: &Task,
     bytes: &[u8],
 ) -> Result<Lines<Example>, Error> {
-    read(bytes, |line| {
-        match line {
+    read(bytes, |line| match line {
         TrainingLine::Conversation(line) => {
             let examples = of_conversation(encoder, task, &line).map_err(|e| e.to_string())?;
             let fit = examples.iter().all(|example| encoder.fits(example));
             Ok(if fit { examples } else { Vec::new() })
         }
-        TrainingLine::Preference(_) => Err("it is a preference, and the method 'supervised' learns from conversations ('messages'); ask for the method 'dpo'".to_owned()),
-    }
+        TrainingLine::Preference(_) => Err(NO_CONVERSATION.to_owned()),
     })
 }
 
@@ -48,8 +51,7 @@ pub(crate) fn preferences(
     task: &Task,
     bytes: &[u8],
 ) -> Result<Lines<Preference>, Error> {
-    read(bytes, |line| {
-        match line {
+    read(bytes, |line| match line {
         TrainingLine::Preference(line) => {
             let PreferenceLine {
                 messages,
@@ -63,8 +65,7 @@ pub(crate) fn preferences(
             let fit = encoder.both_fit(&both);
             Ok(fit.then_some(both).into_iter().collect())
         }
-        TrainingLine::Conversation(_) => Err("it is a conversation, and the method 'dpo' learns from preferences ('input', 'preferred_output', 'non_preferred_output'); ask for the method 'supervised'".to_owned()),
-    }
+        TrainingLine::Conversation(_) => Err(NO_PREFERENCE.to_owned()),
     })
 }
 

@@ -1,4 +1,7 @@
-//! What a run leaves behind: every figure of it, for programs (JSON) and for people (Markdown).
+//! What a run leaves behind: every figure of it, for programs (JSON) and for people (Markdown, and a page of HTML).
+
+mod page;
+mod plot;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -8,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::cost::Cost;
 use crate::curate::Taken;
 use crate::dataset::Counts;
 use crate::examine::Voted;
@@ -70,6 +74,9 @@ pub struct Report {
     /// Mean tokens of an examined prompt, as each is served.
     pub prompt_tokens: Option<f64>,
     pub prompt_tokens_baseline: Option<f64>,
+    /// None where nothing was examined.
+    #[serde(default)]
+    pub cost: Option<Cost>,
     pub verdict: Verdict,
     pub reasons: Vec<String>,
     pub promoted: bool,
@@ -133,23 +140,28 @@ pub struct Sample {
 }
 
 impl Report {
-    /// Makes the page for people anew from a report's file for programs, beside it.
+    /// Makes the pages for people anew from a report's file for programs, beside it.
     ///
     /// # Errors
     /// The file that cannot be read or written, or is no report.
-    pub fn write_page(path: &Path) -> Result<(), Error> {
+    pub fn write_anew(path: &Path) -> Result<(), Error> {
         let text = std::fs::read_to_string(path).map_err(Error::file(path))?;
         let report: Self = serde_json::from_str(&text).map_err(Error::Report)?;
-        write_whole(&path.with_extension("md"), &report.markdown())
+        report.write_pages(path)
     }
 
-    /// `<folder>/<run id>.json` and `.md`.
+    /// `<folder>/<run id>.json`, `.md` and `.html`.
     pub(crate) fn write_files(&self, folder: &Path) -> Result<(), Error> {
         std::fs::create_dir_all(folder).map_err(Error::file(folder))?;
         let json = serde_json::to_string_pretty(self).map_err(Error::Report)?;
         let path = folder.join(format!("{}.json", self.run_id));
         write_whole(&path, &json)?;
-        write_whole(&path.with_extension("md"), &self.markdown())
+        self.write_pages(&path)
+    }
+
+    fn write_pages(&self, path: &Path) -> Result<(), Error> {
+        write_whole(&path.with_extension("md"), &self.markdown())?;
+        write_whole(&path.with_extension("html"), &self.html()?)
     }
 
     /// The exchanges that it shows.
@@ -163,7 +175,8 @@ impl Report {
 
     /// Shows some exchanges no more.
     pub(crate) fn leave_out(&mut self, exchanges: &HashSet<String>) {
-        let before = self.shown().count();
+        let count = |it: &Self| it.won.len() + it.lost.len() + it.examined.len();
+        let before = count(self);
         self.won
             .retain(|sample| !exchanges.contains(&sample.request_id));
         self.lost
@@ -174,7 +187,7 @@ impl Report {
             let is_gone = |id: &String| exchanges.contains(id);
             !is_gone(&one.request_id) && !one.like.as_ref().is_some_and(is_gone)
         });
-        self.forgotten += (before - self.shown().count()) as u64;
+        self.forgotten += (before - count(self)) as u64;
     }
 
     /// For people: a page of Markdown.
@@ -214,29 +227,8 @@ impl Report {
             "| exchanges of the task | {} |\n|---|---|",
             self.dataset.exchanges
         )?;
-        for (what, rows) in [
-            ("not of users", self.dataset.not_user),
-            ("failed", self.dataset.failed),
-            ("kept without text", self.dataset.no_text),
-            ("neither rated nor corrected", self.dataset.unrated),
-            ("rated too low, not corrected", self.dataset.rated_low),
-            ("without an answer", self.dataset.no_answer),
-            (
-                "older in the same conversation",
-                self.dataset.older_in_conversation,
-            ),
-            ("same text as a newer one", self.dataset.same_text),
-        ] {
+        for (what, rows) in self.dataset.left_out() {
             writeln!(page, "| {what} | -{rows} |")?;
-        }
-        for (reason, rows) in &self.dataset.format_invalid {
-            writeln!(
-                page,
-                "| known answer breaks the format ({reason}) | -{rows} |"
-            )?;
-        }
-        for (reason, rows) in &self.dataset.curated {
-            writeln!(page, "| {} | -{rows} |", reason.shown())?;
         }
         writeln!(
             page,
@@ -303,13 +295,19 @@ impl Report {
                     paired.candidate, paired.prompts, paired.baseline, paired.prompts
                 )?;
             }
-            if let (Some(candidate), Some(baseline)) =
-                (self.prompt_tokens, self.prompt_tokens_baseline)
-            {
+            if let Some(cost) = &self.cost {
+                let (now, then) = (cost.candidate_tokens, cost.baseline_tokens);
                 writeln!(
                     page,
-                    "| prompt tokens, mean | {candidate:.1} | {baseline:.1} |"
+                    "| prompt tokens, mean | {:.1} | {:.1} |",
+                    now.prompt, then.prompt
                 )?;
+                writeln!(
+                    page,
+                    "| answer tokens, mean | {:.1} | {:.1} |",
+                    now.completion, then.completion
+                )?;
+                writeln!(page, "\n## Cost\n\n{cost}")?;
             }
             samples(page, "Won", &self.won)?;
             samples(page, "Lost", &self.lost)?;
@@ -335,7 +333,7 @@ impl Report {
             });
             let named: Vec<String> = named.collect();
             if !named.is_empty() {
-                writeln!(page, "\nSuch as, {}: {}.", reason.shown(), named.join(", "))?;
+                writeln!(page, "\nSuch as, {}: {}.", reason, named.join(", "))?;
             }
         }
         Ok(())

@@ -1,0 +1,316 @@
+//! Looks after the tasks' canaries: reads what they and their champions answered, and carries out what the test says.
+//!
+//! Only requests to the task's bare name count: who answers those is drawn by the server, while whoever names an adapter has chosen it.
+//! A user's conversation counts once in each stream, and the first word on an answer is the one that counts, so that what was counted never changes.
+//! A canary that a person began is looked after as well: it is taken back where it is worse. What a run has shown to be better, or too close to
+//! tell, is promoted by itself where the policy says so.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use retune_ledger::{Cursor, Exchange, ExchangeQuery, Feedback, FeedbackQuery, Purpose, Stages};
+use retune_task::{Enforce, ModelName, Promote, Task};
+use tokio_util::sync::CancellationToken;
+
+use super::{Arm, Beside, Stream, Told};
+use crate::book::DONE;
+use crate::server::Server;
+use crate::{Error, Options, trust};
+
+/// Who is named in the history of what a canary's test decided.
+const WHO: &str = "canary's test";
+/// Rows of several replicas may become visible this much out of order.
+const DISORDER: TimeDelta = TimeDelta::seconds(120);
+/// The longest pause between two looks, but for ten times the look itself.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// Looks after all canaries until `stop`.
+pub(crate) async fn watch(o: &Options, stop: CancellationToken) {
+    let mut watched: HashMap<&str, Canary> = HashMap::new();
+    loop {
+        let began = Instant::now();
+        for task in &o.config.tasks {
+            if let Err(error) = look_at(o, task, &mut watched).await {
+                tracing::warn!(task = task.name, %error, "the canary could not be looked at; trying again");
+            }
+        }
+        // It is not in a hurry, and gets at most a tenth of the time.
+        let pause = (o.limits.poll * 5).min(PAUSE).max(began.elapsed() * 10);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// One canary beside one champion.
+struct Canary {
+    number: u32,
+    champion: Option<u32>,
+    /// Since when these two answer.
+    since: DateTime<Utc>,
+    beside: Beside,
+    /// Exchanges that were counted, with who answered whom in which conversation.
+    seen: HashMap<String, (Arm, String)>,
+    rated: HashSet<String>,
+    conversations: HashSet<(Stream, String)>,
+    /// How far the ledger was read.
+    exchanges_until: DateTime<Utc>,
+    feedback_until: DateTime<Utc>,
+    /// It is better, and waits for a person.
+    waits: bool,
+}
+
+impl Canary {
+    /// None where the task has no canary, or nobody knows since when.
+    fn of(task: &Task, history: &[Stages]) -> Option<Self> {
+        let now = history.last()?;
+        let (number, _) = now.canary?;
+        let is_other = |stages: &Stages| {
+            stages.canary.map(|(n, _)| n) != Some(number) || stages.champion != now.champion
+        };
+        let first = history
+            .iter()
+            .rposition(is_other)
+            .map_or(0, |last| last + 1);
+        let since = history.get(first)?.at?;
+        Some(Self {
+            number,
+            champion: now.champion,
+            since,
+            // What is decoded under a grammar says nothing of the model.
+            beside: Beside::new(task.format.is_some() && task.enforce != Enforce::Constrain),
+            seen: HashMap::new(),
+            rated: HashSet::new(),
+            conversations: HashSet::new(),
+            exchanges_until: since,
+            feedback_until: since,
+            waits: false,
+        })
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        (self.number, self.champion, self.since) == (other.number, other.champion, other.since)
+    }
+
+    fn exchange(&mut self, task: &Task, arm: Arm, exchange: &Exchange) {
+        let counts = exchange.model_requested == task.name
+            && exchange.code == 200
+            && exchange.ts >= self.since
+            && !self.seen.contains_key(&exchange.request_id);
+        if !counts {
+            return;
+        }
+        // Who is not named is told by the conversation, as the server's draw does it.
+        let user = exchange.user.as_deref().unwrap_or_default();
+        let conversation = format!("{user}\n{}", exchange.conversation);
+        if let Some(valid) = exchange.format_valid
+            && self
+                .conversations
+                .insert((Stream::Format, conversation.clone()))
+        {
+            self.beside.observe(Stream::Format, arm, valid);
+        }
+        self.seen
+            .insert(exchange.request_id.clone(), (arm, conversation));
+    }
+
+    fn feedback(&mut self, task: &Task, said: &Feedback) {
+        let Some((arm, conversation)) = self.seen.get(&said.request_id) else {
+            return;
+        };
+        let content = match (&said.correction, said.rating) {
+            (Some(_), _) => false,
+            (None, Some(rating)) => rating >= task.retrain.rating_at_least,
+            (None, None) => return,
+        };
+        if self.rated.insert(said.request_id.clone())
+            && self
+                .conversations
+                .insert((Stream::Content, conversation.clone()))
+        {
+            self.beside.observe(Stream::Content, *arm, content);
+        }
+    }
+
+    /// Reads on in the ledger.
+    async fn read(&mut self, o: &Options, task: &Task) -> Result<(), Error> {
+        // What is read now was there by now.
+        let now = Utc::now();
+        let mut exchanges = Vec::new();
+        for (arm, number) in [
+            (Arm::Canary, Some(self.number)),
+            (Arm::Champion, self.champion),
+        ] {
+            let query = ExchangeQuery {
+                task: Some(task.name.clone()),
+                adapter: Some(ModelName::of(&task.name, number).to_string()),
+                purpose: Some(Purpose::User),
+                after: Some(Cursor {
+                    ts: self.since.max(self.exchanges_until - DISORDER),
+                    replica: String::new(),
+                    seq: 0,
+                }),
+                ..ExchangeQuery::default()
+            };
+            let found = o.ledger.exchanges(&query).await?;
+            exchanges.extend(found.into_iter().map(|exchange| (arm, exchange)));
+        }
+        // As they came: the test compares neighbours.
+        exchanges
+            .sort_by(|(_, a), (_, b)| (a.ts, &a.replica, a.seq).cmp(&(b.ts, &b.replica, b.seq)));
+        for (arm, exchange) in &exchanges {
+            self.exchange(task, *arm, exchange);
+        }
+        self.exchanges_until = now;
+        let query = FeedbackQuery {
+            since: Some(self.since.max(self.feedback_until - DISORDER)),
+        };
+        let mut feedback = trust::feedback(&o.ledger, &query).await?;
+        feedback.sort_by(|a, b| (a.ts, &a.feedback_id).cmp(&(b.ts, &b.feedback_id)));
+        for said in &feedback {
+            self.feedback(task, said);
+        }
+        self.feedback_until = now;
+        Ok(())
+    }
+}
+
+async fn look_at<'a>(
+    o: &Options,
+    task: &'a Task,
+    watched: &mut HashMap<&'a str, Canary>,
+) -> Result<(), Error> {
+    if o.ledger.stages(&task.name).await?.canary.is_none() {
+        watched.remove(task.name.as_str());
+        return Ok(());
+    }
+    let history = o.ledger.stages_history(&task.name).await?;
+    let Some(now) = Canary::of(task, &history) else {
+        return Ok(());
+    };
+    let before = watched.remove(task.name.as_str());
+    let mut canary = before.filter(|before| before.is_same(&now)).unwrap_or(now);
+    canary.read(o, task).await?;
+    carry_out(o, task, &mut canary).await?;
+    watched.insert(&task.name, canary);
+    Ok(())
+}
+
+async fn carry_out(o: &Options, task: &Task, canary: &mut Canary) -> Result<(), Error> {
+    let name = ModelName::of(&task.name, Some(canary.number)).to_string();
+    let champion = ModelName::of(&task.name, canary.champion).to_string();
+    let server = Server::new(o.http.clone(), &o.server, &o.limits).by(WHO);
+    let shown = canary.beside.shown();
+    let done = match canary.beside.told() {
+        Told::Worse => {
+            tracing::warn!(
+                task = task.name,
+                adapter = name,
+                shown,
+                "the canary is worse than the champion: it is rejected"
+            );
+            server
+                .reject(
+                    &name,
+                    &format!("worse than {champion} on live traffic: {shown}"),
+                )
+                .await
+        }
+        Told::NotWorse if canary.waits => Ok(()),
+        Told::NotWorse => {
+            let is_proven = proven(o, &name).await?;
+            if task.retrain.promote == Promote::Auto && is_proven {
+                tracing::info!(
+                    task = task.name,
+                    adapter = name,
+                    shown,
+                    "the canary is not worse than the champion: it is promoted"
+                );
+                let reason = format!(
+                    "better in its examination, and not worse than {champion} on live traffic: {shown}"
+                );
+                let promoted = server.promote(&name, &champion, &reason).await;
+                if promoted.is_ok() {
+                    tell_its_run(o, &name).await?;
+                }
+                promoted
+            } else {
+                canary.waits = true;
+                tracing::info!(
+                    task = task.name,
+                    adapter = name,
+                    shown,
+                    "the canary is not worse than the champion, and waits for a person to promote it"
+                );
+                Ok(())
+            }
+        }
+        Told::Open => {
+            let longest =
+                TimeDelta::from_std(task.retrain.canary.longest).unwrap_or(TimeDelta::MAX);
+            if Utc::now() - canary.since < longest {
+                return Ok(());
+            }
+            tracing::warn!(
+                task = task.name,
+                adapter = name,
+                shown,
+                "the canary's time is over, and nothing is shown: it is a candidate again"
+            );
+            let days = longest.num_days();
+            server
+                .canary(
+                    &name,
+                    0.0,
+                    &format!("nothing was shown in {days} days (canary.max_days): {shown}"),
+                )
+                .await
+        }
+    };
+    match done {
+        // Somebody else was faster: the next look sees what they decided.
+        Err(Error::Refused {
+            status: 409,
+            message,
+            ..
+        }) => {
+            tracing::warn!(
+                task = task.name,
+                adapter = name,
+                message,
+                "the canary was not moved"
+            );
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// Whether a run has examined the adapter and found nothing against it.
+async fn proven(o: &Options, adapter: &str) -> Result<bool, Error> {
+    let is_it = |run: &retune_ledger::Run| {
+        run.adapter.as_deref() == Some(adapter)
+            && matches!(run.verdict.as_deref(), Some("promote" | "canary"))
+    };
+    Ok(o.ledger.runs().await?.iter().any(is_it))
+}
+
+/// The run's row says that its candidate was promoted after all.
+async fn tell_its_run(o: &Options, adapter: &str) -> Result<(), Error> {
+    let runs = o.ledger.runs().await?;
+    let of =
+        |run: &&retune_ledger::Run| run.adapter.as_deref() == Some(adapter) && run.state == DONE;
+    if let Some(run) = runs.iter().find(of) {
+        let mut run = run.clone();
+        run.ts = Utc::now();
+        run.promoted = Some(true);
+        o.ledger.append_run(&run).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;
