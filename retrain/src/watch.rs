@@ -17,19 +17,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{ExchangeQuery, JobStatus, Ledger, Run, Trigger};
+use retune_ledger::{ExchangeQuery, FeedbackQuery, JobStatus, Ledger, Run, Trigger};
 use retune_task::{RetrainPolicy, Task, Trainer};
 use tokio_util::sync::CancellationToken;
 
 use crate::book::{self, DONE, FAILED, WAITING};
 use crate::canary;
-use crate::dataset::Dataset;
+use crate::dataset::{self, Dataset};
 use crate::job;
 use crate::run::run_id;
 use crate::server::Server;
 use crate::shelf;
 use crate::soon::{self, Held};
-use crate::{Error, Launch, Limits, Options, Start, StartedBy};
+use crate::{Error, Launch, Limits, Options, Start, StartedBy, trust};
 
 /// Processes started for one run before it is left to a person.
 const LAUNCHES: u32 = 3;
@@ -331,11 +331,7 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
                     .or_else(|| soon::held(policy, &runs, &task.name, now));
                 let due = match held {
                     Some((why, until)) => Due::NotBefore(why, until),
-                    None => due(
-                        &task.retrain,
-                        &shelf::read(&o.ledger, task).await?.dataset,
-                        trigger.ts,
-                    ),
+                    None => due(&task.retrain, &read(&o.ledger, task).await?, trigger.ts),
                 };
                 if due != Due::Ready {
                     if attempts.told.replace(due) != Some(due) {
@@ -477,6 +473,13 @@ async fn close(
         "not begun: its alarm is about `{adapter}`, which is the champion no longer"
     ));
     Ok(ledger.append_run(&run).await?)
+}
+
+/// At no version that anybody reads again: each look would bring the logs' rows into the tables otherwise.
+async fn read(ledger: &Ledger, task: &Task) -> Result<Dataset, Error> {
+    let exchanges = ledger.exchanges(&shelf::of(task)).await?;
+    let feedback = trust::feedback(ledger, &FeedbackQuery::default()).await?;
+    Ok(dataset::build(task, &exchanges, &feedback))
 }
 
 #[cfg(test)]
