@@ -22,6 +22,8 @@ pub(crate) struct Server {
     limits: Limits,
     /// In whose name adapters are moved.
     who: Option<String>,
+    /// The decision after which they are moved.
+    after: Option<u64>,
 }
 
 /// What a model said to one prompt.
@@ -67,6 +69,15 @@ impl Server {
             url: url.trim_end_matches('/').to_owned(),
             limits: limits.clone(),
             who: None,
+            after: None,
+        }
+    }
+
+    /// The same, whose moves are refused (409) where another decision has followed that one.
+    pub(crate) fn after(self, seq: u64) -> Self {
+        Self {
+            after: Some(seq),
+            ..self
         }
     }
 
@@ -175,10 +186,13 @@ impl Server {
             .await
     }
 
-    async fn admin(&self, name: &str, action: &str, body: Value) -> Result<(), Error> {
+    async fn admin(&self, name: &str, action: &str, mut body: Value) -> Result<(), Error> {
         let path = format!("/admin/adapters/{name}/{action}");
         let request = format!("POST {path}");
         let who = self.who.as_deref();
+        if let Some(seq) = self.after {
+            body["expected_seq"] = json!(seq);
+        }
         self.send(&request, Method::POST, &path, |builder| {
             let builder = builder.json(&body);
             match who {

@@ -28,6 +28,13 @@ impl Caller {
         }
     }
 
+    /// This process itself or one of its children, or anybody on this machine while there are no keys.
+    pub(crate) fn is_this_process(&self) -> bool {
+        self.key_id
+            .as_deref()
+            .is_none_or(|id| id == KeyText::INTERNAL)
+    }
+
     /// The request's caller. One that came past the guard, which does not happen, has the least role.
     pub(crate) fn of(request: &HttpRequest) -> Self {
         request.extensions().get().cloned().unwrap_or(Self {

@@ -382,7 +382,7 @@ fn each_mistake_is_said_with_its_place_its_value_and_what_was_expected() {
         (
             "TASK[task.retrain.canary]\nshare = 0\n",
             "",
-            "retune.toml:5: task.support.retrain.canary.share: is 0; expected a number above 0 and at most 1",
+            "retune.toml:5: task.support.retrain.canary.share: is 0; expected a number above 0 and below 1",
         ),
         (
             "TASK",

@@ -1,21 +1,26 @@
 //! Looks after the tasks' canaries: reads what they and their champions answered, and carries out what the test says.
 //!
 //! Only requests to the task's bare name count: who answers those is drawn by the server, while whoever names an adapter has chosen it.
-//! A user's conversation counts once in each stream, and the first word on an answer is the one that counts, so that what was counted never changes.
-//! A canary that a person began is looked after as well: it is taken back where it is worse. What a run has shown to be better, or too close to
-//! tell, is promoted by itself where the policy says so.
+//! The draw is by user, or by conversation where nobody is named, and whoever was drawn counts once in each stream: two answers to one user are
+//! no two trials. The first word on an answer is the one that counts, so that what was counted never changes.
+//! A canary that a person began is looked after as well: it is taken back where it is worse. What a run has shown to be better than the present
+//! champion, or too close to tell, is promoted by itself where the policy says so. A decision that somebody made meanwhile stands.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use retune_ledger::{Cursor, Exchange, ExchangeQuery, Feedback, FeedbackQuery, Purpose, Stages};
+use retune_ledger::{
+    Cursor, Exchange, ExchangeQuery, Feedback, FeedbackQuery, Purpose, Run, Stages,
+};
 use retune_task::{Enforce, ModelName, Promote, Task};
 use tokio_util::sync::CancellationToken;
 
 use super::{Arm, Beside, Stream, Told};
 use crate::book::DONE;
+use crate::report::Report;
 use crate::server::Server;
+use crate::stages::show_nothing_forgotten;
 use crate::{Error, Options, trust};
 
 /// Who is named in the history of what a canary's test decided.
@@ -28,10 +33,15 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// Looks after all canaries until `stop`.
 pub(crate) async fn watch(o: &Options, stop: CancellationToken) {
     let mut watched: HashMap<&str, Canary> = HashMap::new();
+    let mut told: HashMap<&str, u64> = HashMap::new();
     loop {
         let began = Instant::now();
         for task in &o.config.tasks {
-            if let Err(error) = look_at(o, task, &mut watched).await {
+            let looked = async {
+                look_at(o, task, &mut watched).await?;
+                tell_its_run(o, task, &mut told).await
+            };
+            if let Err(error) = looked.await {
                 tracing::warn!(task = task.name, %error, "the canary could not be looked at; trying again");
             }
         }
@@ -46,15 +56,18 @@ pub(crate) async fn watch(o: &Options, stop: CancellationToken) {
 
 /// One canary beside one champion.
 struct Canary {
+    /// The newest decision when it was last looked at.
+    seq: u64,
     number: u32,
     champion: Option<u32>,
     /// Since when these two answer.
     since: DateTime<Utc>,
     beside: Beside,
-    /// Exchanges that were counted, with who answered whom in which conversation.
+    /// Exchanges that were seen, with who answered whom.
     seen: HashMap<String, (Arm, String)>,
     rated: HashSet<String>,
-    conversations: HashSet<(Stream, String)>,
+    /// Who has counted.
+    counted: HashSet<(Stream, String)>,
     /// How far the ledger was read.
     exchanges_until: DateTime<Utc>,
     feedback_until: DateTime<Utc>,
@@ -76,6 +89,7 @@ impl Canary {
             .map_or(0, |last| last + 1);
         let since = history.get(first)?.at?;
         Some(Self {
+            seq: now.seq,
             number,
             champion: now.champion,
             since,
@@ -83,7 +97,7 @@ impl Canary {
             beside: Beside::new(task.format.is_some() && task.enforce != Enforce::Constrain),
             seen: HashMap::new(),
             rated: HashSet::new(),
-            conversations: HashSet::new(),
+            counted: HashSet::new(),
             exchanges_until: since,
             feedback_until: since,
             waits: false,
@@ -102,22 +116,21 @@ impl Canary {
         if !counts {
             return;
         }
-        // Who is not named is told by the conversation, as the server's draw does it.
-        let user = exchange.user.as_deref().unwrap_or_default();
-        let conversation = format!("{user}\n{}", exchange.conversation);
+        let user = exchange.user.as_ref().filter(|user| !user.is_empty());
+        let drawn = match user {
+            Some(user) => format!("user {user}"),
+            None => exchange.conversation.clone(),
+        };
         if let Some(valid) = exchange.format_valid
-            && self
-                .conversations
-                .insert((Stream::Format, conversation.clone()))
+            && self.counted.insert((Stream::Format, drawn.clone()))
         {
             self.beside.observe(Stream::Format, arm, valid);
         }
-        self.seen
-            .insert(exchange.request_id.clone(), (arm, conversation));
+        self.seen.insert(exchange.request_id.clone(), (arm, drawn));
     }
 
     fn feedback(&mut self, task: &Task, said: &Feedback) {
-        let Some((arm, conversation)) = self.seen.get(&said.request_id) else {
+        let Some((arm, drawn)) = self.seen.get(&said.request_id) else {
             return;
         };
         let content = match (&said.correction, said.rating) {
@@ -126,9 +139,7 @@ impl Canary {
             (None, None) => return,
         };
         if self.rated.insert(said.request_id.clone())
-            && self
-                .conversations
-                .insert((Stream::Content, conversation.clone()))
+            && self.counted.insert((Stream::Content, drawn.clone()))
         {
             self.beside.observe(Stream::Content, *arm, content);
         }
@@ -191,7 +202,9 @@ async fn look_at<'a>(
         return Ok(());
     };
     let before = watched.remove(task.name.as_str());
+    let seq = now.seq;
     let mut canary = before.filter(|before| before.is_same(&now)).unwrap_or(now);
+    canary.seq = seq;
     canary.read(o, task).await?;
     carry_out(o, task, &mut canary).await?;
     watched.insert(&task.name, canary);
@@ -201,7 +214,8 @@ async fn look_at<'a>(
 async fn carry_out(o: &Options, task: &Task, canary: &mut Canary) -> Result<(), Error> {
     let name = ModelName::of(&task.name, Some(canary.number)).to_string();
     let champion = ModelName::of(&task.name, canary.champion).to_string();
-    let server = Server::new(o.http.clone(), &o.server, &o.limits).by(WHO);
+    let server = Server::new(o.http.clone(), &o.server, &o.limits);
+    let server = server.by(WHO).after(canary.seq);
     let shown = canary.beside.shown();
     let done = match canary.beside.told() {
         Told::Worse => {
@@ -220,8 +234,11 @@ async fn carry_out(o: &Options, task: &Task, canary: &mut Canary) -> Result<(), 
         }
         Told::NotWorse if canary.waits => Ok(()),
         Told::NotWorse => {
-            let is_proven = proven(o, &name).await?;
-            if task.retrain.promote == Promote::Auto && is_proven {
+            let why_not = match task.retrain.promote {
+                Promote::Auto => unproven(o, &name, &champion).await?,
+                Promote::Approve => Some("promote = \"approve\"".to_owned()),
+            };
+            if why_not.is_none() {
                 tracing::info!(
                     task = task.name,
                     adapter = name,
@@ -231,17 +248,14 @@ async fn carry_out(o: &Options, task: &Task, canary: &mut Canary) -> Result<(), 
                 let reason = format!(
                     "better in its examination, and not worse than {champion} on live traffic: {shown}"
                 );
-                let promoted = server.promote(&name, &champion, &reason).await;
-                if promoted.is_ok() {
-                    tell_its_run(o, &name).await?;
-                }
-                promoted
+                server.promote(&name, &champion, &reason).await
             } else {
                 canary.waits = true;
                 tracing::info!(
                     task = task.name,
                     adapter = name,
                     shown,
+                    why_not,
                     "the canary is not worse than the champion, and waits for a person to promote it"
                 );
                 Ok(())
@@ -288,27 +302,78 @@ async fn carry_out(o: &Options, task: &Task, canary: &mut Canary) -> Result<(), 
     }
 }
 
-/// Whether a run has examined the adapter and found nothing against it.
-async fn proven(o: &Options, adapter: &str) -> Result<bool, Error> {
-    let is_it = |run: &retune_ledger::Run| {
-        run.adapter.as_deref() == Some(adapter)
-            && matches!(run.verdict.as_deref(), Some("promote" | "canary"))
-    };
-    Ok(o.ledger.runs().await?.iter().any(is_it))
+/// Why the adapter is not promoted by itself; None where a run has compared it with this champion, and found nothing against it.
+async fn unproven(o: &Options, adapter: &str, champion: &str) -> Result<Option<String>, Error> {
+    let runs = o.ledger.runs().await?;
+    let examined: Vec<&Run> = runs
+        .iter()
+        .filter(|run| run.adapter.as_deref() == Some(adapter))
+        .filter(|run| matches!(run.verdict.as_deref(), Some("promote" | "canary")))
+        .collect();
+    let baseline = |run: &&Run| run.baseline.as_deref() == Some(champion);
+    Ok(match examined.first() {
+        None => Some("no run has shown it to be better".to_owned()),
+        Some(_) if examined.iter().any(baseline) => None,
+        Some(run) => {
+            let other = run.baseline.as_deref().unwrap_or("nobody");
+            Some(format!(
+                "it was compared with {other}, which is the champion no longer"
+            ))
+        }
+    })
 }
 
-/// The run's row says that its candidate was promoted after all.
-async fn tell_its_run(o: &Options, adapter: &str) -> Result<(), Error> {
-    let runs = o.ledger.runs().await?;
-    let of =
-        |run: &&retune_ledger::Run| run.adapter.as_deref() == Some(adapter) && run.state == DONE;
-    if let Some(run) = runs.iter().find(of) {
-        let mut run = run.clone();
-        run.ts = Utc::now();
-        run.promoted = Some(true);
-        o.ledger.append_run(&run).await?;
+/// The run of a champion that a canary's test has promoted says so. It is told from the decisions: a process that died between the
+/// promotion and this row leaves it to the next.
+async fn tell_its_run<'a>(
+    o: &Options,
+    task: &'a Task,
+    told: &mut HashMap<&'a str, u64>,
+) -> Result<(), Error> {
+    let seq = o.ledger.stages(&task.name).await?.seq;
+    if told.get(task.name.as_str()) == Some(&seq) {
+        return Ok(());
     }
+    let history = o.ledger.stages_history(&task.name).await?;
+    if let Some(number) = promoted(&history) {
+        let adapter = ModelName::of(&task.name, Some(number)).to_string();
+        let runs = o.ledger.runs().await?;
+        let mut of = runs.into_iter().filter(|run| {
+            run.adapter.as_deref() == Some(&adapter)
+                && run.state == DONE
+                && run.promoted == Some(false)
+        });
+        if let Some(run) = of.next() {
+            tell(o, run).await?;
+        }
+    }
+    told.insert(&task.name, seq);
     Ok(())
+}
+
+/// The present champion, if it became it by a canary's test.
+fn promoted(history: &[Stages]) -> Option<u32> {
+    let champion = history.last()?.champion;
+    let others = |stages: &Stages| stages.champion != champion;
+    let first = history.iter().rposition(others).map_or(0, |last| last + 1);
+    let by = history.get(first)?.by.as_deref()?;
+    champion.filter(|_| by.starts_with(WHO))
+}
+
+async fn tell(o: &Options, mut run: Run) -> Result<(), Error> {
+    run.promoted = Some(true);
+    let report = run.report.clone();
+    if let Some(mut report) =
+        report.and_then(|report| serde_json::from_value::<Report>(report).ok())
+    {
+        report.promoted = true;
+        // It may have lain in memory while somebody was forgotten.
+        show_nothing_forgotten(o, &mut report).await?;
+        report.write_files(&o.ledger.files().join("reports"))?;
+        run.report = Some(serde_json::to_value(&report).map_err(Error::Report)?);
+    }
+    run.ts = Utc::now();
+    Ok(o.ledger.append_run(&run).await?)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ impl Running {
                 .app
                 .table
                 .load()
-                .shadow_of(&task.name, request.sticky_key())
+                .shadow_of(&task.name, &request.sticky_key())
         {
             self.beside(Purpose::Shadow, shadow);
         }

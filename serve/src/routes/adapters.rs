@@ -16,6 +16,8 @@ use crate::error::Error;
 use crate::keys::Caller;
 use crate::state::App;
 
+/// As much of a name as a history takes, in characters.
+const LONGEST_NAME: usize = 100;
 const ACTIONS: &str = "load, unload, promote, canary, shadow, rollback, reject";
 
 /// `GET /admin/adapters`.
@@ -120,11 +122,22 @@ pub(crate) async fn act(
     Ok(HttpResponse::Ok().json(named.item(&app).await?))
 }
 
-/// A run, which acts with its server's key, says which one it is; others are known by their keys.
+/// A run, which acts with its server's key, says which one it is; one that comes with a key of somebody's, as from another machine, is
+/// named together with the key, so that nobody acts in another's name.
 fn by(http: &HttpRequest) -> Option<String> {
     let run = http.headers().get("retune-run");
-    let run = run.and_then(|run| run.to_str().ok().map(str::to_owned));
-    run.or_else(|| Caller::of(http).key_id)
+    let run = run.and_then(|run| run.to_str().ok());
+    let run = run.map(|run| run.chars().take(LONGEST_NAME).collect::<String>());
+    match (run, Caller::of(http)) {
+        (Some(run), caller) if caller.is_this_process() => Some(run),
+        (
+            Some(run),
+            Caller {
+                key_id: Some(key), ..
+            },
+        ) => Some(format!("{run}, with the key {key}")),
+        (run, caller) => caller.key_id.or(run),
+    }
 }
 
 async fn decide(
@@ -160,6 +173,13 @@ async fn decide(
     };
     if let Some(expected) = expected {
         stages.expect_champion(task, &expected).map_err(conflict)?;
+    }
+    let seq = params.integer("expected_seq", 0, i64::MAX)?;
+    if seq.is_some_and(|seq| u64::try_from(seq) != Ok(stages.seq)) {
+        return Err(Error::Conflict(format!(
+            "The newest decision on {task} is number {}, not the expected one.",
+            stages.seq
+        )));
     }
     let reason = params.string("reason")?;
     params.finish()?;

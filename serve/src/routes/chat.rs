@@ -111,7 +111,7 @@ async fn admit(
         return Err(Error::Stopping);
     }
     let (purpose, run_id) = purpose(http)?;
-    let route = app.resolve(&request.model, request.sticky_key()).await?;
+    let route = app.resolve(&request.model, &request.sticky_key()).await?;
     *found = Some(route.clone());
     app.ledger.ready().await?;
     let ticket = app.admission.enter(purpose != Purpose::User)?;

@@ -23,6 +23,10 @@ async fn an_adapter_takes_over_and_gives_back() {
         )
         .await;
     assert_eq!((status, &item["error"]["code"]), (409, &json!("conflict")));
+    // Nor after another decision than the expected one.
+    let late = json!({"expected_champion": "count@base", "expected_seq": 7});
+    let (status, item) = server.act("count@1", "promote", late).await;
+    assert_eq!((status, &item["error"]["code"]), (409, &json!("conflict")));
     let (status, item) = server
         .act(
             "count@1",

@@ -3,7 +3,9 @@
 //! Chat completions and completions of a raw prompt are one [`Request`]: they differ in what the model reads and in how the
 //! answer is wrapped, and in nothing between.
 
-use retune_task::ChatMessage;
+use std::borrow::Cow;
+
+use retune_task::{ChatMessage, conversation};
 use serde_json::{Map, Value, json};
 
 use crate::messages::messages;
@@ -142,14 +144,15 @@ impl Request {
         }
     }
 
-    /// What a share of the traffic sticks to: the identifier of the person, else the first message.
-    pub fn sticky_key(&self) -> &str {
+    /// What a share of the traffic sticks to: the identifier of the person, else the conversation, by its first user message. A
+    /// system message, which an app sends with every request, would put them all on one side.
+    pub fn sticky_key(&self) -> Cow<'_, str> {
         let person = self.safety_identifier.as_deref().or(self.user.as_deref());
-        let first = || match &self.ask {
-            Ask::Chat(chat) => chat.messages.first().map(|m| m.content.as_str()),
-            Ask::Completion(prompts) => prompts.first().map(String::as_str),
-        };
-        person.or_else(first).unwrap_or_default()
+        match (person, &self.ask) {
+            (Some(person), _) if !person.is_empty() => Cow::Borrowed(person),
+            (_, Ask::Chat(chat)) => Cow::Owned(conversation(&chat.messages)),
+            (_, Ask::Completion(_)) => Cow::Owned(conversation(&self.messages())),
+        }
     }
 
     /// Whether the answer's form is the request's own matter, not the task's.

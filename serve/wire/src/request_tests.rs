@@ -1,7 +1,7 @@
 //! Requests as apps send them: what is read, and what is refused by name.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use retune_task::ChatMessage;
+use retune_task::{ChatMessage, conversation};
 use serde_json::{Value, json};
 
 use crate::{Ask, Params, Refusal, Request};
@@ -170,9 +170,21 @@ fn values_that_ask_for_nothing_pass() {
 }
 
 #[test]
-fn the_person_first_then_the_first_message() {
-    assert_eq!(with("stop", json!("x")).unwrap().sticky_key(), "hello");
+fn the_person_first_then_the_conversation() {
+    let hello = conversation(&[ChatMessage::new("user", "hello")]);
+    assert_eq!(with("stop", json!("x")).unwrap().sticky_key(), hello);
+    assert_eq!(with("user", json!("")).unwrap().sticky_key(), hello);
     assert_eq!(with("user", json!("u1")).unwrap().sticky_key(), "u1");
+}
+
+#[test]
+fn a_system_message_that_all_requests_share_is_not_what_they_are_told_apart_by() {
+    let key = |said: &str| {
+        let body = json!({"model": "m", "messages": [{"role": "system", "content": "Sort."}, {"role": "user", "content": said}]});
+        read(&body).unwrap().sticky_key().into_owned()
+    };
+    assert_ne!(key("one"), key("two"));
+    assert_eq!(key("one"), key(" one "));
 }
 
 #[test]
