@@ -44,6 +44,10 @@ async fn reply(ledger: Ledger, request: Request) -> Reply {
     }
     let number: u32 = parts[3].strip_prefix("ask@").unwrap().parse().unwrap();
     let stages = ledger.stages("ask").await.unwrap();
+    let expected = request.body["expected_seq"].as_u64();
+    if expected.is_some_and(|seq| seq != stages.seq) {
+        return Reply::error(409, "somebody was faster");
+    }
     let action = match parts[4] {
         "load" => return Reply::ok(json!({})),
         "promote" => {
@@ -144,7 +148,7 @@ impl House {
 }
 
 /// Enough that the held-out ones (15 %) can rule out a loss of format or length.
-pub(crate) const EXCHANGES: u64 = 300;
+pub(crate) const EXCHANGES: u64 = 450;
 pub(crate) const AUTO: &str = "promote = \"auto\"\n[task.retrain.lora]\nepochs = 2";
 
 pub(crate) fn start() -> Start {

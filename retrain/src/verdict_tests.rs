@@ -113,26 +113,42 @@ proptest! {
     }
 }
 
-/// Examinations of a candidate that wins a share of the votes, as the policy's defaults have them: how many of them promote, send to a
-/// canary, wait and reject, and the mean votes that they took. `ties` and `valid` are shares of the prompts.
-fn outcomes(win_rate: f64, ties: f64, valid: f64, available: usize) -> ([f64; 4], f64) {
+/// What an examined candidate is like.
+#[derive(Clone, Copy)]
+struct Like {
+    /// Its share of the votes.
+    wins: f64,
+    ties: f64,
+    /// Shares of valid answers, its own and the baseline's.
+    valid: (f64, f64),
+    /// Shares of answers of about the known length.
+    length: (f64, f64),
+    /// Prompts that there are.
+    available: usize,
+}
+
+/// Examinations as the policy's defaults have them: which of them promote, send to a canary, wait and reject, as shares, and the mean votes that
+/// they took.
+fn outcomes(like: Like) -> ([f64; 4], f64) {
     const RUNS: u32 = 4_000;
     let mut rng = ChaCha8Rng::seed_from_u64(8);
     let (mut counts, mut votes) = ([0_u32; 4], 0);
     for _ in 0..RUNS {
         let mut figures = Figures::default();
         loop {
-            let more = more(&figures, 150, available);
+            let more = more(&figures, 150, like.available);
             for _ in 0..more {
-                match (rng.random_bool(ties), rng.random_bool(win_rate)) {
+                match (rng.random_bool(like.ties), rng.random_bool(like.wins)) {
                     (true, _) => figures.ties += 1,
                     (false, true) => figures.wins += 1,
                     (false, false) => figures.losses += 1,
                 }
-                figures
-                    .format
-                    .observe(rng.random_bool(valid), rng.random_bool(valid));
-                figures.length.observe(true, true);
+                let mut both =
+                    |(candidate, baseline)| (rng.random_bool(candidate), rng.random_bool(baseline));
+                let (candidate, baseline) = both(like.valid);
+                figures.format.observe(candidate, baseline);
+                let (candidate, baseline) = both(like.length);
+                figures.length.observe(candidate, baseline);
             }
             if more == 0 {
                 break;
@@ -145,24 +161,76 @@ fn outcomes(win_rate: f64, ties: f64, valid: f64, available: usize) -> ([f64; 4]
     (counts.map(share), votes as f64 / f64::from(RUNS))
 }
 
-/// The table in docs/benchmarks.md: `cargo test --release operating_characteristics -- --nocapture`.
+/// The tables in docs/benchmarks.md: `cargo test --release operating_characteristics -- --nocapture`.
 #[test]
 fn operating_characteristics() {
+    let usual = Like {
+        wins: 0.6,
+        ties: 0.0,
+        valid: (0.99, 0.99),
+        length: (1.0, 1.0),
+        available: 400,
+    };
     println!("wins | ties | promote | canary | wait | reject | votes");
     for ties in [0.0, 0.3, 0.6] {
-        for win_rate in [0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8] {
-            let ([promote, canary, wait, reject], votes) = outcomes(win_rate, ties, 0.99, 400);
+        for wins in [0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8] {
+            let ([promote, canary, wait, reject], votes) = outcomes(Like {
+                wins,
+                ties,
+                ..usual
+            });
             println!(
-                "{win_rate} | {ties} | {promote:.3} | {canary:.3} | {wait:.3} | {reject:.3} | {votes:.0}"
+                "{wins} | {ties} | {promote:.3} | {canary:.3} | {wait:.3} | {reject:.3} | {votes:.0}"
             );
-            if win_rate <= 0.5 {
-                assert!(promote + canary <= 0.05, "{win_rate} {ties}");
+            if wins <= 0.5 {
+                assert!(promote + canary <= 0.05, "{wins} {ties}");
             }
-            if win_rate >= 0.6 && ties <= 0.3 {
-                assert!(promote + canary >= 0.8, "{win_rate} {ties}");
+            if wins >= 0.6 && ties <= 0.3 {
+                assert!(promote + canary >= 0.8, "{wins} {ties}");
             }
         }
     }
-    let ([promote, canary, ..], _) = outcomes(0.6, 0.0, 0.99, 150);
+    let few = Like {
+        available: 150,
+        ..usual
+    };
+    let ([promote, canary, ..], _) = outcomes(few);
     println!("0.6 of 150 prompts and no more: {:.3}", promote + canary);
+}
+
+/// The same for answers that break the format, or have another length: one no worse than the baseline is hardly ever rejected, and one worse by the
+/// margin hardly ever promoted.
+#[test]
+fn operating_characteristics_of_format_and_length() {
+    println!("wins | valid | of the baseline | length of both | promote | canary | wait | reject");
+    for (wins, valid, length) in [
+        (0.6, (0.99, 0.99), 1.0),
+        (0.6, (0.95, 0.95), 0.95),
+        (0.7, (0.95, 0.95), 0.95),
+        (0.6, (0.9, 0.9), 0.9),
+        (0.7, (0.9, 0.9), 0.9),
+        (0.6, (0.8, 0.8), 0.8),
+        (0.8, (0.94, 0.99), 1.0),
+        (0.6, (0.9, 0.95), 1.0),
+        (0.7, (0.85, 0.9), 0.9),
+        (0.7, (0.85, 0.95), 1.0),
+        (0.8, (0.8, 0.95), 1.0),
+    ] {
+        let ([promote, canary, wait, reject], _) = outcomes(Like {
+            wins,
+            ties: 0.0,
+            valid,
+            length: (length, length),
+            available: 400,
+        });
+        println!(
+            "{wins} | {} | {} | {length} | {promote:.3} | {canary:.3} | {wait:.3} | {reject:.3}",
+            valid.0, valid.1
+        );
+        if valid.0 < valid.1 {
+            assert!(promote <= 0.05, "{valid:?}");
+        } else {
+            assert!(reject <= 0.05 && promote + canary >= 0.8, "{valid:?}");
+        }
+    }
 }
