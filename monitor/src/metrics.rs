@@ -170,8 +170,14 @@ impl Metrics {
                 // Under way; or done without a verdict, when its alarm was about a champion of yesterday and it never began.
                 _ => continue,
             };
-            let ended = last.entry(&run.task).or_insert(run.ts);
-            *ended = run.ts.max(*ended);
+            // The row of one whose candidate was promoted later is younger than its end.
+            let finished = run
+                .report
+                .as_ref()
+                .and_then(|report| report["finished"].as_str());
+            let at = finished.and_then(|at| at.parse().ok()).unwrap_or(run.ts);
+            let ended = last.entry(&run.task).or_insert(at);
+            *ended = at.max(*ended);
             if counted.get(&run.run_id).map(String::as_str) != Some(verdict) {
                 counted.insert(run.run_id.clone(), verdict.to_owned());
                 self.runs

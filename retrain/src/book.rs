@@ -1,9 +1,13 @@
 //! A run's row in the `runs` table: written at each state, and every few seconds while a state makes progress.
+//!
+//! Until its verdict the row's `report` is no more than `{"training_seconds"}`, of all processes that have worked at the run: what one
+//! cost that failed, or was killed, is known as well.
 
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use retune_ledger::{Ledger, Run};
+use serde_json::{Value, json};
 
 use crate::Error;
 use crate::report::Report;
@@ -24,15 +28,27 @@ pub(crate) struct Book<'a> {
     ledger: &'a Ledger,
     pub(crate) run: Run,
     written: Instant,
+    /// Seconds of training before this state.
+    trained: f64,
+    /// Since when it trains.
+    training: Option<Instant>,
 }
 
 impl<'a> Book<'a> {
     pub(crate) fn open(ledger: &'a Ledger, run: Run) -> Self {
         Self {
             ledger,
+            trained: training_seconds(&run).unwrap_or_default(),
             run,
             written: Instant::now(),
+            training: None,
         }
+    }
+
+    /// Seconds of training, experiments and preferences included, in all processes that have worked at this run.
+    pub(crate) fn training_seconds(&self) -> f64 {
+        let now = self.training.map(|since| since.elapsed().as_secs_f64());
+        self.trained + now.unwrap_or_default()
     }
 
     pub(crate) async fn enter(
@@ -44,6 +60,8 @@ impl<'a> Book<'a> {
             run_id: self.run.run_id.clone(),
             state,
         });
+        self.trained = self.training_seconds();
+        self.training = (state == TRAINING).then(Instant::now);
         state.clone_into(&mut self.run.state);
         self.run.progress = None;
         self.write().await
@@ -59,6 +77,9 @@ impl<'a> Book<'a> {
     }
 
     pub(crate) async fn write(&mut self) -> Result<(), Error> {
+        if self.run.verdict.is_none() {
+            self.run.report = Some(json!({ "training_seconds": self.training_seconds() }));
+        }
         self.run.ts = Utc::now();
         self.written = Instant::now();
         Ok(self.ledger.append_run(&self.run).await?)
@@ -100,6 +121,32 @@ impl<'a> Book<'a> {
             tracing::error!(run_id = self.run.run_id, %error, %unkept, "the run failed, and its row could not be written");
         }
     }
+}
+
+fn training_seconds(run: &Run) -> Option<f64> {
+    run.report.as_ref()?.get("training_seconds")?.as_f64()
+}
+
+/// What a run has cost so far, with that price of an hour's training: its report's total, or its training alone where it came to none.
+pub(crate) fn spent(run: &Run, training_hour: f64) -> f64 {
+    let total = run
+        .report
+        .as_ref()
+        .and_then(|report| report.pointer("/cost/total"));
+    let training = || Some(training_seconds(run)? / 3600.0 * training_hour);
+    total
+        .and_then(Value::as_f64)
+        .or_else(training)
+        .unwrap_or_default()
+}
+
+/// When a run ended; its row may be younger, since its candidate was promoted later.
+pub(crate) fn ended(run: &Run) -> DateTime<Utc> {
+    let finished = run
+        .report
+        .as_ref()
+        .and_then(|report| report["finished"].as_str());
+    finished.and_then(|at| at.parse().ok()).unwrap_or(run.ts)
 }
 
 pub(crate) fn new_row(task: &str, started_by: String, run_id: String) -> Run {

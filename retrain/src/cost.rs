@@ -19,6 +19,7 @@ pub struct Tokens {
 /// What was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Counted {
+    /// Of all that was trained for the run, in vain too.
     pub(crate) training_seconds: f64,
     /// Prompts that both were asked.
     pub(crate) examined: u64,

@@ -79,7 +79,8 @@ pub async fn run(
     let lease = lease.ok_or_else(|| Error::Busy {
         task: task.name.clone(),
     })?;
-    lease.during(alone(o, task, start, run_id, observer)).await
+    let alone = Box::pin(alone(o, task, start, run_id, observer));
+    lease.during(alone).await
 }
 
 /// What one process at a time does for a task.
@@ -99,18 +100,18 @@ async fn alone(
     if let Some(report) = before.as_ref().and_then(finished) {
         return Ok(report);
     }
-    let decided = before.and_then(|run| Some((report_of(&run)?, run)));
+    let report = before.as_ref().and_then(report_of);
     let mut book;
-    let done = match decided {
-        Some((report, run)) => {
+    let done = match (report, before) {
+        (Some(report), Some(run)) => {
             book = Book::open(&o.ledger, run);
             Box::pin(stages::finish(o, task, &mut book, report, observer)).await
         }
-        None => {
-            book = Book::open(
-                &o.ledger,
-                book::new_row(&task.name, start.started_by.to_string(), run_id),
-            );
+        (_, before) => {
+            // Of what was done before nothing counts but what it cost.
+            let report = before.and_then(|run| run.report);
+            let row = book::new_row(&task.name, start.started_by.to_string(), run_id);
+            book = Book::open(&o.ledger, Run { report, ..row });
             Box::pin(stages::from_the_start(o, task, &mut book, observer)).await
         }
     };

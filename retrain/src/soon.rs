@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Timelike, Utc};
 use retune_ledger::{Run, Stages};
-use retune_task::{AlarmKind, RetrainPolicy};
+use retune_task::{AlarmKind, Prices, RetrainPolicy};
 
-use crate::book::DONE;
+use crate::book::{self, DONE};
 
 /// Does an alarm about the champion speak against its promotion? What apps ask is not the champion's doing, and one that already is
 /// there by going back has nothing better behind it.
@@ -49,7 +49,9 @@ pub(crate) fn cooling(
             && run.state == DONE
             && run.verdict.is_some()
     });
-    let until = ended.map(|run| run.ts + delta(policy.cool_down)).max();
+    let until = ended
+        .map(|run| book::ended(run) + delta(policy.cool_down))
+        .max();
     until.filter(|until| now < *until)
 }
 
@@ -80,13 +82,14 @@ impl Held {
 /// Until when the hours or the budget keep a task's runs from beginning.
 pub(crate) fn held(
     policy: &RetrainPolicy,
+    prices: &Prices,
     runs: &[Run],
     task: &str,
     now: DateTime<Utc>,
 ) -> Option<(Held, DateTime<Utc>)> {
     let budget = policy
         .budget
-        .and_then(|budget| spent(budget, runs, task, now));
+        .and_then(|budget| spent(budget, prices, runs, task, now));
     let hours = policy.hours.filter(|hours| !hours.contains(now.hour()));
     let open = hours.and_then(|hours| {
         let hour = now.duration_trunc(TimeDelta::hours(1)).ok()?;
@@ -98,13 +101,19 @@ pub(crate) fn held(
 }
 
 /// When so much of the last 90 days' cost is 90 days old that the rest is within the budget; None where it is now.
-fn spent(budget: f64, runs: &[Run], task: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+fn spent(
+    budget: f64,
+    prices: &Prices,
+    runs: &[Run],
+    task: &str,
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
     let quarter = TimeDelta::days(90);
-    let cost = |run: &Run| run.report.as_ref()?.pointer("/cost/total")?.as_f64();
     let mut costs: Vec<(DateTime<Utc>, f64)> = runs
         .iter()
-        .filter(|run| run.task == task && now - run.ts < quarter)
-        .filter_map(|run| Some((run.ts, cost(run)?)))
+        .filter(|run| run.task == task)
+        .map(|run| (book::ended(run), book::spent(run, prices.training_hour)))
+        .filter(|(at, _)| now - *at < quarter)
         .collect();
     costs.sort_by_key(|(ts, _)| *ts);
     let mut left: f64 = costs.iter().map(|(_, cost)| cost).sum();
@@ -185,7 +194,13 @@ mod tests {
         // A full hour.
         let time = |seconds: i64| time(2_800 + seconds);
         let hour = time(0).hour();
-        let at = |policy: &RetrainPolicy, runs: &[Run], now| held(policy, runs, "ask", time(now));
+        let prices = Prices {
+            training_hour: 2.0,
+            ..Prices::default()
+        };
+        let at = |policy: &RetrainPolicy, runs: &[Run], now| {
+            held(policy, &prices, runs, "ask", time(now))
+        };
         assert_eq!(at(&policy, &[], 0), None);
         policy.hours = Some(Hours {
             from: (hour + 3) % 24,
@@ -214,7 +229,22 @@ mod tests {
             Some((Held::Budget, time(91 * DAY)))
         );
         assert_eq!(at(&policy, &runs, 91 * DAY), None);
-        assert_eq!(held(&policy, &runs, "other", time(3 * DAY)), None);
+        assert_eq!(held(&policy, &prices, &runs, "other", time(3 * DAY)), None);
+
+        // One that failed after five hours of training has cost them.
+        let mut failed = run(0, 0.0);
+        failed.report = Some(serde_json::json!({"training_seconds": 18_000.0}));
+        let held_by = (Held::Budget, time(90 * DAY));
+        assert_eq!(at(&policy, &[failed], DAY), Some(held_by));
+        // One whose candidate was promoted later has its cost where it ended.
+        let mut later = run(80 * DAY, 10.0);
+        let report = serde_json::json!({"cost": {"total": 10.0}, "finished": time(0).to_rfc3339()});
+        later.report = Some(report);
+        assert_eq!(
+            at(&policy, std::slice::from_ref(&later), DAY),
+            Some(held_by)
+        );
+        assert_eq!(at(&policy, &[later], 90 * DAY), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::book::{self, DONE, FAILED, WAITING};
 use crate::canary;
-use crate::dataset::{self, Dataset};
+use crate::dataset::Dataset;
 use crate::job;
 use crate::run::run_id;
 use crate::server::Server;
@@ -281,8 +281,13 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
         }
         // It has begun, or begins as soon as it may: that the time has passed is no reason not to.
         if row.is_none_or(|run| run.state == WAITING)
-            && let Some((why, until)) =
-                soon::held(&task.retrain, &ledger.runs().await?, &task.name, Utc::now())
+            && let Some((why, until)) = soon::held(
+                &task.retrain,
+                &self.o.config.cost,
+                &ledger.runs().await?,
+                &task.name,
+                Utc::now(),
+            )
         {
             let due = Due::NotBefore(why, until);
             if attempts.told.replace(due) != Some(due) {
@@ -314,6 +319,12 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
             }
             // Its verdict stands and waits to be carried out.
             Some(run) if run.verdict.is_some() => {}
+            // It has begun: neither the hour nor what others cost keeps it from its end.
+            Some(run) if run.state != WAITING => {
+                if !serves(&o.ledger, task, &trigger.adapter).await? {
+                    return close(&o.ledger, task, &start, id, &trigger.adapter).await;
+                }
+            }
             _ => {
                 if !serves(&o.ledger, task, &trigger.adapter).await? {
                     return close(&o.ledger, task, &start, id, &trigger.adapter).await;
@@ -328,7 +339,7 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
                 let (policy, now) = (&task.retrain, Utc::now());
                 let held = soon::cooling(policy, &runs, &task.name, &id, now)
                     .map(|until| (Held::CoolDown, until))
-                    .or_else(|| soon::held(policy, &runs, &task.name, now));
+                    .or_else(|| soon::held(policy, &o.config.cost, &runs, &task.name, now));
                 let due = match held {
                     Some((why, until)) => Due::NotBefore(why, until),
                     None => due(&task.retrain, &read(&o.ledger, task).await?, trigger.ts),
@@ -479,7 +490,7 @@ async fn close(
 async fn read(ledger: &Ledger, task: &Task) -> Result<Dataset, Error> {
     let exchanges = ledger.exchanges(&shelf::of(task)).await?;
     let feedback = trust::feedback(ledger, &FeedbackQuery::default()).await?;
-    Ok(dataset::build(task, &exchanges, &feedback))
+    Ok(shelf::build(task, &exchanges, &feedback))
 }
 
 #[cfg(test)]
