@@ -6,10 +6,22 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use retune_monitor::features::vectors::TokenVectors;
-use retune_task::{Config, EngineKind};
+use retune_task::{Config, EngineKind, Task};
 
 use crate::cli::Common;
 use crate::hub;
+
+/// The configuration's task of that name; the error names those that there are.
+pub(crate) fn task<'a>(config: &'a Config, name: &str) -> Result<&'a Task> {
+    let known = || -> Vec<&str> { config.tasks.iter().map(|task| task.name.as_str()).collect() };
+    let task = config.tasks.iter().find(|task| task.name == name);
+    task.map(AsRef::as_ref).ok_or_else(|| {
+        anyhow!(
+            "there is no task {name:?}; the configuration has {}",
+            known().join(", ")
+        )
+    })
+}
 
 /// The base that the binary carries.
 const POCKET: &str = "models/pocket";
@@ -76,6 +88,14 @@ pub(crate) fn base_told(config: &Config) -> Result<String> {
                 model.endpoint()
             ))
         }
+    }
+}
+
+/// The base's folder, if its files are on this machine: where little depends on it nothing is downloaded.
+pub(crate) fn base_here(config: &Config) -> Option<PathBuf> {
+    match look_for_base(config) {
+        Ok(Base::Here(path)) if path.is_dir() => Some(path),
+        _ => None,
     }
 }
 

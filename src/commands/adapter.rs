@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use retune_ledger::{Action, AdapterRef, Ledger, Stages, standings};
 use retune_task::{Config, ModelName};
 use serde_json::{Value, json};
@@ -176,7 +176,7 @@ impl Desk<'_> {
 
     async fn list(&self, task: Option<&str>) -> Result<()> {
         if let Some(task) = task {
-            self.known(task)?;
+            setup::task(&self.config, task)?;
         }
         let mut items = Vec::new();
         let tasks = self.config.tasks.iter().map(|t| t.name.as_str());
@@ -292,7 +292,7 @@ impl Desk<'_> {
             Some(ModelName::Baseline(task)) => (task, None),
             _ => bail!("{name:?} is no adapter's name; expected TASK@NUMBER or TASK@base"),
         };
-        self.known(&task)?;
+        setup::task(&self.config, &task)?;
         let adapter = match number {
             Some(number) => Some(self.ledger.adapter(&task, number).await.with_context(|| {
                 format!("`retune adapter list --task {task}` says which there are")
@@ -300,16 +300,6 @@ impl Desk<'_> {
             None => None,
         };
         Ok((task, adapter))
-    }
-
-    fn known(&self, task: &str) -> Result<()> {
-        let tasks: Vec<&str> = self.config.tasks.iter().map(|t| t.name.as_str()).collect();
-        ensure!(
-            tasks.contains(&task),
-            "there is no task {task:?}; the configuration has {}",
-            tasks.join(", ")
-        );
-        Ok(())
     }
 }
 

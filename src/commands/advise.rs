@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use retune_ledger::Ledger;
 use retune_retrain::{Advice, Advised};
 use serde_json::json;
@@ -27,28 +27,20 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     let config = setup::config(common)?;
-    let known: Vec<&str> = config.tasks.iter().map(|task| task.name.as_str()).collect();
-    let task = config.tasks.iter().find(|task| task.name == args.task);
-    ensure!(
-        task.is_some(),
-        "there is no task {:?}; the configuration has {}",
-        args.task,
-        known.join(", ")
-    );
-    let Some(task) = task else {
-        return Ok(ExitCode::FAILURE);
-    };
+    let task = setup::task(&config, &args.task)?;
     // Only its tokenizer is wanted, and advice is worth having without.
-    let base = match setup::base(&config).await {
-        Ok(base) if base.join("tokenizer.json").is_file() => Some(base),
-        _ => None,
-    };
+    let base = setup::base_here(&config);
     let ledger = Ledger::open_briefly(&config.store).await?;
     let advice = retune_retrain::advise(&ledger, task, base.as_deref()).await?;
     if common.json {
         output::json(&json!(advice))?;
     } else {
         print(task.name.as_str(), &advice)?;
+    }
+    if let Some(why_not) = advice.unread {
+        output::problem(format_args!(
+            "nothing is said of the prompt's tokens: {why_not}"
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

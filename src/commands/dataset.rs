@@ -5,11 +5,11 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use retune_ledger::Ledger;
 use retune_retrain::dataset::Dataset;
 use retune_retrain::{Reason, Taken, shelf};
-use retune_task::{Config, Task};
+use retune_task::Task;
 use retune_wire::TrainingLine;
 use serde_json::json;
 
@@ -95,7 +95,7 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
         | Command::Diff { task, .. } => task,
         Command::Check { task, .. } => task.as_ref().context("--task or a file")?,
     };
-    let task = find(&config, name)?;
+    let task = setup::task(&config, name)?;
     let ledger = Ledger::open_briefly(&config.store).await?;
     match command {
         Command::Import { file, .. } => {
@@ -124,7 +124,9 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
             out.flush()?;
         }
         Command::Check { .. } => {
-            let dataset = shelf::read(&ledger, task).await?.dataset;
+            let shelf::Read {
+                dataset, coverage, ..
+            } = shelf::read(&ledger, task).await?;
             if common.json {
                 output::json(&json!({
                     "task": task.name,
@@ -134,9 +136,13 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
                     "wanted": task.retrain.min_examples,
                     "counts": dataset.counts,
                     "taken": dataset.taken,
+                    "coverage": coverage,
                 }))?;
             } else {
                 print(task, &dataset)?;
+                for sentence in coverage.sentences() {
+                    output::line(format_args!("\n{sentence}"))?;
+                }
             }
         }
         Command::Diff { before, after, .. } => {
@@ -161,17 +167,6 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn find<'a>(config: &'a Config, name: &str) -> Result<&'a Task> {
-    let known: Vec<&str> = config.tasks.iter().map(|task| task.name.as_str()).collect();
-    let task = config.tasks.iter().find(|task| task.name == name);
-    task.map(AsRef::as_ref).ok_or_else(|| {
-        anyhow!(
-            "there is no task {name:?}; the configuration has {}",
-            known.join(", ")
-        )
-    })
 }
 
 fn of_split(dataset: &Dataset, split: Split) -> Vec<&retune_retrain::dataset::Row> {
@@ -224,6 +219,28 @@ fn such_as(taken: &[Taken], reason: Reason) -> String {
         None => one.request_id.clone(),
     });
     named.collect::<Vec<_>>().join(", ")
+}
+
+/// A line of a file of examples as the ledger takes it, or why it is none: read as `check` reads it, so that what passes there is kept.
+pub(super) fn example(line: &str) -> Result<String, String> {
+    let conversation = match TrainingLine::read(line.trim().as_bytes()) {
+        Ok(TrainingLine::Conversation(conversation)) => conversation,
+        Ok(TrainingLine::Preference(_)) => {
+            return Err("is a preference; an example is a conversation with one right answer, and a fine-tuning job of the method \"dpo\" takes \
+                        preferences".to_owned());
+        }
+        Err(refusal) => return Err(refusal.to_string()),
+    };
+    if conversation.tools.is_some() {
+        return Err(
+            "has tools, which a task's examples have not; a fine-tuning job takes them".to_owned(),
+        );
+    }
+    // The last answer is the example; earlier ones are what it follows.
+    if conversation.learned.last() != Some(&true) {
+        return Err("does not end with an answer to learn: expected the role 'assistant' last, without a weight of 0".to_owned());
+    }
+    Ok(json!({ "messages": conversation.messages }).to_string())
 }
 
 /// Every bad line is named.

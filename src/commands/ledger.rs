@@ -368,6 +368,10 @@ pub(super) async fn import(
         } else {
             match std::str::from_utf8(&line) {
                 Ok(text) if text.trim().is_empty() => continue,
+                Ok(text) if as_examples => match super::dataset::example(text) {
+                    Ok(text) => importer.line(&text).await?,
+                    Err(what) => Imported::Bad(what),
+                },
                 Ok(text) => importer.line(text).await?,
                 Err(error) => Imported::Bad(format!("is not UTF-8: {error}")),
             }

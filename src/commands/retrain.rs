@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use chrono::{DateTime, FixedOffset};
 use indicatif::{ProgressBar, ProgressStyle};
 use retune_ledger::{JobStatus, Ledger};
@@ -88,12 +88,7 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         (Some(task), _) => {
-            let known: Vec<&str> = config.tasks.iter().map(|task| task.name.as_str()).collect();
-            ensure!(
-                known.contains(&task.as_str()),
-                "no task {task:?}; the configuration has {}",
-                known.join(", ")
-            );
+            setup::task(&config, task)?;
             let started_by = match (&args.trigger, args.scheduled) {
                 (Some(alarm), _) => StartedBy::Trigger(alarm.clone()),
                 (None, Some(time)) => StartedBy::Schedule(time.to_utc()),

@@ -15,7 +15,7 @@ use retune_task::{RetrainPolicy, Task};
 use serde::Serialize;
 
 use crate::shape::Shape;
-use crate::{Encoder, Error, dataset, shelf, trust};
+use crate::{Encoder, Error, shelf, trust};
 
 use figures::Figures;
 pub use gap::Cluster;
@@ -76,6 +76,9 @@ pub struct Advice {
     pub reasons: Vec<Because>,
     /// The failures, by what their prompts have in common.
     pub gap: Vec<Cluster>,
+    /// Why the prompt's tokens could not be counted, where its base is here and cannot be read.
+    #[serde(skip)]
+    pub unread: Option<String>,
 }
 
 /// Reads a task's logs and advises. `base`: its folder, for its tokenizer; without one nothing is said of the prompt's tokens.
@@ -83,22 +86,21 @@ pub async fn advise(ledger: &Ledger, task: &Task, base: Option<&Path>) -> Result
     let exchanges = ledger.exchanges(&shelf::of(task)).await?;
     let feedback = trust::feedback(ledger, &FeedbackQuery::default()).await?;
     let champion = ledger.stages(&task.name).await?.champion_name(&task.name);
-    let usable = dataset::build(task, &exchanges, &feedback).len() as u64;
-    let encoder = match base {
-        Some(base) => Some(Encoder::from_folder(base, Shape::of(base)?.context)?),
-        None => None,
-    };
     let (mut figures, failed) = figures::count(task, &champion, &exchanges, &feedback);
-    figures.usable = usable;
-    if let Some(encoder) = &encoder {
-        figures::tokens(&mut figures, task, encoder, &exchanges)?;
-    }
+    figures.usable = shelf::build(task, &exchanges, &feedback).len() as u64;
+    let mut counted = || {
+        let Some(base) = base else { return Ok(()) };
+        let encoder = Encoder::from_folder(base, Shape::of(base)?.context)?;
+        figures::tokens(&mut figures, task, &encoder, &exchanges)
+    };
+    let unread = counted().err().map(|error: Error| error.to_string());
     let (verdict, reasons) = verdict(&task.retrain, &figures);
     let gap = gap::clusters(&exchanges, &failed);
     Ok(Advice {
         verdict,
         reasons,
         gap,
+        unread,
     })
 }
 
