@@ -16,8 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use retune_ledger::{Examples, Exchange, Feedback, Purpose};
-use retune_task::{ChatMessage, Check, Split, Task};
+use retune_task::{ChatMessage, Check, HeldOutBy, Redaction, Split, Task, held_out};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::curate::{self, Reason, Taken};
 use crate::preferences::{Pair, Preferences};
@@ -207,14 +208,15 @@ pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Data
         };
         if !conversations.insert(row.conversation.clone()) {
             counts.older_in_conversation += 1;
-        } else if !texts.insert((text(&row.messages), row.answer.clone())) {
+        } else if !texts.insert(digest(&row)) {
             counts.same_text += 1;
         } else {
             rows.push(row);
         }
     }
+    drop((conversations, texts));
     rows.reverse();
-    let (rows, taken) = curate::curate(rows);
+    let (rows, taken) = curate::curate(rows, &personal(task));
     counts.curated = curate::counts(&taken);
     let mut dataset = Dataset {
         counts,
@@ -233,6 +235,17 @@ pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Data
         }
     }
     dataset
+}
+
+/// Of all that is said in a row: a million texts need not be kept twice.
+fn digest(row: &Row) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    let messages = row.messages.iter().flat_map(|m| [&m.role, &m.content]);
+    for part in messages.chain([&row.answer]) {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
 }
 
 pub(crate) fn text(messages: &[ChatMessage]) -> Vec<(String, String)> {
@@ -325,6 +338,24 @@ pub(crate) fn asked<'a>(task: &Task, exchange: &'a Exchange) -> Result<&'a [Chat
     Ok(messages)
 }
 
+/// Where an exchange belongs, in every run the same.
+pub(crate) fn split(task: &Task, exchange: &Exchange) -> Split {
+    let user = exchange.user.as_deref().filter(|user| !user.is_empty());
+    match (task.retrain.held_out_by, user) {
+        (HeldOutBy::User, Some(user)) => held_out(&format!("user {user}")),
+        _ => held_out(&exchange.conversation),
+    }
+}
+
+/// What no example may hold. What the task replaces when it is logged cannot be told from its surrogates, and is not looked for.
+fn personal(task: &Task) -> Redaction {
+    let replaced = task.privacy.redaction.kinds();
+    let mut kinds = task.retrain.personal.clone();
+    kinds.retain(|kind| !replaced.contains(kind));
+    // Without patterns of its own nothing can be wrong with it.
+    Redaction::new(&kinds, &[]).unwrap_or_default()
+}
+
 /// The known answer of one exchange, or why there is none.
 fn known(task: &Task, exchange: &Exchange, said: &Said<'_>) -> Result<Row, Dropped> {
     let messages = asked(task, exchange)?;
@@ -354,7 +385,7 @@ fn known(task: &Task, exchange: &Exchange, said: &Said<'_>) -> Result<Row, Dropp
         ts: exchange.ts,
         conversation: exchange.conversation.clone(),
         user: exchange.user.clone(),
-        split: retune_task::held_out(&exchange.conversation),
+        split: split(task, exchange),
         messages: messages.to_vec(),
         answer: answer.to_owned(),
         known_by,

@@ -41,6 +41,40 @@ fn the_newest_correction_is_the_known_answer_whatever_the_ratings() {
 }
 
 #[test]
+fn all_that_a_user_asks_is_on_one_side_where_the_policy_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let by_user = crate::testing::config(folder.path(), "held_out_by = \"user\"");
+    let by_user = &by_user.tasks[0];
+    let exchanges: Vec<Exchange> = (0..400)
+        .map(|n| Exchange {
+            // Every fifth is nobody's.
+            user: (n % 5 != 0).then(|| format!("user-{}", n % 40)),
+            ..asked(n, &format!("prompt {n}"), ANSWER)
+        })
+        .collect();
+    let feedback: Vec<Feedback> = (0..400).map(|n| rated(n, 500, "ann", 5)).collect();
+    let sides = |task: &Task| {
+        let mut sides: HashMap<Option<String>, Vec<Split>> = HashMap::new();
+        for row in build(task, &exchanges, &feedback).rows() {
+            let side = sides.entry(row.user.clone()).or_default();
+            if !side.contains(&row.split) {
+                side.push(row.split);
+            }
+        }
+        sides
+    };
+    let sides_by_user = sides(by_user);
+    for (user, sides) in &sides_by_user {
+        assert_eq!(sides.len() == 1, user.is_some(), "{user:?}: {sides:?}");
+    }
+    let held_out = sides_by_user
+        .values()
+        .filter(|sides| sides[..] == [Split::HeldOut]);
+    assert!((1..12).contains(&held_out.count()), "{sides_by_user:?}");
+    assert!(sides(&task()).values().any(|sides| sides.len() > 1));
+}
+
+#[test]
 fn several_raters_are_their_lower_median_and_each_counts_once() {
     for (ratings, kept) in [
         (vec![("ann", 5)], Some(5)),

@@ -12,7 +12,7 @@ use chrono::TimeDelta;
 use retune_ledger::{
     Counts, Cursor, Exchange, ExchangeQuery, FeedbackQuery, Ledger, Purpose, Sample,
 };
-use retune_task::{Check, Task, Traits};
+use retune_task::{Check, HeldOutBy, Task, Traits};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -144,7 +144,15 @@ async fn later(ledger: &Ledger, task: &Task, snapshot: &Snapshot) -> Result<Data
         since: snapshot.after.as_ref().map(|after| after.ts),
     };
     let feedback = trust::feedback(ledger, &since).await?;
-    Ok(dataset::build(task, &exchanges, &feedback))
+    let later = dataset::build(task, &exchanges, &feedback);
+    Ok(match task.retrain.held_out_by {
+        HeldOutBy::Conversation => later,
+        // Others may be known to the training.
+        HeldOutBy::User => Dataset {
+            held_out: later.held_out,
+            ..Dataset::default()
+        },
+    })
 }
 
 /// One prompt, examined.

@@ -11,6 +11,7 @@ mod book;
 mod canary;
 mod candidate;
 mod cost;
+pub mod coverage;
 mod curate;
 pub mod dataset;
 mod elsewhere;
@@ -41,6 +42,7 @@ mod train;
 mod trust;
 pub mod verdict;
 mod watch;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -11,7 +11,8 @@ use retune_ledger::{Exchange, Feedback};
 use retune_task::{ChatMessage, Check, Split, Task};
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{Said, asked, text};
+use crate::curate::leaks;
+use crate::dataset::{Row, Said, asked, split, text};
 
 /// Two answers to a prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,7 @@ pub struct Pair {
     /// The exchanges that the answers are of; a correction is nobody's.
     pub request_ids: Vec<String>,
     pub conversation: String,
+    pub split: Split,
     /// As the app sent them.
     pub messages: Vec<ChatMessage>,
     pub preferred: String,
@@ -50,8 +52,25 @@ impl Preferences {
         seen.map(|pair| pair.conversation.as_str())
     }
 
+    /// Leaves out what is trained on though a row that is held out asks nearly the same.
+    pub(crate) fn leave_out_near(&mut self, held_out: &[Row]) {
+        let mut near = 0;
+        for pairs in [&mut self.train, &mut self.development] {
+            let prompts: Vec<&[ChatMessage]> =
+                pairs.iter().map(|pair| &pair.messages[..]).collect();
+            let leaks = leaks(&prompts, held_out);
+            near += leaks.iter().flatten().count() as u64;
+            let mut leaks = leaks.into_iter();
+            pairs.retain(|_| leaks.next().flatten().is_none());
+        }
+        if near > 0 {
+            let what = "nearly the same as a row that is held out";
+            self.counts.dropped.insert(what.to_owned(), near);
+        }
+    }
+
     fn add(&mut self, pair: Pair) {
-        match retune_task::held_out(&pair.conversation) {
+        match pair.split {
             Split::Train => self.train.push(pair),
             Split::Development => self.development.push(pair),
             Split::HeldOut => self.held_out.push(pair),
@@ -212,6 +231,7 @@ fn pair(
     Ok(Pair {
         request_ids: of.iter().map(|e| e.request_id.clone()).collect(),
         conversation: exchange.conversation.clone(),
+        split: split(task, exchange),
         messages: exchange.messages.clone().unwrap_or_default(),
         preferred: preferred.to_owned(),
         other: other.to_owned(),

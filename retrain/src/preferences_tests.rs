@@ -48,6 +48,29 @@ fn a_correction_is_better_than_what_it_corrects() {
 }
 
 #[test]
+fn a_pair_near_a_row_that_is_held_out_is_not_learned() {
+    let task = task();
+    let question = |n: u64| {
+        format!("the handle of my kettle leaks, can you send another one please, number {n}")
+    };
+    // Whichever numbers the split takes: those of the training, and the rows, are the same questions.
+    let exchanges: Vec<Exchange> = (0..40).map(|n| asked(n, &question(n), A)).collect();
+    let feedback: Vec<Feedback> = (0..40).map(|n| corrected(n, 90, "ann", B)).collect();
+    let mut found = build(&task, &exchanges, &feedback);
+    let rows = crate::dataset::build(&task, &exchanges, &feedback);
+    let before = found.train.len() + found.development.len();
+    found.leave_out_near(&rows.held_out);
+    assert_eq!(found.train.len() + found.development.len(), before);
+    let of_training: Vec<_> = rows.train.iter().take(3).cloned().collect();
+    found.leave_out_near(&of_training);
+    assert_eq!(found.train.len() + found.development.len(), before - 3);
+    assert_eq!(
+        found.counts.dropped["nearly the same as a row that is held out"],
+        3
+    );
+}
+
+#[test]
 fn what_more_raters_prefer_is_better_and_each_one_s_newest_word_counts() {
     let exchanges = [asked(1, "x", A), asked(2, "x", B)];
     for (said, expected) in [

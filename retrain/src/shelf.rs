@@ -8,18 +8,20 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{Examples, ExchangeQuery, Ledger, Purpose, Table};
+use retune_ledger::{Examples, Exchange, ExchangeQuery, Feedback, Ledger, Purpose, Table};
 use retune_task::{ChatMessage, ModelName, PromptKind, Task, hex};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::coverage::{self, Coverage};
 use crate::dataset::{self, Counts, Dataset, KnownBy, Row};
 use crate::{Error, Taken, preferences, trust};
 
 /// A dataset, and which versions of the tables it was read from.
 pub struct Read {
     pub dataset: Dataset,
+    pub coverage: Coverage,
     pub exchanges_version: u64,
     pub feedback_version: u64,
 }
@@ -30,15 +32,26 @@ pub async fn read(ledger: &Ledger, task: &Task) -> Result<Read, Error> {
     let exchanges = tables.exchanges(&of(task)).await?;
     let feedback = tables.feedback(&Default::default()).await?;
     let feedback = trust::trusted(ledger, feedback).await?;
-    let mut dataset = dataset::build(task, &exchanges, &feedback);
-    if task.retrain.dpo.epochs > 0 {
-        dataset.preferences = preferences::build(task, &exchanges, &feedback);
-    }
+    let dataset = build(task, &exchanges, &feedback);
     Ok(Read {
+        coverage: coverage::coverage(task, &exchanges, &dataset),
         dataset,
         exchanges_version: tables.version(Table::Exchanges),
         feedback_version: tables.version(Table::Feedback),
     })
+}
+
+/// What a run learns from, out of rows; preferences only where the policy trains on them.
+pub(crate) fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Dataset {
+    let mut dataset = dataset::build(task, exchanges, feedback);
+    if let Some(times) = task.retrain.balance {
+        coverage::balance(task, exchanges, &mut dataset, times);
+    }
+    if task.retrain.dpo.epochs > 0 {
+        dataset.preferences = preferences::build(task, exchanges, feedback);
+        dataset.preferences.leave_out_near(&dataset.held_out);
+    }
+    dataset
 }
 
 /// What users asked of a task.
@@ -65,6 +78,7 @@ pub struct Written {
     pub exchanges_version: u64,
     pub feedback_version: u64,
     pub counts: Counts,
+    pub coverage: Coverage,
     pub files: Vec<WrittenFile>,
     pub taken: Vec<Taken>,
 }
@@ -107,6 +121,7 @@ pub fn write(read: Read, task: &Task, folder: &Path) -> Result<Written, Error> {
         exchanges_version: read.exchanges_version,
         feedback_version: read.feedback_version,
         counts: dataset.counts,
+        coverage: read.coverage,
         files,
         taken: dataset.taken,
     };

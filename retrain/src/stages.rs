@@ -8,10 +8,10 @@ use retune_task::Task;
 
 use crate::book::{Book, DATASET, DONE, EXAMINING};
 use crate::cost::{self, Counted, Tokens};
-use crate::dataset::{self, Dataset};
+use crate::coverage;
+use crate::dataset::Dataset;
 use crate::examine::{self, Contest, Examined, Snapshot};
 use crate::judge::{self, Vote};
-use crate::preferences;
 use crate::report::{Report, SAMPLES, Sample};
 use crate::run::Event;
 use crate::server::{Answer, Server};
@@ -100,10 +100,7 @@ async fn read(
     let exchanges = tables.exchanges(&shelf::of(task)).await?;
     let feedback = tables.feedback(&FeedbackQuery::default()).await?;
     let feedback = trust::trusted(&o.ledger, feedback).await?;
-    let mut dataset = dataset::build(task, &exchanges, &feedback);
-    if task.retrain.dpo.epochs > 0 {
-        dataset.preferences = preferences::build(task, &exchanges, &feedback);
-    }
+    let dataset = shelf::build(task, &exchanges, &feedback);
     let champion = o.ledger.stages(&task.name).await?.champion;
     let baseline = match champion {
         Some(number) => name(&task.name, number),
@@ -121,6 +118,7 @@ async fn read(
         exchanges_version: tables.version(Table::Exchanges),
         feedback_version: tables.version(Table::Feedback),
         dataset: dataset.counts.clone(),
+        coverage: coverage::coverage(task, &exchanges, &dataset),
         taken: crate::report::some_of_each(&dataset.taken),
         examples_train: dataset.train.len() as u64,
         examples_development: dataset.development.len() as u64,
@@ -216,7 +214,7 @@ async fn examine(
     report.prompt_tokens = mean(examined.iter().map(|pair| pair.candidate.prompt_tokens));
     report.prompt_tokens_baseline = mean(examined.iter().map(|pair| pair.baseline.prompt_tokens));
     let counted = Counted {
-        training_seconds: report.training_seconds.unwrap_or_default(),
+        training_seconds: book.training_seconds(),
         examined: figures.examined(),
         candidate: tokens(examined.iter().map(|pair| &pair.candidate)),
         baseline: tokens(examined.iter().map(|pair| &pair.baseline)),
@@ -352,7 +350,7 @@ pub(crate) async fn finish(
 }
 
 /// The run has its rows in memory, where nobody else can take them from.
-async fn show_nothing_forgotten(o: &Options, report: &mut Report) -> Result<(), Error> {
+pub(crate) async fn show_nothing_forgotten(o: &Options, report: &mut Report) -> Result<(), Error> {
     let forgotten = o.ledger.forgotten(report.shown()).await?;
     report.leave_out(&forgotten);
     Ok(())

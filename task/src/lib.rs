@@ -19,9 +19,9 @@ pub use base::{base_folder, base_id, ggufs};
 pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
 pub use config::{
     AlarmKind, CanaryPolicy, Config, ConfigSource, Decay, DpoPolicy, Enforce, Engine, EngineKind,
-    Hours, LoraPolicy, Monitor, OnLogFailure, OtherTrainer, Prices, Privacy, Problem, Problems,
-    Promote, Prompts, RetrainPolicy, Server, Store, Task, Tls, Trainer, TrainerServer, Training,
-    Upstream, UpstreamServer,
+    HeldOutBy, Hours, LoraPolicy, Monitor, OnLogFailure, OtherTrainer, Prices, Privacy, Problem,
+    Problems, Promote, Prompts, RetrainPolicy, Server, Store, Task, Tls, Trainer, TrainerServer,
+    Training, Upstream, UpstreamServer,
 };
 pub use digest::{fraction, hex, sha256};
 pub use format::{Check, Format, Grammar};

@@ -228,6 +228,11 @@ impl Redaction {
         })
     }
 
+    /// The kinds that are looked for.
+    pub fn kinds(&self) -> &[Sensitive] {
+        &self.kinds
+    }
+
     /// Whether there is nothing to look for.
     pub fn is_empty(&self) -> bool {
         self.kinds.is_empty() && self.own.is_empty()

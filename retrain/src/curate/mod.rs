@@ -9,11 +9,12 @@ mod twins;
 
 use std::collections::BTreeMap;
 
-use retune_task::Split;
+use retune_task::{ChatMessage, Redaction, Split};
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Row;
 use twins::Twin;
+pub(crate) use twins::leaks;
 
 /// Fewer rows have no usual length.
 const LEAST: usize = 50;
@@ -24,6 +25,8 @@ const FAR: f64 = 5.0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
+    /// It holds personal data of a kind that no example may hold.
+    Personal,
     /// Its prompt's or its answer's length is like no other's.
     Outlier,
     /// Another row says the same.
@@ -34,16 +37,20 @@ pub enum Reason {
     Contradiction,
     /// A row that is held out asks the same.
     NearHeldOut,
+    /// There is more of its kind than in the traffic.
+    Surplus,
 }
 
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Personal => "with personal data left in it",
             Self::Outlier => "of a length like no other's",
             Self::Duplicate => "nearly the same as another",
             Self::Overruled => "contradicted by one that is known better",
             Self::Contradiction => "contradicted, and nobody knows who is right",
             Self::NearHeldOut => "nearly the same as one that is held out",
+            Self::Surplus => "of a kind that there is more of than in the traffic",
         })
     }
 }
@@ -57,9 +64,17 @@ pub struct Taken {
     pub like: Option<String>,
 }
 
-/// Rows that are worth learning from, in their order, and those that are not.
-pub(crate) fn curate(rows: Vec<Row>) -> (Vec<Row>, Vec<Taken>) {
+/// Rows that are worth learning from, in their order, and those that are not; `personal` is what none may hold.
+pub(crate) fn curate(rows: Vec<Row>, personal: &Redaction) -> (Vec<Row>, Vec<Taken>) {
     let mut taken = Vec::new();
+    let rows = keep(rows, &mut taken, |place, rows| {
+        let row = &rows[place];
+        let texts = row.messages.iter().map(|said| &said.content);
+        let holds = texts
+            .chain([&row.answer])
+            .any(|text| !personal.find(text).is_empty());
+        holds.then_some((Reason::Personal, None))
+    });
     let far = outliers(&rows);
     let rows = keep(rows, &mut taken, |place, _| {
         far[place].then_some((Reason::Outlier, None))
@@ -78,7 +93,8 @@ pub(crate) fn curate(rows: Vec<Row>) -> (Vec<Row>, Vec<Taken>) {
         .filter(|row| row.split == Split::HeldOut)
         .cloned()
         .collect();
-    let leaks = twins::leaks(&rows, &held_out);
+    let prompts: Vec<&[ChatMessage]> = rows.iter().map(|row| &row.messages[..]).collect();
+    let leaks = twins::leaks(&prompts, &held_out);
     let rows = keep(rows, &mut taken, |place, rows| {
         let like = leaks[place].filter(|_| rows[place].split != Split::HeldOut)?;
         Some((Reason::NearHeldOut, Some(held_out[like].request_id.clone())))

@@ -95,26 +95,35 @@ fn mix(x: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+fn half(x: u64) -> u32 {
+    (mix(x) >> 32) as u32
+}
+
 /// The `n`th hash function: an odd multiplier, and an addend.
 fn function(n: usize) -> (u64, u64) {
     (mix(2 * n as u64) | 1, mix(2 * n as u64 + 1))
 }
 
 /// Texts that were seen, to be asked for those near another.
+///
+/// Most texts are alone in their bands, of which there are twenty million for a million texts: so a band has no list of its own, but
+/// its newest text, and each text the one before it in each of its bands. Half a key is enough, since what a band gives is looked at.
 #[derive(Default)]
 pub(crate) struct Index {
     texts: Vec<Shingles>,
-    bands: [HashMap<u64, Vec<u32>>; BANDS],
+    newest: [HashMap<u32, u32>; BANDS],
+    before: Vec<[u32; BANDS]>,
 }
+
+/// There is no text before.
+const NONE: u32 = u32::MAX;
 
 impl Index {
     /// Those seen with the same key that are at least so like, the likest first.
     pub(crate) fn near(&self, text: &Shingles, key: u64, least: f64) -> Vec<usize> {
-        let seen = self.bands.iter().zip(text.bands());
-        let mut found: Vec<u32> = seen
-            .filter_map(|(seen, band)| seen.get(&mix(band ^ key)))
-            .flatten()
-            .copied()
+        let bands = text.bands().into_iter().enumerate();
+        let mut found: Vec<u32> = bands
+            .flat_map(|(n, band)| self.members(n, half(band ^ key)))
             .collect();
         found.sort_unstable();
         found.dedup();
@@ -130,13 +139,25 @@ impl Index {
     /// Remembers a text by the next number, from 0.
     pub(crate) fn add(&mut self, text: Shingles, key: u64) {
         let place = self.texts.len() as u32;
-        for (seen, band) in self.bands.iter_mut().zip(text.bands()) {
-            let seen = seen.entry(mix(band ^ key)).or_default();
-            if seen.len() < MOST {
-                seen.push(place);
+        let mut before = [NONE; BANDS];
+        for (n, band) in text.bands().into_iter().enumerate() {
+            let band = half(band ^ key);
+            if self.members(n, band).count() < MOST {
+                before[n] = self.newest[n].insert(band, place).unwrap_or(NONE);
             }
         }
+        self.before.push(before);
         self.texts.push(text);
+    }
+
+    /// The texts of one band, the newest first.
+    fn members(&self, n: usize, band: u32) -> impl Iterator<Item = u32> {
+        let newest = self.newest[n].get(&band).copied();
+        let before = move |place: &u32| {
+            let before = self.before[*place as usize][n];
+            (before != NONE).then_some(before)
+        };
+        std::iter::successors(newest, before)
     }
 }
 

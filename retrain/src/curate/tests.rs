@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use proptest::prelude::*;
-use retune_task::Split;
+use retune_task::{Redaction, Sensitive, Split};
 
 use super::{Reason, counts, curate};
 use crate::dataset::{KnownBy, Row};
@@ -30,6 +30,34 @@ fn plain(count: usize) -> Vec<Row> {
         .collect()
 }
 
+fn nothing() -> Redaction {
+    Redaction::default()
+}
+
+#[test]
+fn what_holds_a_secret_or_a_card_is_no_example() {
+    let personal = Redaction::new(&[Sensitive::Secret, Sensitive::Card], &[]).unwrap();
+    let rows = vec![
+        row(1, "my card is 4111 1111 1111 1111", "billing", Split::Train),
+        row(
+            2,
+            "what is the key",
+            "sk-proj-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            Split::HeldOut,
+        ),
+        row(
+            3,
+            "order 4111 1111 1111 1112 is late",
+            "shipping",
+            Split::Train,
+        ),
+    ];
+    let (kept, found) = curate(rows, &personal);
+    assert_eq!(kept.len(), 1, "{found:?}");
+    assert_eq!(kept[0].request_id, "request-3");
+    assert!(found.iter().all(|one| one.reason == Reason::Personal));
+}
+
 #[test]
 fn an_answer_as_long_as_no_other_is_taken_and_a_few_rows_have_no_usual_length() {
     for (count, taken) in [(60, 1), (30, 0)] {
@@ -40,7 +68,7 @@ fn an_answer_as_long_as_no_other_is_taken_and_a_few_rows_have_no_usual_length() 
             &"long ".repeat(200),
             Split::Train,
         ));
-        let (kept, found) = curate(rows);
+        let (kept, found) = curate(rows, &nothing());
         assert_eq!((kept.len(), found.len()), (count + 1 - taken, taken));
         assert!(
             found
@@ -65,7 +93,7 @@ fn what_is_held_out_stays_and_what_is_near_it_goes() {
             Split::Train,
         ),
     ];
-    let (kept, found) = curate(rows);
+    let (kept, found) = curate(rows, &nothing());
     let kept: Vec<&str> = kept.iter().map(|row| row.request_id.as_str()).collect();
     assert_eq!(kept, ["request-1", "request-3"]);
     assert_eq!(found[0].reason, Reason::NearHeldOut);
@@ -83,10 +111,10 @@ proptest! {
             row(n, &asked, ["billing", "shipping", "returns"][*answer], split)
         }).collect();
         let count = rows.len();
-        let (kept, taken) = curate(rows.clone());
+        let (kept, taken) = curate(rows.clone(), &nothing());
         prop_assert_eq!(kept.len() + taken.len(), count);
         prop_assert_eq!(counts(&taken).values().sum::<u64>(), taken.len() as u64);
-        let (mut back, _) = curate(rows.into_iter().rev().collect());
+        let (mut back, _) = curate(rows.into_iter().rev().collect(), &nothing());
         back.reverse();
         prop_assert_eq!(kept, back);
     }

@@ -10,6 +10,8 @@
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use retune_task::ChatMessage;
+
 use super::near::{Index, Shingles, plain};
 use crate::dataset::{KnownBy, Row};
 
@@ -65,9 +67,35 @@ fn rank(row: &Row) -> u8 {
     }
 }
 
-struct Text {
+/// What somebody asks.
+struct Question {
+    plain: String,
     asked: Shingles,
     /// A digest of its words with a digit, in order.
+    numbers: u64,
+}
+
+impl Question {
+    fn of(messages: &[ChatMessage]) -> Self {
+        let asked: Vec<&str> = messages
+            .iter()
+            .filter(|message| message.role != "system")
+            .map(|message| message.content.as_str())
+            .collect();
+        let plain = plain(&asked.join("\n"));
+        let numbers = plain.split(' ').filter(|w| w.contains(char::is_numeric));
+        let mut digest = DefaultHasher::new();
+        numbers.for_each(|number| number.hash(&mut digest));
+        Self {
+            numbers: digest.finish(),
+            asked: Shingles::of(&plain),
+            plain,
+        }
+    }
+}
+
+struct Text {
+    asked: Shingles,
     numbers: u64,
     words: HashSet<String>,
     answer: Shingles,
@@ -76,21 +104,12 @@ struct Text {
 
 impl Text {
     fn of(row: &Row) -> Self {
-        let asked: Vec<&str> = row
-            .messages
-            .iter()
-            .filter(|message| message.role != "system")
-            .map(|message| message.content.as_str())
-            .collect();
-        let (asked, answer) = (plain(&asked.join("\n")), plain(&row.answer));
+        let (question, answer) = (Question::of(&row.messages), plain(&row.answer));
         let words = |text: &str| text.split(' ').map(str::to_owned).collect();
-        let numbers = asked.split(' ').filter(|w| w.contains(char::is_numeric));
-        let mut digest = DefaultHasher::new();
-        numbers.for_each(|number| number.hash(&mut digest));
         Self {
-            numbers: digest.finish(),
-            words: words(&asked),
-            asked: Shingles::of(&asked),
+            numbers: question.numbers,
+            words: words(&question.plain),
+            asked: question.asked,
             answer: Shingles::of(&answer),
             answer_words: words(&answer),
         }
@@ -184,19 +203,19 @@ impl Group {
     }
 }
 
-/// For each row, a row (its place) of `held_out` that asks nearly the same; what was near it would be examined on what it has learned.
-pub(super) fn leaks(rows: &[Row], held_out: &[Row]) -> Vec<Option<usize>> {
+/// For each prompt, a row (its place) of `held_out` that asks nearly the same; what was near it would be examined on what it has learned.
+pub(crate) fn leaks(prompts: &[&[ChatMessage]], held_out: &[Row]) -> Vec<Option<usize>> {
     let mut index = Index::default();
     for row in held_out {
-        let text = Text::of(row);
-        index.add(text.asked, text.numbers);
+        let question = Question::of(&row.messages);
+        index.add(question.asked, question.numbers);
     }
-    let leak = |row: &Row| {
-        let text = Text::of(row);
-        let near = index.near(&text.asked, text.numbers, NEAR);
+    let leak = |prompt: &&[ChatMessage]| {
+        let question = Question::of(prompt);
+        let near = index.near(&question.asked, question.numbers, NEAR);
         near.first().copied()
     };
-    rows.iter().map(leak).collect()
+    prompts.iter().map(leak).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use retune_task::Split;
+use retune_task::{ChatMessage, Split};
 
 use super::super::tests;
 use super::{Twin, leaks, twins};
@@ -228,7 +228,8 @@ fn planted_leaks_are_found_and_nothing_else() {
             row(n, &asked, "billing", FIVE)
         })
         .collect();
-    let found: Vec<bool> = leaks(&rows, &held_out)
+    let prompts: Vec<&[ChatMessage]> = rows.iter().map(|row| &row.messages[..]).collect();
+    let found: Vec<bool> = leaks(&prompts, &held_out)
         .iter()
         .map(Option::is_some)
         .collect();

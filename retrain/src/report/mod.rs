@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::cost::Cost;
+use crate::coverage::Coverage;
 use crate::curate::Taken;
 use crate::dataset::Counts;
 use crate::examine::Voted;
@@ -43,6 +44,9 @@ pub struct Report {
     /// Some of the usable rows that were not learned from.
     #[serde(default)]
     pub taken: Vec<Taken>,
+    /// What users ask more, or less, than the dataset has it.
+    #[serde(default)]
+    pub coverage: Coverage,
     pub examples_train: u64,
     pub examples_development: u64,
     pub examples_held_out: u64,
@@ -241,6 +245,9 @@ impl Report {
             self.dataset.kept_ratings
         )?;
         self.write_taken(page)?;
+        for sentence in self.coverage.sentences() {
+            writeln!(page, "\n{sentence}")?;
+        }
         writeln!(
             page,
             "\nTrained on {}, checkpoint chosen on {}, held out {}; {} too long for the model. Table versions: exchanges {}, feedback {}.",

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chat::ClientSystem;
 use crate::format::Format;
-use crate::redact::Redaction;
+use crate::redact::{Redaction, Sensitive};
 use crate::schedule::Schedule;
 
 pub use cost::Prices;
@@ -259,6 +259,12 @@ pub struct RetrainPolicy {
     pub roll_back_within: Duration,
     /// Lowest rating of an answer that is trained on.
     pub rating_at_least: u8,
+    /// What is never split between training and examination.
+    pub held_out_by: HeldOutBy,
+    /// Kinds of personal data that no example may hold.
+    pub personal: Vec<Sensitive>,
+    /// A kind of prompt may be in the training so many times as often as in the traffic; none: as often as it is.
+    pub balance: Option<f64>,
     /// Who says yes.
     pub promote: Promote,
     /// Blind pairs an examination needs.
@@ -277,6 +283,15 @@ pub struct RetrainPolicy {
     pub lora: LoraPolicy,
     /// `[task.retrain.dpo]`
     pub dpo: DpoPolicy,
+}
+
+/// What is never split between training and examination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldOutBy {
+    /// A conversation.
+    Conversation,
+    /// All that a user has asked; a conversation, where nobody is named.
+    User,
 }
 
 /// What makes an adapter of a dataset.

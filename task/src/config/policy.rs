@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::reader::{Node, Section, Value};
 use super::tasks::words;
 use super::{
-    AlarmKind, Decay, DpoPolicy, LoraPolicy, OtherTrainer, Promote, RetrainPolicy, Trainer,
-    TrainerServer,
+    AlarmKind, Decay, DpoPolicy, HeldOutBy, LoraPolicy, OtherTrainer, Promote, RetrainPolicy,
+    Trainer, TrainerServer,
 };
+use crate::redact::Sensitive;
 use crate::schedule::Schedule;
 
 /// As PEFT names them; the last two are Phi-3's, which has several in one.
@@ -136,7 +137,7 @@ pub(super) fn retrain(mut s: Section<'_>) -> RetrainPolicy {
     d.finish();
     let mut c = s.section("canary");
     let canary = CanaryPolicy {
-        share: c.positive("share", 1.0).unwrap_or(0.1),
+        share: c.part("share").unwrap_or(0.1),
         always: flag(&mut c, "always"),
         longest: Duration::from_secs(86_400 * c.count("max_days", 1, 365, 14)),
     };
@@ -150,6 +151,22 @@ pub(super) fn retrain(mut s: Section<'_>) -> RetrainPolicy {
         min_examples: s.size("min_examples", 10, 10_000_000, 200),
         min_new_examples: s.size("min_new_examples", 0, 10_000_000, 50),
         rating_at_least: u8::try_from(s.count("rating_at_least", 1, 5, 4)).unwrap_or(4),
+        held_out_by: s.word(
+            "held_out_by",
+            &[
+                ("conversation", HeldOutBy::Conversation),
+                ("user", HeldOutBy::User),
+            ],
+            HeldOutBy::Conversation,
+        ),
+        personal: words(
+            &mut s,
+            "personal",
+            "kind of personal data",
+            &Sensitive::ALL.map(|k| (k.name(), k)),
+        )
+        .unwrap_or_else(|| vec![Sensitive::Secret, Sensitive::Card]),
+        balance: s.between("balance", 1.0, 100.0),
         promote: s.word(
             "promote",
             &[("approve", Promote::Approve), ("auto", Promote::Auto)],

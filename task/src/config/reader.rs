@@ -304,6 +304,21 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A number between 0 and 1, neither of them: a part that leaves a rest.
+    pub(super) fn part(&mut self, key: &'static str) -> Option<f64> {
+        self.value(key, "a number above 0 and below 1", |v| {
+            number(v).filter(|x| *x > 0.0 && *x < 1.0)
+        })
+    }
+
+    /// A number from `least` to `most`.
+    pub(super) fn between(&mut self, key: &'static str, least: f64, most: f64) -> Option<f64> {
+        let expected = format!("a number from {least} to {most}");
+        self.value(key, &expected, |v| {
+            number(v).filter(|x| (least..=most).contains(x))
+        })
+    }
+
     /// A number from zero to `most`.
     pub(super) fn share(&mut self, key: &'static str, most: f64) -> Option<f64> {
         let expected = format!("a number from 0 to {most}");
