@@ -79,7 +79,8 @@ pub async fn run(
     let lease = lease.ok_or_else(|| Error::Busy {
         task: task.name.clone(),
     })?;
-    lease.during(alone(o, task, start, run_id, observer)).await
+    let run = Box::pin(alone(o, task, start, run_id, observer));
+    lease.during(run).await
 }
 
 /// What one process at a time does for a task.
