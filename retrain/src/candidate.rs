@@ -197,6 +197,7 @@ fn point(progress: &Progress) -> Curve {
         train_loss: (progress.step > 0 && progress.train_loss.is_finite())
             .then_some(progress.train_loss),
         held_out_loss: progress.held_out_loss,
+        development_loss: progress.development_loss,
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Row {
     pub conversation: String,
     /// Who asked, as the app named them.
     pub user: Option<String>,
+    /// What the request carries of the keys that the policy tells results apart by.
+    pub metadata: BTreeMap<String, String>,
     pub split: Split,
     /// As the app sent them.
     pub messages: Vec<ChatMessage>,
@@ -385,11 +387,20 @@ fn known(task: &Task, exchange: &Exchange, said: &Said<'_>) -> Result<Row, Dropp
         ts: exchange.ts,
         conversation: exchange.conversation.clone(),
         user: exchange.user.clone(),
+        metadata: carried(task, exchange),
         split: split(task, exchange),
         messages: messages.to_vec(),
         answer: answer.to_owned(),
         known_by,
     })
+}
+
+fn carried(task: &Task, exchange: &Exchange) -> BTreeMap<String, String> {
+    let value = |key: &String| {
+        let value = exchange.metadata.as_ref()?.get(key)?.as_str()?;
+        Some((key.clone(), value.to_owned()))
+    };
+    task.retrain.slices.iter().filter_map(value).collect()
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ fn row(messages: Vec<ChatMessage>, answer: &str) -> Row {
         ts: time(0),
         conversation: "c".to_owned(),
         user: None,
+        metadata: Default::default(),
         split: Split::Train,
         messages,
         answer: answer.to_owned(),

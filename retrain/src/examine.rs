@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::dataset::{self, Dataset, Row};
 use crate::judge::{self, BlindPair, Side, Vote};
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Question, Server};
 use crate::verdict::{Figures, length_fits};
 use crate::{Error, Limits, trust};
 
@@ -163,6 +163,34 @@ pub(crate) struct Examined {
     pub(crate) baseline: Answer,
 }
 
+impl Examined {
+    /// Prompts with their answers, which stand in the same order.
+    pub(crate) fn all(list: &[Row], answers: Vec<Answers>) -> impl Iterator<Item = Self> {
+        list.iter().zip(answers).map(|(row, answers)| Self {
+            row: row.clone(),
+            candidate: answers.candidate,
+            baseline: answers.baseline,
+        })
+    }
+}
+
+impl From<&Row> for Question {
+    fn from(row: &Row) -> Self {
+        Self {
+            messages: row.messages.clone(),
+            user: row.user.clone(),
+            may_be_refused: false,
+        }
+    }
+}
+
+/// What both said to one question.
+#[derive(Debug, Clone)]
+pub(crate) struct Answers {
+    pub(crate) candidate: Answer,
+    pub(crate) baseline: Answer,
+}
+
 /// Who is compared, and for which run.
 #[derive(Debug, Clone)]
 pub(crate) struct Contest {
@@ -173,33 +201,32 @@ pub(crate) struct Contest {
     pub(crate) baseline: String,
 }
 
-/// Both are asked for every prompt of a list, a few prompts at a time. Dropping it stops the asking.
+/// Both are asked every question of a list, a few at a time. Dropping it stops the asking.
 pub(crate) struct Asking {
-    asking: JoinSet<Result<(usize, Examined), Error>>,
-    examined: Vec<(usize, Examined)>,
+    asking: JoinSet<Result<(usize, Answers), Error>>,
+    answered: Vec<(usize, Answers)>,
 }
 
 impl Asking {
-    pub(crate) fn start(server: &Server, contest: &Contest, list: &[Row]) -> Self {
+    pub(crate) fn start(
+        server: &Server,
+        contest: &Contest,
+        questions: impl Iterator<Item = Question>,
+    ) -> Self {
         let slots = Arc::new(Semaphore::new(CONCURRENCY));
         let mut asking = JoinSet::new();
-        for (index, row) in list.iter().enumerate() {
-            let (server, contest, row, slots) = (
-                server.clone(),
-                contest.clone(),
-                row.clone(),
-                Arc::clone(&slots),
-            );
+        for (index, question) in questions.enumerate() {
+            let (server, contest, slots) = (server.clone(), contest.clone(), Arc::clone(&slots));
             asking.spawn(async move {
                 let _slot = slots.acquire_owned().await.map_err(|_| Error::Stopped)?;
-                ask_both(&server, &contest, row)
+                ask_both(&server, &contest, &question)
                     .await
-                    .map(|examined| (index, examined))
+                    .map(|answers| (index, answers))
             });
         }
         Self {
             asking,
-            examined: Vec::with_capacity(list.len()),
+            answered: Vec::new(),
         }
     }
 
@@ -208,25 +235,28 @@ impl Asking {
         let Some(finished) = self.asking.join_next().await else {
             return Ok(None);
         };
-        self.examined.push(finished.map_err(|_| Error::Stopped)??);
-        Ok(Some(self.examined.len()))
+        self.answered.push(finished.map_err(|_| Error::Stopped)??);
+        Ok(Some(self.answered.len()))
     }
 
     /// The answers, in the list's order.
-    pub(crate) fn finish(mut self) -> Vec<Examined> {
-        self.examined.sort_by_key(|(index, _)| *index);
-        self.examined
+    pub(crate) fn finish(mut self) -> Vec<Answers> {
+        self.answered.sort_by_key(|(index, _)| *index);
+        self.answered
             .into_iter()
-            .map(|(_, examined)| examined)
+            .map(|(_, answers)| answers)
             .collect()
     }
 }
 
-async fn ask_both(server: &Server, contest: &Contest, row: Row) -> Result<Examined, Error> {
-    let candidate = server
-        .ask(&contest.candidate, &row, &contest.run_id)
-        .await?;
-    let baseline = server.ask(&contest.baseline, &row, &contest.run_id).await?;
+async fn ask_both(
+    server: &Server,
+    contest: &Contest,
+    question: &Question,
+) -> Result<Answers, Error> {
+    let run_id = &contest.run_id;
+    let candidate = server.ask(&contest.candidate, question, run_id).await?;
+    let baseline = server.ask(&contest.baseline, question, run_id).await?;
     for (asked, answer) in [
         (&contest.candidate, &candidate),
         (&contest.baseline, &baseline),
@@ -246,8 +276,7 @@ async fn ask_both(server: &Server, contest: &Contest, row: Row) -> Result<Examin
                 contest.digest
             ),
         }),
-        _ => Ok(Examined {
-            row,
+        _ => Ok(Answers {
             candidate,
             baseline,
         }),

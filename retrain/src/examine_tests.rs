@@ -15,7 +15,7 @@ use retune_task::Split;
 
 use super::{Asking, Contest, Examined, choose, count, draw};
 use crate::dataset::{Dataset, KnownBy, Row};
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Question, Server};
 use crate::testing::{Reply, Request, StandIn, task, time, user};
 use crate::{Error, Limits};
 
@@ -25,6 +25,7 @@ fn row(n: usize, split: Split, known_by: KnownBy) -> Row {
         ts: time(n as i64),
         conversation: format!("conversation-{n}"),
         user: None,
+        metadata: Default::default(),
         split,
         messages: vec![user(&format!("prompt {n}"))],
         answer: format!(r#"{{"is":"{n}"}}"#),
@@ -140,13 +141,13 @@ fn answer(request: &Request) -> Reply {
 
 async fn examined(server: &StandIn, list: &[Row]) -> Result<Vec<Examined>, Error> {
     let server = Server::new(reqwest::Client::new(), &server.url, &limits());
-    let mut asking = Asking::start(&server, &contest(), list);
+    let mut asking = Asking::start(&server, &contest(), list.iter().map(Question::from));
     let mut last = 0;
     while let Some(done) = asking.next().await? {
         assert_eq!(done, last + 1);
         last = done;
     }
-    Ok(asking.finish())
+    Ok(Examined::all(list, asking.finish()).collect())
 }
 
 #[tokio::test]

@@ -232,6 +232,13 @@ async fn from_corrections_to_a_champion_and_never_twice() {
             .join(format!("{}.{extension}", report.run_id));
         assert!(std::fs::read_to_string(written).unwrap().contains("ask@1"));
     }
+    let suite = report.regression.as_ref().unwrap();
+    assert_eq!(
+        house.asked("/v1/chat") as u64,
+        2 * (suite.suite.prompts + report.examples_examined.unwrap())
+    );
+    assert!(!suite.own && suite.suite.lost == 0 && suite.suite.baseline == 40);
+    assert!(report.slices.iter().any(|slice| slice.by == "prompt"));
     let mut hostile = report.clone();
     hostile.won[0].candidate = "<script>alert(1)</script>".to_owned();
     let page = hostile.html().unwrap();

@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use retune_task::ChatMessage;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::dataset::Row;
 use crate::{Error, Limits};
 
 /// Tries of one request, the first included.
@@ -24,6 +24,17 @@ pub(crate) struct Server {
     who: Option<String>,
     /// The decision after which they are moved.
     after: Option<u64>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    /// As an app would send them.
+    pub(crate) messages: Vec<ChatMessage>,
+    /// Who asked first: the answer goes with them when they are forgotten.
+    pub(crate) user: Option<String>,
+    /// Where the server refuses it for what it is, that is an empty answer: nobody has asked it before.
+    pub(crate) may_be_refused: bool,
 }
 
 /// What a model said to one prompt.
@@ -89,11 +100,15 @@ impl Server {
         }
     }
 
-    /// One greedy answer of `model` to what an app asked, marked as an examination of `run_id`. It is asked in the name of whoever asked
-    /// first, so that the answer goes with them when they are forgotten.
-    pub(crate) async fn ask(&self, model: &str, row: &Row, run_id: &str) -> Result<Answer, Error> {
-        let mut body = json!({"model": model, "messages": row.messages, "temperature": 0});
-        if let Some(user) = &row.user {
+    /// One greedy answer of `model`, marked as an examination of `run_id`.
+    pub(crate) async fn ask(
+        &self,
+        model: &str,
+        question: &Question,
+        run_id: &str,
+    ) -> Result<Answer, Error> {
+        let mut body = json!({"model": model, "messages": question.messages, "temperature": 0});
+        if let Some(user) = &question.user {
             body["user"] = json!(user);
         }
         let request = format!("a question to `{model}`");
@@ -107,9 +122,10 @@ impl Server {
             .await;
         let response = match sent {
             // A prompt that does not fit the model gets no answer, and an empty answer is judged as that.
-            Err(Refusal {
-                code: Some(code), ..
-            }) if code == "context_length_exceeded" => {
+            Err(refusal)
+                if refusal.is_of_the_length()
+                    || question.may_be_refused && refusal.is_of_the_request() =>
+            {
                 return Ok(Answer {
                     content: String::new(),
                     adapter: model.to_owned(),
@@ -269,6 +285,19 @@ struct Refusal {
 }
 
 impl Refusal {
+    fn is_of_the_length(&self) -> bool {
+        self.code.as_deref() == Some("context_length_exceeded")
+    }
+
+    /// The request is not as it should be, or too large.
+    fn is_of_the_request(&self) -> bool {
+        let status = match self.error {
+            Error::Refused { status, .. } => status,
+            _ => 0,
+        };
+        matches!(status, 400 | 413 | 422)
+    }
+
     async fn read(request: &str, response: Response) -> Self {
         let status = response.status().as_u16();
         let body = response.text().await.unwrap_or_default();

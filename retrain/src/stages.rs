@@ -12,11 +12,15 @@ use crate::coverage;
 use crate::dataset::Dataset;
 use crate::examine::{self, Contest, Examined, Snapshot};
 use crate::judge::{self, Vote};
+use crate::regression::Regression;
 use crate::report::{Report, SAMPLES, Sample};
 use crate::run::Event;
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Question, Server};
 use crate::verdict::{self, Verdict};
-use crate::{Error, Options, StartedBy, candidate, promote, shelf, staging, trust};
+use crate::{
+    Error, Options, StartedBy, candidate, overfit, promote, regression, shelf, slices, staging,
+    trust,
+};
 
 pub(crate) type Observer<'a> = &'a mut (dyn FnMut(&Event) + Send);
 
@@ -136,6 +140,8 @@ async fn read(
         examples_examined: None,
         examination_seconds: None,
         figures: None,
+        slices: Vec::new(),
+        regression: None,
         votes: None,
         wins: None,
         ties: None,
@@ -188,21 +194,28 @@ async fn examine(
     };
     let started = Instant::now();
     let mut examined: Vec<Examined> = Vec::new();
-    let (figures, votes) = loop {
+    let (mut figures, votes) = loop {
         let (figures, votes) = examine::count(task, &report.run_id, &examined);
         let before = examined.len();
         let total = before + verdict::more(&figures, wanted, list.len());
         if total == before {
             break (figures, votes);
         }
-        let mut asking = examine::Asking::start(server, &contest, &list[before..total]);
+        let asked = &list[before..total];
+        let questions = asked.iter().map(Question::from);
+        let mut asking = examine::Asking::start(server, &contest, questions);
         while let Some(done) = asking.next().await? {
             let done = before + done;
             book.progress(done, total).await?;
             observer(&Event::Examining { done, total });
         }
-        examined.extend(asking.finish());
+        examined.extend(Examined::all(asked, asking.finish()));
     };
+    let (before, asked) = (examined.len(), &contest);
+    report.regression = regression::examine(task, book, server, asked, before, observer).await?;
+    let suite = report.regression.as_ref();
+    figures.regression = suite.map(Regression::binding).unwrap_or_default();
+    let in_suite = suite.map_or(0, |suite| suite.suite.prompts);
 
     report.examination_seconds = Some(started.elapsed().as_secs_f64());
     report.examples_examined = Some(figures.examined());
@@ -215,7 +228,7 @@ async fn examine(
     report.prompt_tokens_baseline = mean(examined.iter().map(|pair| pair.baseline.prompt_tokens));
     let counted = Counted {
         training_seconds: book.training_seconds(),
-        examined: figures.examined(),
+        examined: figures.examined() + in_suite,
         candidate: tokens(examined.iter().map(|pair| &pair.candidate)),
         baseline: tokens(examined.iter().map(|pair| &pair.baseline)),
         adapter_bytes: retune_ledger::ADAPTER_FILES
@@ -228,8 +241,14 @@ async fn examine(
     report.cost = Some(cost::cost(&o.config.cost, &counted, Utc::now()));
     report.won = samples(&examined, &votes, Vote::Win);
     report.lost = samples(&examined, &votes, Vote::Loss);
+    let rows = examined.iter().map(|pair| &pair.row);
+    report.slices = slices::slices(&task.retrain.slices, rows, &votes);
     report.examined = votes;
-    (report.verdict, report.reasons) = verdict::verdict(&figures, wanted as u64);
+    let (whole, mut reasons) = verdict::verdict(&figures, wanted as u64);
+    let (verdict, more) = slices::temper(whole, &report.slices, report.regression.as_ref());
+    reasons.extend(more);
+    reasons.extend(overfit::in_words(&report.curve, report.chosen_epoch));
+    (report.verdict, report.reasons) = (verdict, reasons);
     report.figures = Some(figures);
 
     // Before any promotion: the monitor must know what to expect of a new champion from its first answer on.

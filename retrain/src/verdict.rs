@@ -7,6 +7,8 @@
 use retune_stats::{Sprt, Told};
 use serde::{Deserialize, Serialize};
 
+use crate::regression;
+
 /// A candidate with three of five votes shall be found; one with half of them shall not, but for one time in twenty.
 pub const VOTES: Sprt = Sprt {
     win_rate: 0.6,
@@ -102,6 +104,9 @@ pub struct Figures {
     pub format: Paired,
     /// Answers between half and double the known answer's length, in characters.
     pub length: Paired,
+    /// Answers to the task's own regression suite that pass its checks: asked once, after the last look.
+    #[serde(default)]
+    pub regression: Paired,
 }
 
 impl Figures {
@@ -119,7 +124,7 @@ impl Figures {
     }
 
     fn worse(&self) -> bool {
-        self.format.shown_worse() || self.length.shown_worse()
+        self.format.shown_worse() || self.length.shown_worse() || self.regression.shown_worse()
     }
 
     fn not_worse(&self) -> bool {
@@ -186,6 +191,7 @@ pub fn verdict(figures: &Figures, min_pairs: u64) -> (Verdict, Vec<String>) {
             }
         ));
     }
+    reasons.extend(regression::in_words(&figures.regression));
     if examined < min_pairs {
         reasons.push(format!("{examined} prompts with a known answer could be examined, and a verdict needs {min_pairs}"));
         return (Verdict::Wait, reasons);

@@ -12,6 +12,7 @@ mod names;
 mod probe;
 mod redact;
 mod schedule;
+mod suite;
 mod template;
 mod traits;
 
@@ -20,8 +21,8 @@ pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_
 pub use config::{
     AlarmKind, CanaryPolicy, Config, ConfigSource, Decay, DpoPolicy, Enforce, Engine, EngineKind,
     HeldOutBy, Hours, LoraPolicy, Monitor, OnLogFailure, OtherTrainer, Prices, Privacy, Problem,
-    Problems, Promote, Prompts, RetrainPolicy, Server, Store, Task, Tls, Trainer, TrainerServer,
-    Training, Upstream, UpstreamServer,
+    Problems, Promote, Prompts, RegressionSuite, RetrainPolicy, Server, Store, Task, Tls, Trainer,
+    TrainerServer, Training, Upstream, UpstreamServer,
 };
 pub use digest::{fraction, hex, sha256};
 pub use format::{Check, Format, Grammar};
@@ -29,5 +30,6 @@ pub use names::ModelName;
 pub use probe::PROBE_TOKENS;
 pub use redact::{Found, Redaction, Sensitive};
 pub use schedule::Schedule;
+pub use suite::{Suite, SuitePrompt, WrongLine};
 pub use template::{ChatTemplate, Error};
 pub use traits::{FAILURE_CLASSES, Traits, failure_class};

@@ -1,7 +1,7 @@
 //! `[task.retrain]`: what makes a task's adapters, when, and at what price.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use retune_task::{Config, OtherTrainer, RetrainPolicy, Trainer, TrainerServer};
+use retune_task::{Config, OtherTrainer, RegressionSuite, RetrainPolicy, Trainer, TrainerServer};
 
 fn config(before: &str, keys: &str) -> Result<Config, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -90,4 +90,56 @@ fn when_a_run_may_begin_and_what_it_may_cost() {
         ),
         (0.5, 0.0, "USD")
     );
+}
+
+#[test]
+fn a_suite_of_one_s_own_is_read_with_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("support.txt"), "Do it.").unwrap();
+    let path = folder.path().join("retune.toml");
+    let load = |keys: &str| {
+        let task = "[[task]]\nname = \"support\"\nprompt = \"support.txt\"\n[task.retrain]";
+        std::fs::write(&path, format!("{task}\n{keys}\n")).unwrap();
+        Config::load(Some(&path), []).map_err(|problems| problems.to_string())
+    };
+    let suite = |keys: &str| load(keys).map(|c| c.tasks[0].retrain.regression.clone());
+    assert!(matches!(suite(""), Ok(RegressionSuite::Default)));
+    assert!(matches!(
+        suite("regression = \"off\""),
+        Ok(RegressionSuite::Off)
+    ));
+    assert!(matches!(
+        suite("regression = \"default\""),
+        Ok(RegressionSuite::Default)
+    ));
+    let line = "{\"prompt\": \"2 + 2?\", \"check\": {\"contains\": [\"4\"]}}";
+    let write = |text: &str| std::fs::write(folder.path().join("suite.jsonl"), text).unwrap();
+    write(&format!("\u{feff}{line}\n"));
+    let own = suite("regression = \"suite.jsonl\"");
+    assert!(matches!(own, Ok(RegressionSuite::Own(suite)) if suite.prompts.len() == 1));
+
+    write(&format!("{line}\n{{\n{line}\n{{\"prompt\": \"x\"}}\n"));
+    let error = suite("regression = \"suite.jsonl\"").unwrap_err();
+    let (second, fourth) = ("suite.jsonl:2: is no JSON", "suite.jsonl:4: has no check");
+    assert!(error.starts_with("2 problems"), "{error}");
+    assert!(
+        error.contains("retune.toml:5: task.support.retrain.regression: "),
+        "{error}"
+    );
+    assert!(error.contains(second) && error.contains(fourth), "{error}");
+    write(&"{\n".repeat(100));
+    let error = suite("regression = \"suite.jsonl\"").unwrap_err();
+    assert!(error.contains("80 more lines"), "{error}");
+    for (keys, part) in [
+        ("regression = \"none.jsonl\"", "none.jsonl: "),
+        ("regression = 1", "expected \"default\", \"off\""),
+        ("slices = \"team\"", "expected a list of up to 8"),
+        ("slices = [\"team\", \"team\"]", "different keys"),
+        ("slices = [\" \"]", "different keys"),
+    ] {
+        let error = load(keys).unwrap_err();
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    let slices = load("slices = [\"team\", \"language\"]").unwrap();
+    assert_eq!(slices.tasks[0].retrain.slices, ["team", "language"]);
 }

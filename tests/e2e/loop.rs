@@ -68,7 +68,7 @@ fn the_demo_notices_retrains_and_gets_better() {
 fn who_is_forgotten_was_learned_from(kept: &Path, adapter: &str) {
     let examined = rows(
         kept,
-        "select \"user\" as app, count(*) as n from exchanges where purpose = 'examination' group by 1 order by 2 desc",
+        "select \"user\" as app, count(*) as n from exchanges where purpose = 'examination' and \"user\" is not null group by 1 order by 2 desc",
     );
     let app = examined[0]["app"].as_str().unwrap();
     let output = run(kept, &["ledger", "forget", "--json", "--user", app]);

@@ -15,6 +15,7 @@ pub(super) fn row(n: usize, asked: &str, answer: &str, split: Split) -> Row {
         ts: time(n as i64),
         conversation: format!("conversation-{n}"),
         user: None,
+        metadata: Default::default(),
         split,
         messages: vec![user(asked)],
         answer: answer.to_owned(),

@@ -1,6 +1,7 @@
 //! What a run leaves behind: every figure of it, for programs (JSON) and for people (Markdown, and a page of HTML).
 
 mod page;
+mod parts;
 mod plot;
 
 use std::collections::{BTreeMap, HashSet};
@@ -17,6 +18,8 @@ use crate::curate::Taken;
 use crate::dataset::Counts;
 use crate::examine::Voted;
 use crate::preferences::PreferenceCounts;
+use crate::regression::Regression;
+use crate::slices::Slice;
 use crate::verdict::{Figures, Verdict};
 
 /// Examples of each vote that a report shows.
@@ -69,6 +72,12 @@ pub struct Report {
     pub examples_examined: Option<u64>,
     pub examination_seconds: Option<f64>,
     pub figures: Option<Figures>,
+    /// The figures by parts of the traffic.
+    #[serde(default)]
+    pub slices: Vec<Slice>,
+    /// None where the policy has no suite, or nothing came to be examined.
+    #[serde(default)]
+    pub regression: Option<Regression>,
     /// Wins and losses; ties are not counted.
     pub votes: Option<u64>,
     pub wins: Option<u64>,
@@ -101,6 +110,9 @@ pub struct Curve {
     /// Of the epoch; there is none before the first step.
     pub train_loss: Option<f64>,
     pub held_out_loss: Option<f64>,
+    /// What the epoch was chosen by.
+    #[serde(default)]
+    pub development_loss: Option<f64>,
 }
 
 /// One epoch on a fraction of the examples.
@@ -316,6 +328,7 @@ impl Report {
                 )?;
                 writeln!(page, "\n## Cost\n\n{cost}")?;
             }
+            self.write_parts(page)?;
             samples(page, "Won", &self.won)?;
             samples(page, "Lost", &self.lost)?;
             if self.forgotten > 0 {
@@ -452,3 +465,6 @@ fn samples(page: &mut String, title: &str, samples: &[Sample]) -> std::fmt::Resu
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

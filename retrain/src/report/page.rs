@@ -4,8 +4,10 @@
 use askama::Template;
 use chrono::SecondsFormat;
 
+use super::parts::Part;
 use super::{Report, Sample, plot};
 use crate::Error;
+use crate::regression::Lost;
 
 /// Characters of a text that are shown.
 const SHOWN: usize = 800;
@@ -21,6 +23,9 @@ struct Page<'a> {
     funnel: Vec<Bar>,
     compared: Vec<[String; 3]>,
     votes: Option<[Bar; 3]>,
+    slices: Vec<Part>,
+    suite: Vec<Part>,
+    lost: Vec<Lost>,
     cost: Option<String>,
     pages: [(&'static str, Vec<Pair>); 2],
     settings: String,
@@ -77,6 +82,9 @@ impl Report {
                     bar("alike", figures.ties, all),
                 ]
             }),
+            slices: self.slice_parts(),
+            suite: self.suite_parts(),
+            lost: self.lost_in_suite(),
             cost: self.cost.as_ref().map(ToString::to_string),
             pages: [("Won", pairs(&self.won)), ("Lost", pairs(&self.lost))],
             settings: self.lineage(),
@@ -128,6 +136,19 @@ impl Report {
             }
         }
         rows
+    }
+
+    /// What the regression suite lost.
+    fn lost_in_suite(&self) -> Vec<Lost> {
+        let lost = self.regression.iter().flat_map(|suite| &suite.lost);
+        let shown = lost.map(|lost| Lost {
+            name: lost.name.clone(),
+            prompt: cut(&lost.prompt),
+            check: cut(&lost.check),
+            candidate: cut(&lost.candidate),
+            baseline: cut(&lost.baseline),
+        });
+        shown.collect()
     }
 
     /// What it came from.

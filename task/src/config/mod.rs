@@ -24,7 +24,7 @@ use crate::schedule::Schedule;
 
 pub use cost::Prices;
 pub use engine::{EngineKind, Upstream, UpstreamServer};
-pub use policy::{CanaryPolicy, Hours};
+pub use policy::{CanaryPolicy, Hours, RegressionSuite};
 
 /// All that can be configured.
 #[derive(Debug)]
@@ -271,6 +271,10 @@ pub struct RetrainPolicy {
     pub min_pairs: usize,
     /// Blind pairs after which an examination ends undecided.
     pub max_pairs: usize,
+    /// What a candidate must not lose beside its task.
+    pub regression: RegressionSuite,
+    /// Keys of the requests' metadata by which an examination's results are told apart.
+    pub slices: Vec<String>,
     /// `[task.retrain.canary]`
     pub canary: CanaryPolicy,
     /// When a run may begin that no person asked for; none: at any hour.

@@ -1,15 +1,18 @@
-//! `[task.retrain]`: when a task's adapters are made anew, of what, by what, and who says yes.
+//! `[task.retrain]`: when a task's adapters are made anew, of what, by what, what they must not lose, and who says yes.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::{Node, Section, Value};
-use super::tasks::words;
+use super::tasks::{open, words};
 use super::{
-    AlarmKind, Decay, DpoPolicy, HeldOutBy, LoraPolicy, OtherTrainer, Promote, RetrainPolicy,
-    Trainer, TrainerServer,
+    AlarmKind, ConfigSource, Decay, DpoPolicy, HeldOutBy, LoraPolicy, OtherTrainer, Promote,
+    RetrainPolicy, Trainer, TrainerServer,
 };
 use crate::redact::Sensitive;
 use crate::schedule::Schedule;
+use crate::suite::Suite;
 
 /// As PEFT names them; the last two are Phi-3's, which has several in one.
 const LINEAR_MAPS: [(&str, &str); 9] = [
@@ -33,6 +36,17 @@ pub struct CanaryPolicy {
     pub always: bool,
     /// Time after which an undecided one ends.
     pub longest: Duration,
+}
+
+/// Prompts that a candidate has to answer as well as its baseline does, beside its task's.
+#[derive(Debug, Clone)]
+pub enum RegressionSuite {
+    /// The program's own.
+    Default,
+    /// None.
+    Off,
+    /// The task's own, from a file.
+    Own(Arc<Suite>),
 }
 
 /// Hours of the day in UTC, from the first one on until the second begins; over midnight where that is the smaller.
@@ -85,7 +99,7 @@ fn hours(s: &mut Section<'_>, key: &'static str) -> Duration {
     Duration::from_secs(3600 * s.count(key, 0, 24 * 366, 24))
 }
 
-pub(super) fn retrain(mut s: Section<'_>) -> RetrainPolicy {
+pub(super) fn retrain(mut s: Section<'_>, source: &ConfigSource) -> RetrainPolicy {
     let wanted = "five cron fields, such as \"0 3 1 */3 *\"";
     let schedule = s.text("schedule", wanted).and_then(|(text, place)| {
         let schedule = Schedule::parse(&text);
@@ -174,6 +188,8 @@ pub(super) fn retrain(mut s: Section<'_>) -> RetrainPolicy {
         ),
         min_pairs,
         max_pairs: s.size("max_pairs", min_pairs as u64, 100_000, min_pairs.max(400)),
+        regression: regression(&mut s, source),
+        slices: slices(&mut s),
         canary,
         hours: hours_of_day(&mut s),
         budget: s.positive("budget", 1e12),
@@ -183,6 +199,60 @@ pub(super) fn retrain(mut s: Section<'_>) -> RetrainPolicy {
     };
     s.finish();
     policy
+}
+
+/// Wrong lines of a suite that are named.
+const WRONG_LINES: usize = 20;
+
+fn regression(s: &mut Section<'_>, source: &ConfigSource) -> RegressionSuite {
+    let expected = "\"default\", \"off\", or a file with a suite, such as \"suite.jsonl\"";
+    let Some((file, place)) = s.text("regression", expected) else {
+        return RegressionSuite::Default;
+    };
+    match file.as_str() {
+        "default" => return RegressionSuite::Default,
+        "off" => return RegressionSuite::Off,
+        _ => {}
+    }
+    let Some(text) = open(s, "regression", &file, &place, source) else {
+        return RegressionSuite::Default;
+    };
+    let wrong = match Suite::parse(&text) {
+        Ok(suite) => return RegressionSuite::Own(Arc::new(suite)),
+        Err(wrong) => wrong,
+    };
+    let key = s.path("regression");
+    let path = source.folder().join(&file);
+    let path = path.display();
+    for one in wrong.iter().take(WRONG_LINES) {
+        let what = format!("{path}:{}: {}", one.line, one.what);
+        s.log.add(&place, &key, what);
+    }
+    if wrong.len() > WRONG_LINES {
+        let more = wrong.len() - WRONG_LINES;
+        let what = format!(
+            "{path}: {more} more lines are wrong; expected a prompt with its check in each"
+        );
+        s.log.add(&place, &key, what);
+    }
+    RegressionSuite::Default
+}
+
+fn slices(s: &mut Section<'_>) -> Vec<String> {
+    let expected = "a list of up to 8 different keys of the requests' metadata, such as [\"team\", \"language\"]";
+    let keys = s.value("slices", expected, |v| match v {
+        Value::List(list) => {
+            let key = |node: &Node| match &node.value {
+                Value::Text(key) if !key.trim().is_empty() => Some(key.clone()),
+                _ => None,
+            };
+            let keys: Vec<String> = list.iter().map(key).collect::<Option<_>>()?;
+            let different: BTreeSet<&String> = keys.iter().collect();
+            (keys.len() <= 8 && different.len() == keys.len()).then_some(keys)
+        }
+        _ => None,
+    });
+    keys.unwrap_or_default()
 }
 
 /// The alarms that start a run.

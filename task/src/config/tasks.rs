@@ -99,7 +99,7 @@ pub(super) fn of_job(name: &str) -> Task {
         enforce: Enforce::Off,
         probe_share: 0.0,
         max_tokens: MAX_TOKENS,
-        retrain: retrain(nothing("retrain")),
+        retrain: retrain(nothing("retrain"), &ConfigSource::BuiltIn),
         privacy: privacy(nothing("privacy")),
     }
 }
@@ -152,7 +152,7 @@ fn task(mut s: Section<'_>, source: &ConfigSource) -> Task {
     let enforce = enforce(&mut s, format.as_ref());
     let probe_share = s.share("probe_share", 1.0).unwrap_or(0.05);
     let max_tokens = s.size("max_tokens", 1, 100_000, MAX_TOKENS);
-    let retrain = retrain(s.section("retrain"));
+    let retrain = retrain(s.section("retrain"), source);
     let privacy = privacy(s.section("privacy"));
     s.finish();
     // Editors end a file with a newline; a prompt ends with its last word.
@@ -194,7 +194,7 @@ fn enforce(s: &mut Section<'_>, format: Option<&Format>) -> Enforce {
     enforce
 }
 
-fn open(
+pub(super) fn open(
     s: &Section<'_>,
     key: &str,
     file: &str,
