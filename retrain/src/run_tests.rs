@@ -483,13 +483,8 @@ async fn what_fails_is_told_and_can_be_tried_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_run_of_a_task_at_a_time() {
     let house = House::new(20, AUTO).await;
-    let _held = house
-        .options
-        .ledger
-        .lease("retrain-ask")
-        .await
-        .unwrap()
-        .unwrap();
+    let lease = house.options.ledger.lease("retrain-ask").await;
+    let _held = lease.unwrap().unwrap();
     assert!(matches!(
         house.run(&start()).await.0,
         Err(Error::Busy { .. })
