@@ -35,6 +35,7 @@ pub mod shelf;
 mod soon;
 mod stages;
 mod staging;
+pub mod synth;
 #[cfg(test)]
 mod testing;
 mod train;

@@ -13,6 +13,8 @@ use retune_task::Split;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Row;
+pub(crate) use near::{Index, Shingles, plain};
+pub(crate) use twins::NEAR;
 use twins::Twin;
 
 /// Fewer rows have no usual length.
