@@ -22,6 +22,8 @@ use crate::rows::{Exchange, Feedback, Purpose};
 const BASE: &str = "imported";
 /// The parameter that has the line's digest.
 const DIGEST: &str = "imported";
+/// The parameter that says which model wrote it, from which seeds, and who accepted it.
+const SYNTHETIC: &str = "synthetic";
 
 /// What became of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub struct Importer<'a> {
     task: Option<String>,
     known: HashSet<String>,
     by_experts: bool,
+    /// Where the line at hand comes from, if a model wrote it.
+    synthetic: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -107,6 +111,7 @@ impl<'a> Importer<'a> {
             task: task.map(str::to_owned),
             known,
             by_experts: false,
+            synthetic: None,
         })
     }
 
@@ -116,6 +121,14 @@ impl<'a> Importer<'a> {
             by_experts: true,
             ..self
         }
+    }
+
+    /// Keeps one line that a model wrote and a person accepted: an example that is no user's, and says where it comes from.
+    pub async fn synthetic_line(&mut self, text: &str, source: Value) -> Result<Imported, Error> {
+        self.synthetic = Some(source);
+        let done = self.line(text).await;
+        self.synthetic = None;
+        done
     }
 
     /// Keeps one line; fails where the ledger cannot keep any.
@@ -230,7 +243,10 @@ impl<'a> Importer<'a> {
             replica: self.ledger.replica().to_owned(),
             seq: 0,
             ts,
-            purpose: Purpose::User,
+            purpose: match self.synthetic {
+                None => Purpose::User,
+                Some(_) => Purpose::Synthetic,
+            },
             model_requested: line.adapter.clone().unwrap_or_else(|| task.clone()),
             task: Some(task),
             adapter: line.adapter,
@@ -256,7 +272,10 @@ impl<'a> Importer<'a> {
             completion_tokens: 0,
             time_to_first_token_ms: None,
             duration_ms: 0.0,
-            parameters: json!({ DIGEST: digest }),
+            parameters: match &self.synthetic {
+                None => json!({ DIGEST: digest }),
+                Some(source) => json!({ DIGEST: digest, SYNTHETIC: source }),
+            },
             code: 200,
             format_valid: check.as_ref().map(Check::is_valid),
             format_reason: check.and_then(|check| match check {

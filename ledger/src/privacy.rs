@@ -3,18 +3,32 @@
 //! A conversation's key is a digest of its first message, from which a short one can be guessed; where anything is withheld, it becomes
 //! one that takes the installation's secret. So what is one conversation stays one, and surrogates are the same within it.
 
-use retune_task::{Privacy, Prompts, Redaction, fraction};
+use retune_task::{ChatMessage, Privacy, Prompts, Redaction, fraction};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::ledger::Ledger;
 use crate::rows::{Exchange, Feedback};
 
+/// Whether a task keeps all as it came.
+fn keeps_all(privacy: &Privacy) -> bool {
+    privacy.redaction.is_empty() && privacy.prompts == Prompts::Keep && privacy.text_share >= 1.0
+}
+
 impl Ledger {
+    /// The key that a conversation has in the tables.
+    pub fn conversation(&self, messages: &[ChatMessage], privacy: &Privacy) -> String {
+        let key = retune_task::conversation(messages);
+        match keeps_all(privacy) {
+            true => key,
+            false => digest(self.secret(), &key),
+        }
+    }
+
     /// An exchange as a task lets it be kept.
     pub fn withhold(&self, mut row: Exchange, privacy: &Privacy) -> Exchange {
         let (redaction, secret) = (&privacy.redaction, self.secret());
-        if redaction.is_empty() && privacy.prompts == Prompts::Keep && privacy.text_share >= 1.0 {
+        if keeps_all(privacy) {
             return row;
         }
         row.conversation = digest(secret, &row.conversation);

@@ -19,6 +19,8 @@ pub struct ExchangeQuery {
     pub adapter: Option<String>,
     /// Made for this.
     pub purpose: Option<Purpose>,
+    /// And what was written for the dataset, beside that purpose.
+    pub or_synthetic: bool,
     /// Behind this place in the order.
     pub after: Option<Cursor>,
     /// At most so many, the first in order.
@@ -61,7 +63,13 @@ impl ExchangeQuery {
         equals("request_id", self.request_id.as_deref());
         equals("task", self.task.as_deref());
         equals("adapter", self.adapter.as_deref());
-        equals("purpose", self.purpose.map(Purpose::as_str));
+        conditions.extend(self.purpose.map(|purpose| {
+            let or = match self.or_synthetic {
+                true => format!(", {}", quoted(Purpose::Synthetic.as_str())),
+                false => String::new(),
+            };
+            format!("purpose in ({}{or})", quoted(purpose.as_str()))
+        }));
         conditions.extend(self.after.as_ref().map(|cursor| behind(cursor, ">")));
         conditions
     }

@@ -7,7 +7,8 @@ use retune_task::ChatMessage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Why an exchange was made. Only `user` counts in datasets and traffic metrics, and in windows, where a `probe` may stand for one.
+/// Why an exchange was made. Only `user` counts in traffic metrics, and in windows, where a `probe` may stand for one; datasets have what
+/// is `synthetic` as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Purpose {
@@ -20,6 +21,8 @@ pub enum Purpose {
     Shadow,
     /// What the model says by itself where a task's format was enforced: asked again without the constraint, or the first of two tries.
     Probe,
+    /// Nobody asked: a stronger model wrote it for the dataset, and a person accepted it. Servers make none.
+    Synthetic,
 }
 
 impl Purpose {
@@ -30,6 +33,7 @@ impl Purpose {
             Purpose::Examination => "examination",
             Purpose::Shadow => "shadow",
             Purpose::Probe => "probe",
+            Purpose::Synthetic => "synthetic",
         }
     }
 }

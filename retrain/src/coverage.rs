@@ -2,7 +2,7 @@
 //! other. Which kinds of prompts that are is told by their words, for people to see; where the policy says so, what there is too much of is
 //! cut to a multiple of its share of the traffic. Pure.
 
-use retune_ledger::Exchange;
+use retune_ledger::{Exchange, Purpose};
 use retune_task::Task;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,7 @@ impl Coverage {
 pub(crate) fn coverage(task: &Task, exchanges: &[Exchange], dataset: &Dataset) -> Coverage {
     let usable = exchanges
         .iter()
+        .filter(|e| e.purpose == Purpose::User)
         .filter_map(|e| Some((e.request_id.as_str(), asked(task, e).ok()?)));
     let traffic = prompts(&every(usable.collect()));
     let rows = dataset
@@ -113,6 +114,7 @@ pub(crate) fn balance(task: &Task, exchanges: &[Exchange], dataset: &mut Dataset
             match row.known_by {
                 KnownBy::Correction => dataset.counts.kept_corrections -= 1,
                 KnownBy::Rating(_) => dataset.counts.kept_ratings -= 1,
+                KnownBy::Synthetic => dataset.counts.kept_synthetic -= 1,
             }
             let curated = &mut dataset.counts.curated;
             *curated.entry(Reason::Surplus).or_default() += 1;

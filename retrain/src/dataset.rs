@@ -33,6 +33,8 @@ pub enum KnownBy {
     Correction,
     /// The raters' verdict, 1 to 5.
     Rating(u8),
+    /// A stronger model wrote it, and a person accepted it.
+    Synthetic,
 }
 
 /// A prompt and the answer known to be right.
@@ -58,6 +60,7 @@ impl Row {
         match self.known_by {
             KnownBy::Correction => true,
             KnownBy::Rating(rating) => rating >= GOLD,
+            KnownBy::Synthetic => false,
         }
     }
 }
@@ -89,6 +92,9 @@ pub struct Counts {
     pub curated: BTreeMap<Reason, u64>,
     pub kept_corrections: u64,
     pub kept_ratings: u64,
+    /// Written by a stronger model, accepted by a person.
+    #[serde(default)]
+    pub kept_synthetic: u64,
 }
 
 impl Counts {
@@ -118,7 +124,7 @@ impl Counts {
     }
 
     pub fn kept(&self) -> u64 {
-        self.kept_corrections + self.kept_ratings
+        self.kept_corrections + self.kept_ratings + self.kept_synthetic
     }
 
     pub fn dropped(&self) -> u64 {
@@ -172,9 +178,11 @@ impl Dataset {
         }
     }
 
-    /// Rows asked after `ts`: what there is to learn about the traffic since an alarm.
+    /// Rows asked after `ts`: what there is to learn about the traffic since an alarm, of which a model's own writing tells nothing.
     pub fn usable_since(&self, ts: DateTime<Utc>) -> usize {
-        self.rows().filter(|row| row.ts > ts).count()
+        self.rows()
+            .filter(|row| row.ts > ts && row.known_by != KnownBy::Synthetic)
+            .count()
     }
 
     /// Conversations that the training has seen, to choose weights or a checkpoint: never to be examined.
@@ -196,7 +204,11 @@ pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Data
         ..Counts::default()
     };
     let mut newest_first: Vec<&Exchange> = exchanges.iter().collect();
-    newest_first.sort_by_key(|exchange| Reverse((exchange.ts, &exchange.replica, exchange.seq)));
+    // What somebody asked stays where a model wrote the same.
+    newest_first.sort_by_key(|exchange| {
+        let was_asked = exchange.purpose != Purpose::Synthetic;
+        Reverse((was_asked, exchange.ts, &exchange.replica, exchange.seq))
+    });
 
     let mut rows = Vec::new();
     let (mut conversations, mut texts) = (HashSet::new(), HashSet::new());
@@ -218,6 +230,7 @@ pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Data
     }
     drop((conversations, texts));
     rows.reverse();
+    rows.sort_by_key(|row| row.ts);
     let (rows, taken) = curate::curate(rows, &personal(task));
     counts.curated = curate::counts(&taken);
     let mut dataset = Dataset {
@@ -229,6 +242,7 @@ pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Data
         match row.known_by {
             KnownBy::Correction => dataset.counts.kept_corrections += 1,
             KnownBy::Rating(_) => dataset.counts.kept_ratings += 1,
+            KnownBy::Synthetic => dataset.counts.kept_synthetic += 1,
         }
         match row.split {
             Split::Train => dataset.train.push(row),
@@ -325,9 +339,10 @@ impl Dropped {
     }
 }
 
-/// What a user asked of this task, or why the exchange is nothing of the kind.
+/// What a user asked of this task, or a model wrote for it, or why the exchange is nothing of the kind.
 pub(crate) fn asked<'a>(task: &Task, exchange: &'a Exchange) -> Result<&'a [ChatMessage], Dropped> {
-    if exchange.purpose != Purpose::User || exchange.task.as_deref() != Some(task.name.as_str()) {
+    let counts = matches!(exchange.purpose, Purpose::User | Purpose::Synthetic);
+    if !counts || exchange.task.as_deref() != Some(task.name.as_str()) {
         return Err(Dropped::NotUser);
     }
     if exchange.code != 200 {
@@ -382,13 +397,18 @@ fn known(task: &Task, exchange: &Exchange, said: &Said<'_>) -> Result<Row, Dropp
     {
         return Err(Dropped::FormatInvalid(reason));
     }
+    // What is examined, and chosen by, is what users ask: a model's own writing is trained on alone.
+    let (split, known_by) = match exchange.purpose {
+        Purpose::Synthetic => (Split::Train, KnownBy::Synthetic),
+        _ => (split(task, exchange), known_by),
+    };
     Ok(Row {
         request_id: exchange.request_id.clone(),
         ts: exchange.ts,
         conversation: exchange.conversation.clone(),
         user: exchange.user.clone(),
         metadata: carried(task, exchange),
-        split: split(task, exchange),
+        split,
         messages: messages.to_vec(),
         answer: answer.to_owned(),
         known_by,

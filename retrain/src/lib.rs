@@ -39,6 +39,7 @@ mod slices;
 mod soon;
 mod stages;
 mod staging;
+pub mod synth;
 #[cfg(test)]
 mod testing;
 mod train;

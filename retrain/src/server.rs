@@ -321,7 +321,7 @@ impl Refusal {
 }
 
 /// The server's own word on when to come back, in whole seconds; more than a minute is not waited.
-fn retry_after(response: &Response) -> Option<Duration> {
+pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
     let seconds: u64 = response
         .headers()
         .get("retry-after")?

@@ -29,7 +29,7 @@ pub struct Read {
 /// The dataset that a run of the task would learn from now.
 pub async fn read(ledger: &Ledger, task: &Task) -> Result<Read, Error> {
     let tables = ledger.snapshot().await?;
-    let exchanges = tables.exchanges(&of(task)).await?;
+    let exchanges = tables.exchanges(&of_dataset(task)).await?;
     let feedback = tables.feedback(&Default::default()).await?;
     let feedback = trust::trusted(ledger, feedback).await?;
     let dataset = build(task, &exchanges, &feedback);
@@ -60,6 +60,14 @@ pub(crate) fn of(task: &Task) -> ExchangeQuery {
         task: Some(task.name.clone()),
         purpose: Some(Purpose::User),
         ..ExchangeQuery::default()
+    }
+}
+
+/// What a task's dataset is made of: that, and what a model wrote for it and a person accepted.
+pub(crate) fn of_dataset(task: &Task) -> ExchangeQuery {
+    ExchangeQuery {
+        or_synthetic: true,
+        ..of(task)
     }
 }
 
@@ -96,6 +104,17 @@ pub struct Provenance {
     pub request_id: String,
     pub ts: DateTime<Utc>,
     pub known_by: KnownBy,
+}
+
+impl Provenance {
+    /// A row's.
+    pub fn of(row: &Row) -> Self {
+        Self {
+            request_id: row.request_id.clone(),
+            ts: row.ts,
+            known_by: row.known_by,
+        }
+    }
 }
 
 /// Writes `train.jsonl`, `development.jsonl`, `held_out.jsonl`, and `dataset.json` last.
@@ -145,15 +164,10 @@ fn lines(task: &Task, name: &str, rows: &[Row], path: &Path) -> std::io::Result<
         out.write_all(line.as_bytes())?;
     }
     out.into_inner()?.sync_all()?;
-    let provenance = |row: &Row| Provenance {
-        request_id: row.request_id.clone(),
-        ts: row.ts,
-        known_by: row.known_by,
-    };
     Ok(WrittenFile {
         name: name.to_owned(),
         sha256: hex(&digest.finalize()),
-        rows: rows.iter().map(provenance).collect(),
+        rows: rows.iter().map(Provenance::of).collect(),
     })
 }
 

@@ -136,6 +136,8 @@ fn of(keys: &[String], seen: &[Seen<'_>]) -> Vec<Slice> {
     add(&mut slices, "known by", seen, |one| match one.known_by {
         KnownBy::Correction => "correction".to_owned(),
         KnownBy::Rating(_) => "rating".to_owned(),
+        // None is examined.
+        KnownBy::Synthetic => "synthetic".to_owned(),
     });
     if let Some((short, medium)) = thirds(seen) {
         add(&mut slices, "prompt", seen, |one| match one.length {

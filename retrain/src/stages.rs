@@ -101,7 +101,7 @@ async fn read(
 ) -> Result<(Dataset, Snapshot, Report), Error> {
     // The report names the versions: whoever reads the tables at them finds the very rows that this run saw.
     let tables = o.ledger.snapshot().await?;
-    let exchanges = tables.exchanges(&shelf::of(task)).await?;
+    let exchanges = tables.exchanges(&shelf::of_dataset(task)).await?;
     let feedback = tables.feedback(&FeedbackQuery::default()).await?;
     let feedback = trust::trusted(&o.ledger, feedback).await?;
     let dataset = shelf::build(task, &exchanges, &feedback);

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use retune_ledger::Ledger;
 use retune_retrain::dataset::Dataset;
-use retune_retrain::{Reason, Taken, shelf};
+use retune_retrain::{Reason, Taken, shelf, synth};
 use retune_task::Task;
 use retune_wire::TrainingLine;
 use serde_json::json;
@@ -26,7 +26,10 @@ const FEW: usize = 3;
     after_help = "Examples:\n  retune dataset check --task triage             how many rows there are, and what became of the others\n  \
                   retune dataset check examples.jsonl            is this a file that can be trained on?\n  \
                   retune dataset import --task triage examples.jsonl\n  retune dataset build --task triage --out ./dataset\n  \
-                  retune dataset export --task triage --split train > train.jsonl\n  retune dataset diff --task triage triage@1 now"
+                  retune dataset export --task triage --split train > train.jsonl\n  retune dataset diff --task triage triage@1 now\n\n\
+                  More examples than people can write, by a stronger model, none of them without a person:\n  \
+                  retune dataset synth --task triage --url https://api.openai.com/v1 --model gpt-4.1 --api-key-env OPENAI_API_KEY --count 200 --out new.jsonl\n  \
+                  retune dataset review new.jsonl --rater ann\n  retune dataset import --task triage new.jsonl"
 )]
 pub(crate) enum Command {
     /// Write train.jsonl, development.jsonl, held_out.jsonl, and dataset.json with where each row came from.
@@ -40,6 +43,7 @@ pub(crate) enum Command {
     /// Take OpenAI's chat JSONL as examples: each line's answer is an expert's, and right.
     ///
     /// A line that cannot be kept is named, and the others are kept; one that was kept before is left out. Exits 1 where a line was bad.
+    /// Of what `retune dataset synth` wrote only rows that somebody accepted are taken, and stay known as synthetic; exits 1 where all wait.
     Import {
         #[arg(long)]
         task: String,
@@ -52,6 +56,9 @@ pub(crate) enum Command {
         task: String,
         #[arg(long, value_enum, default_value = "all")]
         split: Split,
+        /// Say of each row where it comes from, as {"from": {"request_id", "ts", "known_by"}} beside its messages; no longer what OpenAI takes.
+        #[arg(long)]
+        provenance: bool,
     },
     /// Say how many examples there are and what became of all other rows; or whether a file of OpenAI's JSONL can be trained on.
     Check {
@@ -61,6 +68,10 @@ pub(crate) enum Command {
         /// A file of conversations, or of preferences. Exits 1 where a line is bad.
         file: Option<PathBuf>,
     },
+    /// Have a stronger model write examples, into a file that a person reviews.
+    Synth(Box<super::synth::Args>),
+    /// Accept, edit or reject what a model wrote, one row after the other, on a terminal.
+    Review(super::review::Args),
     /// Say which examples were added and removed between two datasets.
     Diff {
         #[arg(long)]
@@ -81,11 +92,13 @@ pub(crate) enum Split {
 }
 
 pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> {
-    if let Command::Check {
-        file: Some(file), ..
-    } = command
-    {
-        return check_file(common, file);
+    match command {
+        Command::Check {
+            file: Some(file), ..
+        } => return check_file(common, file),
+        Command::Synth(args) => return Box::pin(super::synth::run(common, args)).await,
+        Command::Review(args) => return super::review::run(common, args),
+        _ => {}
     }
     let config = setup::config(common)?;
     let name = match command {
@@ -94,6 +107,7 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
         | Command::Export { task, .. }
         | Command::Diff { task, .. } => task,
         Command::Check { task, .. } => task.as_ref().context("--task or a file")?,
+        Command::Synth(_) | Command::Review(_) => return Ok(ExitCode::SUCCESS),
     };
     let task = setup::task(&config, name)?;
     let ledger = Ledger::open_briefly(&config.store).await?;
@@ -115,11 +129,17 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
                 output::line(format_args!("{}", out.join("dataset.json").display()))?;
             }
         }
-        Command::Export { split, .. } => {
+        Command::Export {
+            split, provenance, ..
+        } => {
             let dataset = shelf::read(&ledger, task).await?.dataset;
             let mut out = BufWriter::new(std::io::stdout().lock());
             for row in of_split(&dataset, *split) {
-                writeln!(out, "{}", shelf::conversation(task, row))?;
+                let mut line = shelf::conversation(task, row);
+                if *provenance {
+                    line["from"] = json!(shelf::Provenance::of(row));
+                }
+                writeln!(out, "{line}")?;
             }
             out.flush()?;
         }
@@ -145,6 +165,8 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
                 }
             }
         }
+        // Run above.
+        Command::Synth(_) | Command::Review(_) => {}
         Command::Diff { before, after, .. } => {
             let found = shelf::difference(&ledger, task, before, after).await?;
             if common.json {
@@ -180,11 +202,12 @@ fn of_split(dataset: &Dataset, split: Split) -> Vec<&retune_retrain::dataset::Ro
 
 fn print(task: &Task, dataset: &Dataset) -> Result<()> {
     output::line(format_args!(
-        "{}: {} examples ({} corrections, {} rated well): {} to train on, {} to choose the checkpoint by, {} held out; a run wants {}\n",
+        "{}: {} examples ({} corrections, {} rated well, {} synthetic): {} to train on, {} to choose the checkpoint by, {} held out; a run wants {}\n",
         task.name,
         dataset.len(),
         dataset.counts.kept_corrections,
         dataset.counts.kept_ratings,
+        dataset.counts.kept_synthetic,
         dataset.train.len(),
         dataset.development.len(),
         dataset.held_out.len(),
@@ -248,10 +271,27 @@ fn check_file(common: &Common, file: &Path) -> Result<ExitCode> {
     let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
     let (mut conversations, mut preferences, mut bad) = (0_u64, 0_u64, 0_u64);
+    let mut synthetic = Vec::new();
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
         if line.is_empty() {
             continue;
+        }
+        match std::str::from_utf8(line).ok().and_then(synth::Row::read) {
+            None => {}
+            Some(read) => {
+                match read {
+                    Ok(row) => {
+                        conversations += 1;
+                        synthetic.push(row);
+                    }
+                    Err(what) => {
+                        bad += 1;
+                        output::problem(format_args!("{}:{}: {what}", file.display(), index + 1));
+                    }
+                }
+                continue;
+            }
         }
         match TrainingLine::read(line) {
             Ok(TrainingLine::Conversation(_)) => conversations += 1,
@@ -262,16 +302,22 @@ fn check_file(common: &Common, file: &Path) -> Result<ExitCode> {
             }
         }
     }
+    let reviewed = synth::Progress::of(&synthetic);
     if common.json {
-        output::json(&json!({
+        let mut found = json!({
             "conversations": conversations,
             "preferences": preferences,
             "bad": bad,
-        }))?;
+        });
+        if !synthetic.is_empty() {
+            found["synthetic"] = json!(reviewed);
+        }
+        output::json(&found)?;
     } else {
         output::line(format_args!(
-            "{}: {conversations} conversations, {preferences} preferences, {bad} bad lines",
-            file.display()
+            "{}: {conversations} conversations, {preferences} preferences, {bad} bad lines{}",
+            file.display(),
+            super::review::told(&reviewed)
         ))?;
     }
     Ok(match bad {

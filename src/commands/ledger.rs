@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use retune_ledger::{
     Answer, Export, Forgetting, Forgotten, Imported, Importer, LearnedFrom, Ledger, Table,
 };
-use retune_retrain::Report;
+use retune_retrain::{Report, synth};
 use retune_task::Config;
 use serde_json::json;
 
@@ -349,6 +349,7 @@ pub(super) async fn import(
         importer = importer.as_examples();
     }
     let (mut number, mut kept, mut known, mut bad) = (0_u64, 0_u64, 0_u64, 0_u64);
+    let (mut waiting, mut rejected) = (0_u64, 0_u64);
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -368,11 +369,25 @@ pub(super) async fn import(
         } else {
             match std::str::from_utf8(&line) {
                 Ok(text) if text.trim().is_empty() => continue,
-                Ok(text) if as_examples => match super::dataset::example(text) {
-                    Ok(text) => importer.line(&text).await?,
-                    Err(what) => Imported::Bad(what),
+                Ok(text) => match synthetic(text, task.filter(|_| as_examples)) {
+                    synth::Import::Other if as_examples => match super::dataset::example(text) {
+                        Ok(text) => importer.line(&text).await?,
+                        Err(what) => Imported::Bad(what),
+                    },
+                    synth::Import::Other => importer.line(text).await?,
+                    synth::Import::Accepted { line, source } => {
+                        importer.synthetic_line(&line, source).await?
+                    }
+                    synth::Import::Bad(what) => Imported::Bad(what),
+                    synth::Import::Waiting => {
+                        waiting += 1;
+                        continue;
+                    }
+                    synth::Import::Rejected => {
+                        rejected += 1;
+                        continue;
+                    }
                 },
-                Ok(text) => importer.line(text).await?,
                 Err(error) => Imported::Bad(format!("is not UTF-8: {error}")),
             }
         };
@@ -387,16 +402,39 @@ pub(super) async fn import(
     }
     bar.finish_and_clear();
     ledger.close().await?;
-    match common.json {
-        true => output::json(&json!({"lines": number, "kept": kept, "known": known, "bad": bad}))?,
-        false => output::line(format!(
-            "{number} lines: {kept} kept, {known} known before, {bad} bad"
-        ))?,
+    let mut done = json!({"lines": number, "kept": kept, "known": known, "bad": bad});
+    let mut told = format!("{number} lines: {kept} kept, {known} known before, {bad} bad");
+    if waiting + rejected > 0 {
+        done["waiting"] = json!(waiting);
+        done["rejected"] = json!(rejected);
+        told.push_str(&format!(
+            ", {waiting} wait for a person's review, {rejected} rejected"
+        ));
     }
-    Ok(match bad {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+    match common.json {
+        true => output::json(&done)?,
+        false => output::line(told)?,
+    }
+    let all_wait = waiting > 0 && kept + known == 0;
+    if waiting > 0 {
+        let what = match all_wait {
+            true => "nothing was imported: a model wrote these rows, and nobody has accepted one",
+            false => "what nobody has accepted was not imported",
+        };
+        output::problem(format_args!(
+            "{what}; review them with `retune dataset review {} --rater NAME`, then import the file again",
+            file.display()
+        ));
+    }
+    Ok(match bad == 0 && !all_wait {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     })
+}
+
+/// What is done with a line of a file of examples for `task`; a line of a log is read as that.
+fn synthetic(line: &str, task: Option<&str>) -> synth::Import {
+    task.map_or(synth::Import::Other, |task| synth::import(line, task))
 }
 
 async fn export(ledger: &Ledger, wanted: &Export) -> Result<()> {

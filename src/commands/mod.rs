@@ -9,5 +9,7 @@ pub(crate) mod keys;
 pub(crate) mod ledger;
 pub(crate) mod monitor;
 pub(crate) mod retrain;
+pub(crate) mod review;
 pub(crate) mod serve;
+pub(crate) mod synth;
 pub(crate) mod up;

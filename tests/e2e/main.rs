@@ -36,6 +36,7 @@ mod otlp;
 mod privacy;
 mod shutdown;
 mod swap;
+mod synth;
 mod tidy;
 #[path = "../../ledger/tests/common/words.rs"]
 mod words;

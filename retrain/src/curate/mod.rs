@@ -13,6 +13,8 @@ use retune_task::{ChatMessage, Redaction, Split};
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Row;
+pub(crate) use near::{Index, Shingles, plain};
+pub(crate) use twins::NEAR;
 use twins::Twin;
 pub(crate) use twins::leaks;
 

@@ -16,7 +16,7 @@ use super::near::{Index, Shingles, plain};
 use crate::dataset::{KnownBy, Row};
 
 /// Questions are near, and answers alike, from this similarity on.
-const NEAR: f64 = 0.8;
+pub(crate) const NEAR: f64 = 0.8;
 /// Questions must be nearer than that for their answers to contradict each other.
 const SAME: f64 = 0.9;
 
@@ -64,6 +64,16 @@ fn rank(row: &Row) -> u8 {
     match row.known_by {
         KnownBy::Correction => u8::MAX,
         KnownBy::Rating(rating) => rating,
+        KnownBy::Synthetic => 0,
+    }
+}
+
+/// Whose word goes before whose, however many say otherwise: a person's correction, what people rated well, a stronger model's.
+fn standing(row: &Row) -> u8 {
+    match row.known_by {
+        KnownBy::Correction => 2,
+        KnownBy::Rating(_) => 1,
+        KnownBy::Synthetic => 0,
     }
 }
 
@@ -170,23 +180,18 @@ impl Group {
 
     fn settle(mut self, rows: &[Row], taken: &mut [Option<Twin>]) {
         // A correction outweighs any number of ratings; among equals the number counts.
-        let is_correction = |part: &Vec<usize>| rows[part[0]].known_by == KnownBy::Correction;
-        self.0
-            .sort_by_key(|part| std::cmp::Reverse((is_correction(part), part.len())));
+        let weight = |part: &Vec<usize>| {
+            let best = standing(&rows[part[0]]);
+            let as_well = part.iter().filter(|place| standing(&rows[**place]) == best);
+            (best, as_well.count())
+        };
+        self.0.sort_by_key(|part| std::cmp::Reverse(weight(part)));
         let (Some(first), second) = (self.0.first(), self.0.get(1)) else {
             return;
         };
         let wins = second.is_none_or(|second| {
-            let outranks = is_correction(first) && !is_correction(second);
-            let corrections = |part: &Vec<usize>| {
-                let known = part.iter().map(|place| rows[*place].known_by);
-                known.filter(|by| *by == KnownBy::Correction).count()
-            };
-            let (a, b) = match is_correction(first) {
-                true => (corrections(first), corrections(second)),
-                false => (first.len(), second.len()),
-            };
-            outranks || a >= 2 * b
+            let (a, b) = (weight(first), weight(second));
+            a.0 > b.0 || a.1 >= 2 * b.1
         });
         let best = first[0];
         for (number, part) in self.0.iter().enumerate() {

@@ -76,6 +76,30 @@ fn of_those_that_contradict_each_other_the_better_known_or_the_many_win() {
 }
 
 #[test]
+fn what_a_model_wrote_never_goes_before_what_people_said() {
+    let synthetic = KnownBy::Synthetic;
+    for known in [KnownBy::Rating(4), KnownBy::Correction] {
+        let others = vec![(ASKED, "billing", synthetic); 5];
+        let all = [&[(ASKED, "shipping", known)], others.as_slice()].concat();
+        let found = found(&all);
+        assert_eq!(found[0], None);
+        assert!(
+            found[1..]
+                .iter()
+                .all(|twin| *twin == Some(Twin::Overruled(0)))
+        );
+    }
+    // Nor does it help the one or the other of two.
+    let all = [
+        (ASKED, "shipping", FIVE),
+        (ASKED, "billing", FIVE),
+        (ASKED, "billing", synthetic),
+        (ASKED, "billing", synthetic),
+    ];
+    assert!(found(&all).iter().all(Option::is_some));
+}
+
+#[test]
 fn what_differs_by_a_number_or_by_a_copied_word_is_something_else() {
     for (other, a, b) in [
         (ASKED.replace("the blue lamp", "order 4711"), "4711", "4711"),

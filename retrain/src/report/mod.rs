@@ -256,6 +256,13 @@ impl Report {
             "| kept: rated answers | {} |",
             self.dataset.kept_ratings
         )?;
+        if self.dataset.kept_synthetic > 0 {
+            writeln!(
+                page,
+                "| kept: synthetic, accepted by a person | {} |",
+                self.dataset.kept_synthetic
+            )?;
+        }
         self.write_taken(page)?;
         for sentence in self.coverage.sentences() {
             writeln!(page, "\n{sentence}")?;

@@ -105,6 +105,10 @@ impl Report {
                 .map(|(what, count)| bar(format!("− {what}"), count, all)),
         );
         bars.push(bar("usable", self.dataset.kept(), all));
+        let synthetic = self.dataset.kept_synthetic;
+        if synthetic > 0 {
+            bars.push(bar("of them synthetic", synthetic, all));
+        }
         bars.push(bar("trained on", self.examples_train, all));
         bars.push(bar("chose the checkpoint", self.examples_development, all));
         bars.push(bar("held out", self.examples_held_out, all));
