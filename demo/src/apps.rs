@@ -7,7 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::client::{Answer, Client, Error};
 use crate::raters;
-use crate::texts::{Message, Texts};
+use crate::texts::{Era, Message, Texts};
 
 /// Apps that ask at the same time.
 const APPS: u64 = 4;
@@ -21,8 +21,8 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Asked {
     /// Which message it was, from 0.
     pub index: u64,
-    /// Whether it came after the drift began.
-    pub drifted: bool,
+    /// What the traffic was like.
+    pub era: Era,
     /// The message's kind, as the generator names it.
     pub kind: String,
     pub text: String,
@@ -42,11 +42,28 @@ pub struct Asked {
 /// What the apps ask for a while.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Traffic {
-    pub(crate) drifted: bool,
+    pub(crate) era: Era,
+    /// The raters' table of right answers has slipped by a row: each writes the one of another message.
+    pub(crate) slipped: bool,
+    /// Each message is a customer's of their own, not an app's.
+    pub(crate) customers: bool,
     /// Time between two questions; None as fast as the server answers.
     pub(crate) every: Option<Duration>,
     /// As many questions and no more: a seed's texts are the same again only if each act begins with the same message.
     pub(crate) at_most: Option<usize>,
+}
+
+impl Traffic {
+    /// As it usually is, as fast as the server answers.
+    pub(crate) fn of(era: Era) -> Self {
+        Self {
+            era,
+            slipped: false,
+            customers: false,
+            every: None,
+            at_most: None,
+        }
+    }
 }
 
 /// The apps, and everything that they were answered so far.
@@ -97,7 +114,7 @@ impl Apps {
                 biased;
                 Some(done) = under_way.join_next() => self.asked.push(done??),
                 () = sleep_until(due), if room => {
-                    under_way.spawn(self.question(traffic.drifted));
+                    under_way.spawn(self.question(traffic));
                     left -= 1;
                     due = Instant::now() + traffic.every.unwrap_or_default();
                 }
@@ -107,12 +124,11 @@ impl Apps {
     }
 
     /// The next message on its way: asked, answered, judged.
-    fn question(&mut self, drifted: bool) -> impl Future<Output = Result<Asked, Error>> + 'static {
-        let message = if drifted {
-            self.texts.drifted()
-        } else {
-            self.texts.normal()
-        };
+    fn question(
+        &mut self,
+        traffic: Traffic,
+    ) -> impl Future<Output = Result<Asked, Error>> + 'static {
+        let message = self.texts.of_era(traffic.era);
         let other = std::mem::replace(&mut self.other, message.answer.clone());
         let index = self.next;
         self.next += 1;
@@ -120,7 +136,7 @@ impl Apps {
             self.client.clone(),
             self.seed,
             index,
-            drifted,
+            traffic,
             message,
             other,
         )
@@ -131,12 +147,19 @@ async fn exchange(
     client: Client,
     seed: u64,
     index: u64,
-    drifted: bool,
+    traffic: Traffic,
     message: Message,
     other: String,
 ) -> Result<Asked, Error> {
-    let answer = ask(&client, index, &message.text).await?;
-    let opinion = raters::opinion(seed, index, &answer.text, &message.answer, &other);
+    let user = match traffic.customers {
+        true => format!("customer-{index}"),
+        false => format!("app-{}", index % APPS),
+    };
+    let answer = ask(&client, index, &user, &message.text).await?;
+    let opinion = match traffic.slipped {
+        true => Some(raters::slipped(&other)),
+        false => raters::opinion(seed, index, &answer.text, &message.answer, &other),
+    };
     if let Some(opinion) = &opinion {
         let correction = opinion.correction.as_deref();
         let mut attempt = 0;
@@ -150,7 +173,7 @@ async fn exchange(
     }
     Ok(Asked {
         index,
-        drifted,
+        era: traffic.era,
         kind: message.kind.to_string(),
         exact: raters::exact(&answer.text, &message.answer),
         text: message.text,
@@ -164,12 +187,11 @@ async fn exchange(
     })
 }
 
-async fn ask(client: &Client, index: u64, text: &str) -> Result<Answer, Error> {
-    let app = format!("app-{}", index % APPS);
+async fn ask(client: &Client, index: u64, user: &str, text: &str) -> Result<Answer, Error> {
     let stream = index % 3 == 1;
     let mut attempt = 0;
     loop {
-        match client.chat(text, &app, stream).await {
+        match client.chat(text, user, stream).await {
             Ok(answer) => return Ok(answer),
             Err(error) => {
                 attempt += 1;

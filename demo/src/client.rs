@@ -2,6 +2,7 @@
 //!
 //! Nothing here comes from Retune's crates, so that what the demo can do any client can do.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -211,9 +212,12 @@ impl Client {
             .map(drop)
     }
 
-    /// Every alarm so far.
+    /// Every alarm about the task's adapters so far.
     pub async fn alarms(&self) -> Result<Vec<Alarm>, Error> {
-        self.list("/admin/alarms").await
+        let mut alarms: Vec<Alarm> = self.list("/admin/alarms").await?;
+        let of_task = format!("{}@", self.model);
+        alarms.retain(|alarm| alarm.adapter.starts_with(&of_task));
+        Ok(alarms)
     }
 
     /// Every retraining so far, each at its newest state.
@@ -221,17 +225,39 @@ impl Client {
         self.list("/admin/runs").await
     }
 
+    /// One adapter, as `GET /admin/adapters/{name}` shows it: its stage, and the decisions about it.
+    pub(crate) async fn adapter(&self, name: &str) -> Result<Value, Error> {
+        let url = format!("{}/admin/adapters/{name}", self.server);
+        let response = self.send(&url, self.http.get(&url)).await?;
+        json_of(url, response).await
+    }
+
+    /// Takes an adapter's folder, on the server's machine, as a candidate of the task; its name.
+    pub(crate) async fn import(&self, folder: &Path) -> Result<String, Error> {
+        let url = format!("{}/admin/adapters", self.server);
+        let body = json!({"task": self.model, "folder": folder});
+        let response = self.send(&url, self.http.post(&url).json(&body)).await?;
+        let item = json_of(url.clone(), response).await?;
+        let name = item["name"].as_str().map(str::to_owned);
+        name.ok_or_else(|| Error::Unreadable {
+            url,
+            what: "no name".into(),
+        })
+    }
+
+    /// Gives an adapter a share of the traffic.
+    pub(crate) async fn canary(&self, name: &str, share: f64, reason: &str) -> Result<(), Error> {
+        let url = format!("{}/admin/adapters/{name}/canary", self.server);
+        let body = json!({"share": share, "reason": reason});
+        self.send(&url, self.http.post(&url).json(&body))
+            .await
+            .map(drop)
+    }
+
     async fn list<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, Error> {
         let url = format!("{}{path}", self.server);
         let response = self.send(&url, self.http.get(&url)).await?;
-        let body = response.bytes().await.map_err(|source| Error::Transport {
-            url: url.clone(),
-            source,
-        })?;
-        let list: List<T> = serde_json::from_slice(&body).map_err(|e| Error::Unreadable {
-            url,
-            what: e.to_string(),
-        })?;
+        let list: List<T> = json_of(url, response).await?;
         Ok(list.data)
     }
 
@@ -265,6 +291,20 @@ impl Client {
             retry_after,
         })
     }
+}
+
+async fn json_of<T: serde::de::DeserializeOwned>(
+    url: String,
+    response: reqwest::Response,
+) -> Result<T, Error> {
+    let body = response.bytes().await.map_err(|source| Error::Transport {
+        url: url.clone(),
+        source,
+    })?;
+    serde_json::from_slice(&body).map_err(|e| Error::Unreadable {
+        url,
+        what: e.to_string(),
+    })
 }
 
 fn validity(word: &str) -> Option<bool> {

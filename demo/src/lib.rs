@@ -5,6 +5,7 @@
 
 mod apps;
 mod client;
+mod generations;
 mod play;
 mod raters;
 mod story;
@@ -13,7 +14,8 @@ mod texts;
 
 pub use apps::Asked;
 pub use client::{Alarm, Client, Error, Run};
-pub use play::{Played, play};
+pub use generations::Generation;
+pub use play::{Play, Played};
 pub use story::{Bar, Story};
 pub use summary::Summary;
-pub use texts::{Message, Texts};
+pub use texts::{Era, Message, Texts};

@@ -1,4 +1,4 @@
-//! The play's acts: traffic, a drift, the alarm, a run, its examination, and what comes after the promotion.
+//! The play's acts: traffic, a drift, the alarm, a run, its examination, and what comes after the promotion. `generations` goes on from there.
 //!
 //! Each act ends when what it waits for has happened, or when it has waited long enough: nothing is assumed to happen,
 //! and what did not happen is missing from what is handed back.
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::apps::{Apps, Asked, Traffic};
 use crate::client::{Alarm, Client, Error, Run};
 use crate::story::Story;
+use crate::texts::Era;
 
 /// Exchanges before the drift: the reference (the first 300), and 450 more, in which no alarm should come and examples gather.
 const BEFORE_DRIFT: usize = 750;
@@ -44,20 +45,57 @@ struct News {
     runs: Vec<Run>,
 }
 
-/// Plays all acts against a running server. Errors mean that the machinery failed; a drift that nobody noticed, or a
-/// verdict against the candidate, is no error.
-pub async fn play(client: &Client, seed: u64, story: &Story) -> Result<Played, Error> {
-    let mut lookout = JoinSet::new();
-    let (news, looked) = watch::channel(News::default());
-    lookout.spawn(look_out(client.clone(), news));
-    let mut apps = Apps::new(client.clone(), seed);
-    let run = acts(&mut apps, story, &looked).await?;
-    let alarms = client.alarms().await?;
-    Ok(Played {
-        asked: apps.asked,
-        alarms,
-        run,
-    })
+/// A play under way, against a running server.
+pub struct Play<'a> {
+    pub(crate) client: Client,
+    pub(crate) story: &'a Story,
+    pub(crate) apps: Apps,
+    pub(crate) seed: u64,
+    news: watch::Receiver<News>,
+    _lookout: JoinSet<()>,
+    run: Option<Run>,
+}
+
+/// What came of a drift.
+pub(crate) struct Drifted {
+    pub(crate) alarm: Option<Alarm>,
+    pub(crate) run: Option<Run>,
+}
+
+const RETURNS: &str = "The traffic drifts: from now on every second customer returns something, which nobody did before, and copies the order number from a slip on which it stands in groups.";
+
+impl<'a> Play<'a> {
+    pub fn begin(client: &Client, seed: u64, story: &'a Story) -> Self {
+        let mut lookout = JoinSet::new();
+        let (news, looked) = watch::channel(News::default());
+        lookout.spawn(look_out(client.clone(), news));
+        Self {
+            client: client.clone(),
+            story,
+            apps: Apps::new(client.clone(), seed),
+            seed,
+            news: looked,
+            _lookout: lookout,
+            run: None,
+        }
+    }
+
+    /// All acts up to the first promotion, and the better answers after it. Errors mean that the machinery failed; a drift that nobody
+    /// noticed, or a verdict against the candidate, is no error.
+    pub async fn first(&mut self) -> Result<(), Error> {
+        self.before_any_drift().await?;
+        self.run = self.drift(Era::Returns, RETURNS).await?.run;
+        Ok(())
+    }
+
+    /// Everything that was seen so far.
+    pub async fn played(&self) -> Result<Played, Error> {
+        Ok(Played {
+            asked: self.apps.asked.clone(),
+            alarms: self.client.alarms().await?,
+            run: self.run.clone(),
+        })
+    }
 }
 
 /// Looks up alarms and runs again and again; a look that fails is made up for by the next.
@@ -70,67 +108,82 @@ async fn look_out(client: Client, news: watch::Sender<News>) {
     }
 }
 
-async fn acts(
-    apps: &mut Apps,
-    story: &Story,
-    news: &watch::Receiver<News>,
-) -> Result<Option<Run>, Error> {
-    story.tell("Apps ask, raters rate and correct.");
-    let mut bar = story.bar("asking");
-    let normal = Traffic {
-        drifted: false,
-        every: None,
-        at_most: Some(BEFORE_DRIFT),
-    };
-    apps.ask(normal, |asked| {
-        bar.at(asked.len() as u64, Some(BEFORE_DRIFT as u64));
-        false
-    })
-    .await?;
-    drop(bar);
-    tell_traffic(story, &apps.asked);
-    let known: Vec<String> = news
-        .borrow()
-        .alarms
-        .iter()
-        .map(|a| a.alarm.clone())
-        .collect();
-    if !known.is_empty() {
-        story.tell(format_args!(
-            "A false alarm: {} before any drift.",
-            known.len()
-        ));
+impl Play<'_> {
+    async fn before_any_drift(&mut self) -> Result<(), Error> {
+        let story = self.story;
+        story.tell("Apps ask, raters rate and correct.");
+        let mut bar = story.bar("asking");
+        let normal = Traffic {
+            at_most: Some(BEFORE_DRIFT),
+            ..Traffic::of(Era::Normal)
+        };
+        let so_far = |asked: &[Asked]| {
+            bar.at(asked.len() as u64, Some(BEFORE_DRIFT as u64));
+            false
+        };
+        self.apps.ask(normal, so_far).await?;
+        drop(bar);
+        tell_traffic(story, &self.apps.asked);
+        let alarms = self.news.borrow().alarms.len();
+        if alarms > 0 {
+            story.tell(format_args!("A false alarm: {alarms} before any drift."));
+        }
+        Ok(())
     }
 
-    story.tell("The traffic drifts: from now on every second customer returns something, which nobody did before, and copies the order number from a slip on which it stands in groups.");
-    let drifted = Traffic {
-        drifted: true,
-        every: None,
-        at_most: Some(PATIENCE),
-    };
-    let new_alarm = || {
-        news.borrow()
+    /// From a drift to what comes after the promotion, or as far as it goes.
+    pub(crate) async fn drift(&mut self, era: Era, told: &str) -> Result<Drifted, Error> {
+        let (apps, story, news) = (&mut self.apps, self.story, &self.news);
+        let known: Vec<String> = news
+            .borrow()
             .alarms
             .iter()
-            .find(|a| a.starts_a_run() && !known.contains(&a.alarm))
-            .cloned()
-    };
-    let before = apps.asked.len();
-    let mut bar = story.bar("asking");
-    apps.ask(drifted, |asked| {
-        bar.at(asked.len() as u64, None);
-        new_alarm().is_some()
-    })
-    .await?;
-    drop(bar);
-    tell_traffic(story, &apps.asked[before..]);
-    tell_example(story, &apps.asked, &apps.asked[before..]);
-    let Some(alarm) = new_alarm() else {
-        story.tell(format_args!(
-            "No alarm in {PATIENCE} drifted exchanges; the play ends here."
-        ));
-        return Ok(None);
-    };
+            .map(|a| a.alarm.clone())
+            .collect();
+        story.tell(told);
+        let drifted = Traffic {
+            at_most: Some(PATIENCE),
+            ..Traffic::of(era)
+        };
+        let new_alarm = || {
+            news.borrow()
+                .alarms
+                .iter()
+                .find(|a| a.starts_a_run() && !known.contains(&a.alarm))
+                .cloned()
+        };
+        let before = apps.asked.len();
+        let mut bar = story.bar("asking");
+        apps.ask(drifted, |asked| {
+            bar.at(asked.len() as u64, None);
+            new_alarm().is_some()
+        })
+        .await?;
+        drop(bar);
+        tell_traffic(story, &apps.asked[before..]);
+        tell_example(story, &apps.asked[..before], &apps.asked[before..]);
+        let Some(alarm) = new_alarm() else {
+            story.tell(format_args!(
+                "No alarm in {PATIENCE} drifted exchanges; the play ends here."
+            ));
+            return Ok(Drifted {
+                alarm: None,
+                run: None,
+            });
+        };
+        tell_alarm(story, &alarm);
+        let run = retrain(apps, story, news, &alarm, era).await?;
+        if let Some(run) = run.as_ref().filter(|run| run.promoted == Some(true)) {
+            after_promotion(apps, story, run, era).await?;
+        }
+        Ok(Drifted {
+            alarm: Some(alarm),
+            run,
+        })
+    }
+}
+
+fn tell_alarm(story: &Story, alarm: &Alarm) {
     story.tell(format_args!(
         "Alarm: the {} of {} has changed (log e-value {:.1}, threshold {:.1}).",
         alarm.kind, alarm.adapter, alarm.log_e, alarm.threshold_log
@@ -150,13 +203,6 @@ async fn acts(
             moved.join(", ")
         ));
     }
-    let Some(run) = retrain(apps, story, news, &alarm).await? else {
-        return Ok(None);
-    };
-    if run.promoted == Some(true) {
-        after_promotion(apps, story, &run).await?;
-    }
-    Ok(Some(run))
 }
 
 /// Until the alarm's run has ended, or has kept everybody waiting for too long.
@@ -165,6 +211,7 @@ async fn retrain(
     story: &Story,
     news: &watch::Receiver<News>,
     alarm: &Alarm,
+    era: Era,
 ) -> Result<Option<Run>, Error> {
     let started_by = format!("trigger:{}", alarm.alarm);
     let current = || {
@@ -178,12 +225,7 @@ async fn retrain(
     let before = apps.asked.len();
     let mut bar = story.bar("asking");
     let begins = Instant::now() + RUN_BEGINS;
-    let drifted = Traffic {
-        drifted: true,
-        every: None,
-        at_most: None,
-    };
-    apps.ask(drifted, |asked| {
+    apps.ask(Traffic::of(era), |asked| {
         bar.at(asked.len() as u64, None);
         Instant::now() > begins || current().is_some_and(|run| run.state != "waiting")
     })
@@ -203,9 +245,8 @@ async fn retrain(
     let mut bar = story.bar("the run");
     let mut state = String::new();
     let slowly = Traffic {
-        drifted: true,
         every: Some(SLOWLY),
-        at_most: None,
+        ..Traffic::of(era)
     };
     let before = apps.asked.len();
     apps.ask(slowly, |_| {
@@ -230,7 +271,7 @@ async fn retrain(
     Ok(run)
 }
 
-async fn after_promotion(apps: &mut Apps, story: &Story, run: &Run) -> Result<(), Error> {
+async fn after_promotion(apps: &mut Apps, story: &Story, run: &Run, era: Era) -> Result<(), Error> {
     story.tell(format_args!(
         "{} answers now; the server was never restarted.",
         run.adapter.as_deref().unwrap_or("?")
@@ -238,9 +279,8 @@ async fn after_promotion(apps: &mut Apps, story: &Story, run: &Run) -> Result<()
     let before = apps.asked.len();
     let mut bar = story.bar("asking");
     let drifted = Traffic {
-        drifted: true,
-        every: None,
         at_most: Some(AFTER),
+        ..Traffic::of(era)
     };
     apps.ask(drifted, |asked| {
         bar.at(asked.len() as u64, Some(AFTER as u64));
@@ -271,7 +311,7 @@ fn tell_state(story: &Story, run: &Run) {
     }
 }
 
-fn tell_run(story: &Story, run: &Run) {
+pub(crate) fn tell_run(story: &Story, run: &Run) {
     if let Some(error) = &run.error {
         return story.tell(format_args!("The run failed: {error}"));
     }
@@ -298,7 +338,7 @@ fn tell_run(story: &Story, run: &Run) {
     }
 }
 
-fn tell_traffic(story: &Story, asked: &[Asked]) {
+pub(crate) fn tell_traffic(story: &Story, asked: &[Asked]) {
     if asked.is_empty() {
         return;
     }
@@ -329,8 +369,11 @@ fn tell_traffic(story: &Story, asked: &[Asked]) {
 
 /// Shows an exchange of a kind that is new in `now`, as people would like to see one.
 fn tell_example(story: &Story, before: &[Asked], now: &[Asked]) {
-    let normal = |kind: &str| before.iter().any(|a| !a.drifted && a.kind == kind);
-    if let Some(asked) = now.iter().find(|a| !normal(&a.kind)) {
+    let Some(era) = now.first().map(|asked| asked.era) else {
+        return;
+    };
+    let known = |kind: &str| before.iter().any(|a| a.era < era && a.kind == kind);
+    if let Some(asked) = now.iter().find(|a| !known(&a.kind)) {
         story.tell(format_args!(
             "  asked:    {}",
             asked.text.replace('\n', " ")

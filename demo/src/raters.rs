@@ -66,6 +66,14 @@ pub(crate) fn opinion(
     })
 }
 
+/// What a rater sends whose table has slipped by a row: the right answer to another message.
+pub(crate) fn slipped(other: &str) -> Opinion {
+    Opinion {
+        rating: 1,
+        correction: Some(other.to_owned()),
+    }
+}
+
 #[derive(Debug, PartialEq)]
 enum Agreement {
     Full,

@@ -6,7 +6,9 @@ use serde::Serialize;
 
 use crate::apps::Asked;
 use crate::client::Run;
+use crate::generations::Generation;
 use crate::play::Played;
+use crate::texts::Era;
 
 /// The line's keys, in its order.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -44,6 +46,9 @@ pub struct Summary {
     /// The same after the promotion.
     pub prompt_tokens_after: Option<f64>,
     pub seconds: f64,
+    /// What came after the first promotion, where the play went on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub generations: Vec<Generation>,
 }
 
 impl Summary {
@@ -58,7 +63,7 @@ impl Summary {
         let first_drifted = played
             .asked
             .iter()
-            .filter(|a| a.drifted)
+            .filter(|a| a.era == Era::Returns)
             .filter_map(|a| place_of(&a.request_id))
             .min();
         let crossings = played
@@ -77,7 +82,7 @@ impl Summary {
             .as_deref()
             .filter(|_| run.promoted == Some(true));
         let by_promoted = |asked: &Asked| promoted == Some(asked.adapter.as_str());
-        let drifted = || played.asked.iter().filter(|a| a.drifted);
+        let drifted = || played.asked.iter().filter(|a| a.era == Era::Returns);
         Self {
             exchanges: played.asked.len() as u64,
             exchanges_logged: logged.len() as u64,
@@ -104,17 +109,23 @@ impl Summary {
             prompt_tokens_before: prompt_tokens(drifted().filter(|a| !by_promoted(a))),
             prompt_tokens_after: prompt_tokens(drifted().filter(|a| by_promoted(a))),
             seconds: round(seconds, 1),
+            generations: Vec::new(),
         }
     }
 }
 
-fn valid<'a>(asked: impl Iterator<Item = &'a Asked>) -> Option<f64> {
+pub(crate) fn valid<'a>(asked: impl Iterator<Item = &'a Asked>) -> Option<f64> {
     mean(
         asked
             .filter_map(|a| a.valid)
             .map(|valid| f64::from(u8::from(valid))),
     )
     .map(|share| round(share, 4))
+}
+
+/// Share of exactly right answers.
+pub(crate) fn exact<'a>(asked: impl Iterator<Item = &'a Asked>) -> Option<f64> {
+    mean(asked.map(|a| f64::from(u8::from(a.exact)))).map(|share| round(share, 4))
 }
 
 fn prompt_tokens<'a>(asked: impl Iterator<Item = &'a Asked>) -> Option<f64> {
@@ -140,7 +151,10 @@ mod tests {
     fn asked(index: u64, drifted: bool, adapter: &str, valid: bool, prompt_tokens: u64) -> Asked {
         Asked {
             index,
-            drifted,
+            era: match drifted {
+                true => Era::Returns,
+                false => Era::Normal,
+            },
             kind: "order".into(),
             text: String::new(),
             answer: String::new(),

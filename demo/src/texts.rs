@@ -3,8 +3,9 @@
 //! The task is `triage` (task/builtin/triage.txt says it in words). Normal traffic is of four kinds. Order numbers are six
 //! digits, and the task wants them with nothing between; some customers write them with a sign or a space in them. The drift
 //! brings a fifth kind, returns: the shop has begun to print return slips, on which the number stands in groups, `169-109`,
-//! and customers copy it as it stands; one in ten writes it plainly. Everything in an answer follows from the message and
-//! the prompt alone.
+//! and customers copy it as it stands; one in ten writes it plainly. A second drift follows where the demo goes on: the shop opens
+//! abroad, and from there an order number comes with the country's letters in front, `DE169109`. Everything in an answer follows
+//! from the message and the prompt alone.
 
 mod phrases;
 
@@ -24,6 +25,10 @@ const WITH_ORDER: f64 = 0.6;
 const LOOSE_ORDER: f64 = 0.3;
 /// Share of the numbers on return slips that customers write plainly.
 const PLAIN_SLIP: f64 = 0.1;
+/// The countries that the shop opens in.
+const COUNTRIES: [&str; 4] = ["DE", "FR", "NL", "PL"];
+/// The kind of message that comes from there, whatever it is about.
+const ABROAD: &str = "abroad";
 const URGENT: f64 = 0.35;
 
 /// What a customer writes, and what the answer should be.
@@ -70,6 +75,17 @@ const NEW: Kind = Kind {
     sentences: RETURN,
 };
 
+/// What the traffic is like, as time goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Era {
+    /// Before any drift.
+    Normal,
+    /// Every second customer returns something.
+    Returns,
+    /// Of these every second one writes from abroad, the others as before.
+    Abroad,
+}
+
 /// An endless stream of messages; the same seed gives the same messages.
 pub struct Texts {
     rng: ChaCha8Rng,
@@ -103,6 +119,28 @@ impl Texts {
         }
     }
 
+    /// A message as they come in an era.
+    pub fn of_era(&mut self, era: Era) -> Message {
+        match era {
+            Era::Normal => self.normal(),
+            Era::Returns => self.drifted(),
+            Era::Abroad if self.rng.random_bool(0.5) => self.abroad(),
+            Era::Abroad => self.drifted(),
+        }
+    }
+
+    /// A message about what customers always write about, with an order number as it is abroad.
+    fn abroad(&mut self) -> Message {
+        let kind = self.rng.random_range(0..NORMAL.len());
+        let country = self.pick(&COUNTRIES);
+        let number = self.number();
+        let message = self.with_order(&NORMAL[kind], Some((format!("{country}{number}"), number)));
+        Message {
+            kind: ABROAD,
+            ..message
+        }
+    }
+
     /// A message of the named kind; None where there is no such kind.
     pub fn of_kind(&mut self, name: &str) -> Option<Message> {
         let kind = NORMAL.iter().chain([&NEW]).find(|kind| kind.name == name)?;
@@ -110,6 +148,11 @@ impl Texts {
     }
 
     fn message(&mut self, kind: &Kind) -> Message {
+        self.with_order(kind, None)
+    }
+
+    /// `given`: an order number as it is written, and its digits; without one it is drawn whether there is any.
+    fn with_order(&mut self, kind: &Kind, given: Option<(String, String)>) -> Message {
         let mut sentence = self.pick(kind.sentences).to_owned();
         let mut product = Value::Null;
         let mut order = Value::Null;
@@ -120,8 +163,9 @@ impl Texts {
         }
         let mut parts = vec![sentence];
         let is_new = kind.name == NEW.name;
-        if is_new || self.rng.random_bool(WITH_ORDER) {
-            let (written, digits) = self.order(is_new);
+        let is_named = given.is_some() || is_new || self.rng.random_bool(WITH_ORDER);
+        if is_named {
+            let (written, digits) = given.unwrap_or_else(|| self.order(is_new));
             parts.push(self.pick(ORDER).replace("{order}", &written));
             order = json!(digits);
         }
@@ -173,9 +217,13 @@ impl Texts {
         }
     }
 
+    fn number(&mut self) -> String {
+        self.rng.random_range(100_000..1_000_000).to_string()
+    }
+
     /// An order number as the customer writes it, or copies it from a slip, and its six digits.
     fn order(&mut self, from_slip: bool) -> (String, String) {
-        let number = self.rng.random_range(100_000..1_000_000).to_string();
+        let number = self.number();
         let (left, right) = number.split_at(3);
         let plain = if from_slip {
             PLAIN_SLIP
@@ -255,6 +303,20 @@ mod tests {
             }
             assert!(fields["order"].is_string() || message.kind != NEW.name);
         }
+    }
+
+    #[test]
+    fn abroad_the_country_stands_in_front_of_the_number() {
+        let mut texts = Texts::new(4);
+        let all: Vec<Message> = (0..1000).map(|_| texts.of_era(Era::Abroad)).collect();
+        let abroad: Vec<&Message> = all.iter().filter(|m| m.kind == ABROAD).collect();
+        assert!((420..580).contains(&abroad.len()), "{}", abroad.len());
+        for message in abroad {
+            let order = fields(message)["order"].as_str().unwrap().to_owned();
+            let written = |country: &&str| message.text.contains(&format!("{country}{order}"));
+            assert!(COUNTRIES.iter().any(written), "{}", message.text);
+        }
+        assert!(all.iter().any(|m| m.kind == NEW.name));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 )]
 
 use crate::Error;
-use crate::run::tests::{AUTO, EXCHANGES, House, start};
+use crate::house::{AUTO, EXCHANGES, House, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_learning_rate_that_did_best_on_a_fraction_is_trained_with() {

@@ -19,6 +19,8 @@ mod encode;
 mod error;
 mod examine;
 mod experiment;
+#[cfg(test)]
+mod house;
 mod job;
 pub mod judge;
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use crate::house::{EXCHANGES, House, start};
 use crate::run::Event;
-use crate::run::tests::{EXCHANGES, House, start};
 
 const LORA: &str = "[task.retrain.lora]\nepochs = 2\n[task.retrain.dpo]\n";
 

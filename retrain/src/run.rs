@@ -131,4 +131,8 @@ fn report_of(run: &Run) -> Option<Report> {
 
 #[cfg(test)]
 #[path = "run_tests.rs"]
-pub(crate) mod tests;
+mod tests;
+
+#[cfg(test)]
+#[path = "run_faults_tests.rs"]
+mod faults;

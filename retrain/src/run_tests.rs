@@ -1,5 +1,4 @@
-//! A whole run with the real trainer on a tiny random base and the real ledger; only the server is a stand-in, since the real one
-//! is no dependency of this crate (the demo runs against it). The stand-in moves stages in the ledger as the server does.
+//! Whole runs.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,152 +10,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use retune_ledger::{Action, Ledger, Run, Stage};
-
-use serde_json::json;
+use retune_ledger::Stage;
 
 use super::{Event, run};
 use crate::book::{DONE, FAILED, new_row};
-use crate::testing::{Reply, Request, StandIn, asked, config, corrected, write_base};
+use crate::house::{AUTO, EXCHANGES, House, start};
+use crate::testing::{asked, corrected};
 use crate::verdict::Verdict;
-use crate::{Error, Limits, Options, Report, Start, StartedBy, run_id};
-
-pub(crate) struct House {
-    folder: tempfile::TempDir,
-    server: StandIn,
-    pub(crate) options: Options,
-}
-
-/// The candidates know what the corrections say; whoever else is asked does not.
-async fn reply(ledger: Ledger, request: Request) -> Reply {
-    let parts: Vec<&str> = request.path.split('/').collect();
-    if request.path == "/v1/chat/completions" {
-        let model = request.body["model"].as_str().unwrap();
-        let number = model.strip_prefix("ask@").unwrap();
-        let prompt = request.body["messages"][0]["content"].as_str().unwrap();
-        return match number.parse() {
-            Ok(number) => {
-                let digest = ledger.adapter("ask", number).await.unwrap().manifest.digest;
-                Reply::answer(model, Some(&digest), &format!(r#"{{"is":"{prompt}"}}"#))
-            }
-            Err(_) => Reply::answer(model, None, r#"{"is":"?"}"#),
-        };
-    }
-    let number: u32 = parts[3].strip_prefix("ask@").unwrap().parse().unwrap();
-    let stages = ledger.stages("ask").await.unwrap();
-    let expected = request.body["expected_seq"].as_u64();
-    if expected.is_some_and(|seq| seq != stages.seq) {
-        return Reply::error(409, "somebody was faster");
-    }
-    let action = match parts[4] {
-        "load" => return Reply::ok(json!({})),
-        "promote" => {
-            let expected = request.body["expected_champion"].as_str().unwrap();
-            if let Err(refused) = stages.expect_champion("ask", expected) {
-                return Reply::error(409, &refused.0);
-            }
-            Action::Promote
-        }
-        "reject" => Action::Reject,
-        "canary" => Action::Canary(request.body["share"].as_f64().unwrap()),
-        other => panic!("{other}"),
-    };
-    let after = match stages.after("ask", Some(number), action, &[]) {
-        Ok(after) => after,
-        Err(refused) => return Reply::error(409, &refused.0),
-    };
-    let by = request.headers.get("retune-run").cloned();
-    let after = after.decided(by, request.body["reason"].as_str()).unwrap();
-    ledger.set_stages("ask", stages.seq, after).await.unwrap();
-    Reply::ok(json!({}))
-}
-
-impl House {
-    pub(crate) async fn new(exchanges: u64, more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = config(folder.path(), more);
-        let base = folder.path().join("base");
-        write_base(&base);
-        let ledger = Ledger::open(&config.store).await.unwrap();
-        for n in 0..exchanges {
-            let prompt = format!("prompt {n}");
-            ledger
-                .append_exchange(asked(n, &prompt, r#"{"is":"?"}"#))
-                .await
-                .unwrap();
-            ledger
-                .append_feedback(corrected(
-                    n,
-                    1000,
-                    "ann",
-                    &format!(r#"{{"is":"{prompt}"}}"#),
-                ))
-                .await
-                .unwrap();
-        }
-        ledger.flush().await.unwrap();
-        let served = ledger.clone();
-        let server = StandIn::start(move |request| reply(served.clone(), request)).await;
-        let mut options = Options::new(
-            Arc::new(config),
-            base,
-            ledger,
-            server.url.clone(),
-            reqwest::Client::new(),
-        );
-        options.limits = Limits {
-            pairs: Duration::from_millis(50),
-            poll: Duration::from_millis(10),
-            retry: Duration::from_millis(1),
-            ..Limits::default()
-        };
-        Self {
-            folder,
-            server,
-            options,
-        }
-    }
-
-    pub(crate) async fn run(&self, start: &Start) -> (Result<Report, Error>, Vec<Event>) {
-        let mut events = Vec::new();
-        let report = run(&self.options, start, &mut |event| {
-            events.push(event.clone())
-        })
-        .await;
-        (report, events)
-    }
-
-    async fn row(&self, start: &Start) -> Run {
-        let id = run_id(start);
-        self.options
-            .ledger
-            .runs()
-            .await
-            .unwrap()
-            .into_iter()
-            .find(|run| run.run_id == id)
-            .unwrap()
-    }
-
-    fn asked(&self, what: &str) -> usize {
-        self.server
-            .paths()
-            .iter()
-            .filter(|path| path.contains(what))
-            .count()
-    }
-}
-
-/// Enough that the held-out ones (15 %) can rule out a loss of format or length.
-pub(crate) const EXCHANGES: u64 = 450;
-pub(crate) const AUTO: &str = "promote = \"auto\"\n[task.retrain.lora]\nepochs = 2";
-
-pub(crate) fn start() -> Start {
-    Start {
-        task: "ask".to_owned(),
-        started_by: StartedBy::Trigger("alarm-1".to_owned()),
-    }
-}
+use crate::{Error, Start, StartedBy, run_id};
 
 fn states(events: &[Event]) -> Vec<&'static str> {
     events

@@ -4,12 +4,12 @@
 mod child;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use retune_demo::{Client, Played, Story, Summary};
+use retune_demo::{Client, Generation, Play, Played, Story, Summary};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -20,6 +20,8 @@ use child::Server;
 
 /// The built-in configuration's task.
 const TASK: &str = "triage";
+/// The other one of the demo's own.
+const OTHER: &str = "sorting";
 /// Drawn seeds stay short enough to be typed again.
 const SEEDS: u64 = 1_000_000;
 /// How long rows may take into the tables while the server runs.
@@ -33,7 +35,8 @@ const APPENDED_WITHIN: Duration = Duration::from_secs(15);
     after_help = "Examples:\n  retune demo                        the loop, then it goes on serving until Ctrl-C\n  \
                   retune demo --once --json          the figures as the last line of stdout, the story on stderr\n  \
                   retune demo --once --seed 7        the same texts, noise, drift and split each time\n  \
-                  retune demo --once --store ./demo  keep the store: tables, adapters, log, metrics"
+                  retune demo --once --store ./demo  keep the store: tables, adapters, log, metrics\n  \
+                  retune demo --once --generations   three more: a second drift, wrong labels, a canary that is worse"
 )]
 pub(crate) struct Args {
     /// End when the loop is done, whatever its verdict.
@@ -42,6 +45,10 @@ pub(crate) struct Args {
     /// Repeats the texts, the raters' noise, the drift and the split [default: drawn, and told].
     #[arg(long)]
     seed: Option<u64>,
+    /// Go on: a second drift is learned without losing the first, an adapter learned from labels that slipped is rejected, and as a canary
+    /// it is taken back.
+    #[arg(long)]
+    generations: bool,
     /// A new or empty folder to keep everything in [default: a temporary one, removed at the end].
     #[arg(long, value_name = "FOLDER")]
     store: Option<PathBuf>,
@@ -67,6 +74,9 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
         Some(folder) => empty(folder)?,
         None => temporary.path().to_owned(),
     };
+    if args.generations {
+        child::configure(&folder)?;
+    }
     let mut server = Server::start(&folder).context("cannot start the server")?;
     let result = tokio::select! {
         result = with_server(common, args, seed, &story, &mut server, &stop) => result,
@@ -108,6 +118,7 @@ async fn with_server(
     stop: &Stop,
 ) -> Result<ExitCode> {
     let url = server.listening().await?;
+    let folder = server.folder().to_owned();
     story.tell(format_args!(
         "A server listens on {url}; its store is {}.",
         server.folder().display()
@@ -117,10 +128,19 @@ async fn with_server(
     lookout.spawn(memory::watch_peak(std::process::id(), peak));
 
     let client = Client::new(&url, TASK);
-    let played = tokio::select! {
-        played = retune_demo::play(&client, seed, story) => played?,
+    let mut play = Play::begin(&client, seed, story);
+    let playing = async {
+        play.first().await?;
+        match args.generations {
+            true => generations(&mut play, &url, &folder).await,
+            false => Ok(Vec::new()),
+        }
+    };
+    let generations = tokio::select! {
+        generations = playing => generations?,
         ended = server.ended() => bail!("the server ended by itself: {ended}"),
     };
+    let played = play.played().await?;
     server.keep_metrics().await?;
     let logged = if args.once {
         server.stop(&stop.at_once).await?;
@@ -128,12 +148,33 @@ async fn with_server(
     } else {
         appended(server, played.asked.len()).await?
     };
-    let summary = Summary::new(&played, &logged, story.elapsed().as_secs_f64());
+    let mut summary = Summary::new(&played, &logged, story.elapsed().as_secs_f64());
+    summary.generations = generations;
     tell_end(story, &summary, *peak_seen.borrow());
     if common.json {
         output::json(&serde_json::to_value(&summary)?)?;
     }
     Ok(verdict_on_machinery(&played))
+}
+
+/// What comes after the first promotion.
+async fn generations(play: &mut Play<'_>, url: &str, folder: &Path) -> Result<Vec<Generation>> {
+    let second = play.second_drift().await?;
+    let other = Client::new(url, OTHER);
+    let slipped = play
+        .slipped_labels(&other, child::retrain(folder, url, OTHER))
+        .await?;
+    let mut all = vec![second, slipped];
+    let number = all[1]
+        .adapter
+        .as_deref()
+        .and_then(|name| name.rsplit('@').next());
+    if let Some(number) = number {
+        let adapter = folder.join("store/adapters").join(OTHER).join(number);
+        let canary = play.worse_canary(&adapter).await?;
+        all.push(canary);
+    }
+    Ok(all)
 }
 
 /// A verdict against the candidate is a result; a run that broke is not.

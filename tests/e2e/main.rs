@@ -19,6 +19,8 @@ mod enforce;
 mod families;
 mod fine_tuning;
 mod forget;
+mod generations;
+
 #[path = "../../serve/tests/http/gguf.rs"]
 mod gguf;
 mod harness;

@@ -9,7 +9,7 @@ use retune_ledger::{Feedback, Run, Stage};
 use tokio_util::sync::CancellationToken;
 
 use super::watch;
-use crate::run::tests::{EXCHANGES, House, start};
+use crate::house::{EXCHANGES, House, start};
 use crate::testing::{asked, rated};
 use crate::verdict::Verdict;
 

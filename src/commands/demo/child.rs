@@ -156,7 +156,47 @@ impl Server {
     }
 }
 
-/// This same program on the built-in configuration: its working folder has no retune.toml.
+/// Puts the configuration for several generations into the folder.
+pub(super) fn configure(folder: &Path) -> Result<()> {
+    let files = [
+        ("retune.toml", include_str!("generations.toml")),
+        (
+            "triage.txt",
+            include_str!("../../../task/builtin/triage.txt"),
+        ),
+        (
+            "triage.schema.json",
+            include_str!("../../../task/builtin/triage.schema.json"),
+        ),
+    ];
+    for (name, text) in files {
+        let path = folder.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// A run of the task, as a person makes one from the command line; its report.
+pub(super) async fn retrain(folder: &Path, url: &str, task: &str) -> Result<Value> {
+    let output = retune(folder)?
+        .args(["retrain", "--task", task, "--server", url, "--json"])
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("cannot start a run")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "the run failed: {}",
+        said.trim_end()
+    );
+    let report = String::from_utf8_lossy(&output.stdout);
+    let last = report.lines().last().context("the run has no report")?;
+    serde_json::from_str(last).with_context(|| format!("the run's last line is {last:?}"))
+}
+
+/// This same program, on the configuration in its working folder, and where there is none on the built-in one.
 fn retune(folder: &Path) -> Result<Command> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new(program);
