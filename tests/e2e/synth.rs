@@ -85,7 +85,7 @@ impl Shared {
                 json!({ "messages": list }).to_string()
             }
             // Every third breaks the format.
-            false if n % 3 == 0 => "I think so.".to_owned(),
+            false if n.is_multiple_of(3) => "I think so.".to_owned(),
             false => "{\"is\": \"so\"}".to_owned(),
         };
         let (status, answer) = match has_key {
