@@ -167,4 +167,6 @@ pub fn import(line: &str, task: &str) -> Import {
 }
 
 #[cfg(test)]
+mod row_tests;
+#[cfg(test)]
 mod tests;

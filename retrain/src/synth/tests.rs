@@ -8,7 +8,7 @@
 )]
 
 use proptest::prelude::*;
-use retune_task::{Split, Task};
+use retune_task::Task;
 
 use super::filter::Filter;
 use super::*;
@@ -32,19 +32,6 @@ pub(super) fn row(question: &str, answer: &str) -> Row {
             seeds: vec!["seed-1".to_owned()],
         },
         review: None,
-    }
-}
-
-fn reviewed(said: Verdict) -> Row {
-    let review = Review {
-        said,
-        by: "ann".to_owned(),
-        at: time(1),
-        edited: false,
-    };
-    Row {
-        review: Some(review),
-        ..row("Who?", r#"{"is":"a"}"#)
     }
 }
 
@@ -276,72 +263,6 @@ fn an_answer_keeps_the_format_or_is_refused_by_its_reason() {
 }
 
 #[test]
-fn a_row_is_a_line_and_no_other_line_is_a_row() {
-    let row = reviewed(Verdict::Accepted);
-    let line = serde_json::to_string(&row).unwrap();
-    assert_eq!(Row::read(&line).unwrap().unwrap(), row);
-    let waiting = serde_json::to_string(&super::tests::row("a", "b")).unwrap();
-    assert!(waiting.contains("\"review\":null"), "{waiting}");
-    let chat = row.conversation().to_string();
-    assert!(TrainingLine::read(chat.as_bytes()).is_ok());
-    for other in [
-        &chat,
-        "{",
-        "[\"synthetic\"]",
-        "\"synthetic\"",
-        r#"{"messages": [{"role": "user", "content": "synthetic"}]}"#,
-    ] {
-        assert!(Row::read(other).is_none(), "{other}");
-    }
-    for (from, to, says) in [
-        ("\"ann\"", "\" \"", "\"by\""),
-        ("\"accepted\"", "\"perhaps\"", "unknown variant"),
-        ("\"seeds\"", "\"sheets\"", "unknown field"),
-        ("\"assistant\"", "\"system\"", "Nothing would be learned"),
-        ("\"user\"", "\"tool\"", "tool_call_id"),
-        ("\"review\"", "\"ok\":1,\"review\"", "unknown field `ok`"),
-        ("\"strong\"", "7", "expected a string"),
-    ] {
-        assert_eq!(line.matches(from).count(), 1, "{from} in {line}");
-        let error = Row::read(&line.replace(from, to)).unwrap().unwrap_err();
-        assert!(error.contains(says), "{error}");
-    }
-}
-
-#[test]
-fn only_what_somebody_accepted_is_imported_and_for_its_own_task() {
-    let line = |row: &Row| serde_json::to_string(row).unwrap();
-    assert_eq!(import(&line(&row("a", "b")), "ask"), Import::Waiting);
-    assert_eq!(
-        import(&line(&reviewed(Verdict::Rejected)), "ask"),
-        Import::Rejected
-    );
-    let accepted = line(&reviewed(Verdict::Accepted));
-    let Import::Accepted { line: chat, source } = import(&accepted, "ask") else {
-        panic!("{accepted}");
-    };
-    assert!(
-        TrainingLine::read(chat.as_bytes()).is_ok() && !chat.contains("strong"),
-        "{chat}"
-    );
-    assert_eq!(
-        (
-            &source["model"],
-            &source["review"]["by"],
-            &source["seeds"][0]
-        ),
-        (&json!("strong"), &json!("ann"), &json!("seed-1"))
-    );
-    assert!(matches!(import(&accepted, "triage"), Import::Bad(what) if what.contains("\"ask\"")));
-    assert_eq!(import(&chat, "ask"), Import::Other);
-    // Whoever takes the review away takes the row out.
-    let without = accepted
-        .replace("accepted", "")
-        .replace("\"said\":\"\"", "\"said\":null");
-    assert!(matches!(import(&without, "ask"), Import::Bad(_)));
-}
-
-#[test]
 fn words_are_taken_back_one_by_one() {
     let mut rows: Vec<Row> = ["a", "b", "c"].map(|q| row(q, r#"{"is":"x"}"#)).into();
     let before = rows.clone();
@@ -404,94 +325,4 @@ fn keys_answers_and_what_a_terminal_must_not_see() {
         shown("a\tb\nü\u{1b}[2J\u{202e}\r"),
         "a\tb\nü\\u{1b}[2J\\u{202e}\\u{d}"
     );
-}
-
-#[test]
-fn a_file_goes_on_after_a_torn_line_and_has_one_writer() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("new.jsonl");
-    assert!(Sheet::open(&path).is_err(), "it is not there");
-    let mut sheet = Sheet::create_or_open(&path).unwrap();
-    sheet.add(row("a", "b")).unwrap();
-    let busy = Sheet::open(&path).unwrap_err().to_string();
-    assert!(busy.contains("another process"), "{busy}");
-    sheet.rows[0].review = reviewed(Verdict::Rejected).review;
-    sheet.replace().unwrap();
-    let busy = Sheet::create_or_open(&path).unwrap_err().to_string();
-    assert!(
-        busy.contains("another process"),
-        "the new file is locked, too: {busy}"
-    );
-    sheet.add(row("c", "d")).unwrap();
-    drop(sheet);
-    let whole = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, format!("{whole}{{\"messages\": [{{\"ro")).unwrap();
-    let mut sheet = Sheet::create_or_open(&path).unwrap();
-    assert_eq!(sheet.rows.len(), 2);
-    sheet.add(row("e", "f")).unwrap();
-    drop(sheet);
-    let text = std::fs::read_to_string(&path).unwrap();
-    assert!(
-        text.starts_with(&whole) && text.lines().count() == 3,
-        "{text}"
-    );
-    // A whole last line without its end stays.
-    std::fs::write(&path, whole.trim_end()).unwrap();
-    let mut sheet = Sheet::create_or_open(&path).unwrap();
-    sheet.add(row("g", "h")).unwrap();
-    assert_eq!(sheet.rows.len(), 3);
-    drop(sheet);
-    assert_eq!(Sheet::open(&path).unwrap().rows.len(), 3);
-    // Anything else is not touched.
-    for wrong in ["{\"messages\": []}\n", "words", "{\"messages\": [}\n"] {
-        std::fs::write(&path, format!("{whole}{wrong}")).unwrap();
-        let error = Sheet::open(&path).unwrap_err().to_string();
-        assert!(error.contains("new.jsonl:3"), "{error}");
-        assert_eq!(
-            std::fs::read_to_string(&path).unwrap(),
-            format!("{whole}{wrong}")
-        );
-    }
-    assert_eq!(
-        std::fs::read_dir(folder.path()).unwrap().count(),
-        1,
-        "nothing is left beside it"
-    );
-}
-
-#[test]
-fn no_row_is_held_out_whatever_its_words_are() {
-    use retune_ledger::Purpose;
-    let task = task();
-    let held_out = (0..)
-        .map(|n| format!("question {n}"))
-        .find(|q| retune_task::held_out(&retune_task::conversation(&[user(q)])) == Split::HeldOut);
-    let answer = r#"{"is":"a"}"#;
-    let mut exchange = crate::testing::asked(1, &held_out.unwrap(), answer);
-    exchange.purpose = Purpose::Synthetic;
-    let said = [crate::testing::corrected(1, 5, "ann", answer)];
-    let dataset = crate::dataset::build(&task, std::slice::from_ref(&exchange), &said);
-    assert_eq!((dataset.train.len(), dataset.held_out.len()), (1, 0));
-    assert_eq!(
-        (
-            dataset.counts.kept_synthetic,
-            dataset.counts.kept_corrections,
-            dataset.counts.kept()
-        ),
-        (1, 0, 1)
-    );
-    assert_eq!(
-        dataset.usable_since(time(0)),
-        0,
-        "it tells nothing of the traffic"
-    );
-    // Somebody asks the same, before or after: their row stays, on its side of the split.
-    let mut asked = exchange.clone();
-    asked.purpose = Purpose::User;
-    asked.request_id = "request-2".to_owned();
-    asked.ts = time(-5);
-    let said = [said[0].clone(), crate::testing::rated(2, 6, "bob", 5)];
-    let dataset = crate::dataset::build(&task, &[exchange, asked], &said);
-    assert_eq!((dataset.train.len(), dataset.held_out.len()), (0, 1));
-    assert_eq!(dataset.counts.older_in_conversation, 1);
 }
