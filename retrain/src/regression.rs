@@ -74,7 +74,7 @@ fn chosen(task: &Task) -> Option<(Arc<Suite>, bool)> {
     }
 }
 
-/// Asks both everything in the task's suite, and counts; `done` prompts were examined before.
+/// Asks both everything in the task's suite, and counts; `before` prompts were examined already.
 pub(crate) async fn examine(
     task: &Task,
     book: &mut Book<'_>,

@@ -228,7 +228,7 @@ pub(crate) fn temper(
         return (verdict, reasons);
     }
     reasons.push(
-        "the whole is better and a part is worse: a share of the live traffic has to tell whether that matters"
+        "the whole is better and something in it or beside it is worse: a share of the live traffic has to tell whether that matters"
             .to_owned(),
     );
     (Verdict::Canary, reasons)

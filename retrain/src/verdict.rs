@@ -31,7 +31,7 @@ const Z: f64 = 2.5;
 pub enum Verdict {
     /// Better, and not worse in any other respect.
     Promote,
-    /// Better in the pairs, while format or length are too close to tell: a share of live traffic would settle it.
+    /// Better in the pairs, while format or length are too close to tell, or a part of it is worse: a share of live traffic would settle it.
     Canary,
     /// Not shown to be better or worse: more examples, or more prompts, before another try.
     Wait,
