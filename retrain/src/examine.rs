@@ -17,11 +17,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::book::Book;
 use crate::dataset::{self, Dataset, Row};
 use crate::judge::{self, BlindPair, Side, Vote};
+use crate::run::Event;
 use crate::server::{Answer, Question, Server};
+use crate::stages::Observer;
 use crate::verdict::{Figures, length_fits};
-use crate::{Error, Limits, trust};
+use crate::{Error, Options, trust};
 
 /// Prompts under examination at once; each asks the candidate and then the baseline.
 const CONCURRENCY: usize = 4;
@@ -99,27 +102,29 @@ pub(crate) fn choose(dataset: &Dataset, later: &Dataset, max_pairs: usize) -> Ve
     list
 }
 
-/// Waits until there are `min_pairs` prompts to examine or the limit is reached; `have` is told as it grows.
+/// Waits until there are `min_pairs` prompts to examine or the limit is reached; told as they grow.
 pub(crate) async fn wait_for_list(
-    ledger: &Ledger,
+    o: &Options,
     task: &Task,
     dataset: &Dataset,
     snapshot: &Snapshot,
-    limits: &Limits,
-    mut have: impl FnMut(usize),
+    book: &mut Book<'_>,
+    observer: Observer<'_>,
 ) -> Result<Vec<Row>, Error> {
     let (min_pairs, max_pairs) = (task.retrain.min_pairs, task.retrain.max_pairs);
-    let deadline = tokio::time::Instant::now() + limits.pairs;
+    let deadline = tokio::time::Instant::now() + o.limits.pairs;
     let mut list = choose(dataset, &Dataset::default(), max_pairs);
     loop {
         if list.len() < max_pairs {
-            list = choose(dataset, &later(ledger, task, snapshot).await?, max_pairs);
+            list = choose(dataset, &later(&o.ledger, task, snapshot).await?, max_pairs);
         }
-        have(list.len());
-        if list.len() >= min_pairs || tokio::time::Instant::now() >= deadline {
+        let (have, wanted) = (list.len(), min_pairs);
+        observer(&Event::Pairs { have, wanted });
+        if have >= wanted || tokio::time::Instant::now() >= deadline {
             return Ok(list);
         }
-        tokio::time::sleep(limits.poll).await;
+        book.progress(have, wanted).await?;
+        tokio::time::sleep(o.limits.poll).await;
     }
 }
 

@@ -11,7 +11,7 @@ use chrono::Utc;
 use retune_ledger::Run;
 use retune_task::{Task, Trainer, sha256};
 
-use crate::book::{self, Book, DONE};
+use crate::book::{self, Book, DONE, FAILED};
 use crate::dataset::Counts;
 use crate::report::Report;
 use crate::verdict::Verdict;
@@ -74,13 +74,27 @@ pub async fn run(
     if task.retrain.trainer == Trainer::Native {
         crate::trainable(&o.base)?;
     }
-    let run_id = run_id(start);
     let lease = o.ledger.lease(&format!("retrain-{}", task.name)).await?;
     let lease = lease.ok_or_else(|| Error::Busy {
         task: task.name.clone(),
     })?;
+    // Nobody else works at the task now: an open run of a person's is one that was stopped, and goes on.
+    let run_id = match start.started_by {
+        StartedBy::Person => stopped(o, &task.name).await?,
+        StartedBy::Trigger(_) | StartedBy::Schedule(_) => None,
+    };
+    let run_id = run_id.unwrap_or_else(|| self::run_id(start));
     let alone = Box::pin(alone(o, task, start, run_id, observer));
     lease.during(alone).await
+}
+
+/// The task's newest run that a person asked for, if it neither ended nor failed.
+async fn stopped(o: &Options, task: &str) -> Result<Option<String>, Error> {
+    let runs = o.ledger.runs().await?.into_iter();
+    let of = runs.filter(|run| run.task == task && run.started_by == StartedBy::Person.to_string());
+    let newest = of.max_by_key(|run| run.ts);
+    let open = newest.filter(|run| run.state != DONE && run.state != FAILED);
+    Ok(open.map(|run| run.run_id))
 }
 
 /// What one process at a time does for a task.

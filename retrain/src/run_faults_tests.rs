@@ -6,10 +6,10 @@ use retune_ledger::Stage;
 use tokio::sync::Notify;
 
 use super::{Event, run};
-use crate::Report;
 use crate::book::{DONE, FAILED};
 use crate::house::{AUTO, EXCHANGES, Fault, House, start};
 use crate::verdict::Verdict;
+use crate::{Report, Start, StartedBy};
 
 /// What a run leaves behind that was made in several tries: one champion, which the report names, no other candidate that could take
 /// traffic, one row, and nothing staged.
@@ -107,4 +107,30 @@ async fn a_run_whose_server_fails_at_any_request_ends_well_at_the_next_try() {
         let report = Box::pin(house.run(&start())).await.0.unwrap();
         assert_whole(&house, &report, &whole).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_of_a_person_s_that_was_stopped_goes_on_when_a_person_asks_again() {
+    let house = House::new(EXCHANGES, AUTO).await;
+    let by_person = Start {
+        started_by: StartedBy::Person,
+        ..start()
+    };
+    let (reached, mut id) = (Notify::new(), String::new());
+    let mut watch = |event: &Event| match event {
+        Event::State { run_id, .. } => id.clone_from(run_id),
+        Event::Training(_) => reached.notify_one(),
+        _ => {}
+    };
+    tokio::select! {
+        biased;
+        () = reached.notified() => {}
+        ended = run(&house.options, &by_person, &mut watch) => panic!("it was not stopped: {ended:?}"),
+    }
+    let report = Box::pin(house.run(&by_person)).await.0.unwrap();
+    assert_eq!((report.run_id, report.promoted), (id, true));
+    // The next one is another.
+    let next = Box::pin(house.run(&by_person)).await.0.unwrap();
+    assert_eq!(house.options.ledger.runs().await.unwrap().len(), 2);
+    assert_eq!(next.baseline, "ask@1");
 }

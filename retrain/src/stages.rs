@@ -180,10 +180,7 @@ async fn examine(
     let candidate_name = name(&task.name, candidate.number);
     server.load(&candidate_name).await?;
     let wanted = task.retrain.min_pairs;
-    let mut list = examine::wait_for_list(&o.ledger, task, dataset, snapshot, &o.limits, |have| {
-        observer(&Event::Pairs { have, wanted })
-    })
-    .await?;
+    let mut list = examine::wait_for_list(o, task, dataset, snapshot, book, observer).await?;
 
     examine::draw(&report.run_id, &mut list);
     let contest = Contest {

@@ -159,6 +159,12 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
                     "coverage": coverage,
                 }))?;
             } else {
+                if dataset.counts.exchanges == 0 {
+                    output::problem(format_args!(
+                        "no exchange of {} in the store {}",
+                        task.name, config.store.url
+                    ));
+                }
                 print(task, &dataset)?;
                 for sentence in coverage.sentences() {
                     output::line(format_args!("\n{sentence}"))?;
@@ -202,7 +208,8 @@ fn of_split(dataset: &Dataset, split: Split) -> Vec<&retune_retrain::dataset::Ro
 
 fn print(task: &Task, dataset: &Dataset) -> Result<()> {
     output::line(format_args!(
-        "{}: {} examples ({} corrections, {} rated well, {} synthetic): {} to train on, {} to choose the checkpoint by, {} held out; a run wants {}\n",
+        "{}: {} examples ({} corrections, {} rated well, {} synthetic): {} to train on, {} to choose the checkpoint by, {} held out; a run wants {}, \
+         and {} held out or asked later to examine\n",
         task.name,
         dataset.len(),
         dataset.counts.kept_corrections,
@@ -212,6 +219,7 @@ fn print(task: &Task, dataset: &Dataset) -> Result<()> {
         dataset.development.len(),
         dataset.held_out.len(),
         task.retrain.min_examples,
+        task.retrain.min_pairs,
     ))?;
     let such: BTreeMap<String, String> = dataset
         .counts

@@ -244,7 +244,8 @@ impl Report {
             self.dataset.exchanges
         )?;
         for (what, rows) in self.dataset.left_out() {
-            writeln!(page, "| {what} | -{rows} |")?;
+            let less = if rows > 0 { "-" } else { "" };
+            writeln!(page, "| {what} | {less}{rows} |")?;
         }
         writeln!(
             page,
