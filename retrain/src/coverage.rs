@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::curate::{Reason, Taken};
 use crate::dataset::{Dataset, KnownBy, Row, asked};
-use crate::words::{Limits, Prompt, kinds};
+use crate::words::{Limits, Prompt, kinds, shares};
 
 const LIMITS: Limits = Limits {
     most: 5,
@@ -76,7 +76,7 @@ pub(crate) fn coverage(task: &Task, exchanges: &[Exchange], dataset: &Dataset) -
     };
     let of = |these: &[Prompt<'_>], those: &[Prompt<'_>]| -> Vec<Covered> {
         let those: Vec<&Prompt<'_>> = those.iter().collect();
-        let found = kinds(these.iter().collect(), &those, LIMITS);
+        let found = kinds(these.iter().collect(), &those, shares, LIMITS);
         let covered = found.into_iter().map(|kind| Covered {
             traffic: share(&traffic, &kind.words),
             dataset: share(&rows, &kind.words),

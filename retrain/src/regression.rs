@@ -158,14 +158,14 @@ impl Regression {
 
     /// Whether it asks for a canary.
     pub(crate) fn asks_for_a_canary(&self) -> bool {
-        !self.own && self.suite.shown_worse()
+        !self.own && self.suite.shown_worse_once()
     }
 }
 
 /// For people; nothing where nothing was asked.
 pub(crate) fn in_words(suite: &Paired) -> Option<String> {
-    let (_, most) = suite.loss_limits();
-    let also = match (suite.shown_worse(), most < MARGIN) {
+    let (_, most) = suite.loss_limits_once();
+    let also = match (suite.shown_worse_once(), most < MARGIN) {
         (true, _) => "; that is worse".to_owned(),
         (false, true) => String::new(),
         (false, false) => {

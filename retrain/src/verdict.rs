@@ -24,7 +24,9 @@ const STEP: usize = 25;
 /// Limits of a loss lie so many standard errors around it. They are looked at after `min_pairs` prompts and after each `STEP`, for the format
 /// and for the length, and any look may be the last: 1.645, which is right in 5 % of single looks, rejected a fifth of the winners whose
 /// answers are valid in 0.9 of the cases. A constant limit for all looks (Pocock 1977, Biometrika 64:191), for eleven looks at two streams.
-const Z: f64 = 2.5;
+const LOOKS: f64 = 2.5;
+/// The same for what is looked at once: one-sided, 95 %.
+const ONCE: f64 = 1.645;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -75,6 +77,15 @@ impl Paired {
     /// interval for a paired difference with half an observation added to each of the four cells (Agresti and Min 2005, Statistics in
     /// Medicine 24:729).
     pub fn loss_limits(&self) -> (f64, f64) {
+        self.limits(LOOKS)
+    }
+
+    /// The same where it is looked at but once.
+    pub(crate) fn loss_limits_once(&self) -> (f64, f64) {
+        self.limits(ONCE)
+    }
+
+    fn limits(&self, errors: f64) -> (f64, f64) {
         let n = self.prompts as f64 + 2.0;
         let (lost, gained) = (self.lost as f64 + 0.5, self.gained as f64 + 0.5);
         let loss = (lost - gained) / n;
@@ -82,11 +93,15 @@ impl Paired {
             .max(0.0)
             .sqrt()
             / n;
-        (loss - Z * error, loss + Z * error)
+        (loss - errors * error, loss + errors * error)
     }
 
     pub fn shown_worse(&self) -> bool {
         self.loss_limits().0 > 0.0
+    }
+
+    pub(crate) fn shown_worse_once(&self) -> bool {
+        self.loss_limits_once().0 > 0.0
     }
 
     pub fn shown_not_worse(&self) -> bool {
@@ -124,7 +139,7 @@ impl Figures {
     }
 
     fn worse(&self) -> bool {
-        self.format.shown_worse() || self.length.shown_worse() || self.regression.shown_worse()
+        self.format.shown_worse() || self.length.shown_worse() || self.regression.shown_worse_once()
     }
 
     fn not_worse(&self) -> bool {

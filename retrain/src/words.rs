@@ -1,8 +1,7 @@
 //! What some prompts say that others do not: names for kinds of prompts, for people to look at.
 //!
-//! Words and pairs of words are ranked by their log-odds in the one set against the other, with an informative prior, in standard deviations
-//! (Monroe, Colaresi and Quinn 2008, "Fightin' Words", Political Analysis 16:372). The first one names a kind, its prompts are set
-//! aside, and so on.
+//! Words and pairs of words are ranked by how much more frequent they are in the one set than in the other, in standard deviations. The first one
+//! names a kind, its prompts are set aside, and so on.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -39,10 +38,14 @@ pub(crate) struct Limits {
     pub(crate) far: f64,
 }
 
+/// By how many standard deviations something is more frequent in the first than in the second, each as (prompts with it, prompts).
+pub(crate) type Score = fn((usize, usize), (usize, usize)) -> f64;
+
 /// Kinds of prompts that there are more of than among the others, the most telling first; no prompt is in two.
 pub(crate) fn kinds<'a>(
     prompts: Vec<&'a Prompt<'a>>,
     others: &[&'a Prompt<'a>],
+    score: Score,
     limits: Limits,
 ) -> Vec<Kind<'a>> {
     let (mut left, of_others) = (prompts, counts(others));
@@ -51,7 +54,7 @@ pub(crate) fn kinds<'a>(
         let found = counts(&left);
         let score = |gram: &str, count: usize| {
             let other = of_others.get(gram).copied().unwrap_or(0);
-            log_odds((count, left.len()), (other, others.len()))
+            score((count, left.len()), (other, others.len()))
         };
         let best = found
             .iter()
@@ -103,8 +106,9 @@ fn grams(text: &str) -> BTreeSet<String> {
     single.map(|word| (*word).to_owned()).chain(pairs).collect()
 }
 
-/// By how many standard deviations a gram is more frequent in the first than in the second, each as (prompts with it, prompts).
-fn log_odds(first: (usize, usize), second: (usize, usize)) -> f64 {
+/// Of the log-odds, with an informative prior (Monroe, Colaresi and Quinn 2008, "Fightin' Words", Political Analysis 16:372): prefers what is
+/// telling to what is frequent.
+pub(crate) fn log_odds(first: (usize, usize), second: (usize, usize)) -> f64 {
     // The prior: as frequent in both, with the weight of one prompt.
     let (all, of) = (first.0 + second.0, first.1 + second.1);
     let prior = all as f64 / of.max(1) as f64;
@@ -114,4 +118,16 @@ fn log_odds(first: (usize, usize), second: (usize, usize)) -> f64 {
     };
     let ((a, log_a), (b, log_b)) = (odds(first), odds(second));
     (log_a - log_b) / (1.0 / a + 1.0 / b).sqrt()
+}
+
+/// Of the share itself, pooled: prefers what is frequent, and what the other has not at all counts in full.
+pub(crate) fn shares(first: (usize, usize), second: (usize, usize)) -> f64 {
+    let share = |(count, of): (usize, usize)| count as f64 / of.max(1) as f64;
+    let pooled = share((first.0 + second.0, first.1 + second.1));
+    let each = 1.0 / first.1.max(1) as f64 + 1.0 / second.1.max(1) as f64;
+    let error = (pooled * (1.0 - pooled) * each).sqrt();
+    match error > 0.0 {
+        true => (share(first) - share(second)) / error,
+        false => 0.0,
+    }
 }

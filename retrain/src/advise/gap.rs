@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use retune_ledger::Exchange;
 use serde::Serialize;
 
-use crate::words::{Kind, Limits, Prompt, kinds};
+use crate::words::{Kind, Limits, Prompt, kinds, log_odds};
 
 const LIMITS: Limits = Limits {
     most: 8,
@@ -47,7 +47,7 @@ pub(super) fn clusters(exchanges: &[Exchange], failed: &HashSet<&str>) -> Vec<Cl
             .map(|prompt| prompt.id.to_owned())
             .collect(),
     };
-    kinds(failures, &others, LIMITS)
+    kinds(failures, &others, log_odds, LIMITS)
         .into_iter()
         .map(cluster)
         .collect()

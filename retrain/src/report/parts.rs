@@ -53,7 +53,7 @@ impl Report {
             return Vec::new();
         };
         let whole = Part {
-            note: match regression.suite.shown_worse() {
+            note: match regression.suite.shown_worse_once() {
                 true => "worse",
                 false => "",
             },
