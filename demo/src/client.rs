@@ -237,7 +237,7 @@ impl Client {
         let url = format!("{}/admin/adapters", self.server);
         let body = json!({"task": self.model, "folder": folder});
         let response = self.send(&url, self.http.post(&url).json(&body)).await?;
-        let item = json_of(url.clone(), response).await?;
+        let item: Value = json_of(url.clone(), response).await?;
         let name = item["name"].as_str().map(str::to_owned);
         name.ok_or_else(|| Error::Unreadable {
             url,

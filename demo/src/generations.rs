@@ -197,10 +197,11 @@ impl Play<'_> {
             let asked = self.apps.asked[begun..].iter();
             asked.filter(|a| (a.adapter == name) == of).count() as u64
         };
+        let (by_canary, by_champion) = (by(true), by(false));
         let mut generation = Generation {
             what: "worse canary",
-            canary_exchanges: Some(by(true)),
-            champion_exchanges: Some(by(false)),
+            canary_exchanges: Some(by_canary),
+            champion_exchanges: Some(by_champion),
             adapter: Some(name),
             ..Generation::default()
         };
@@ -208,7 +209,7 @@ impl Play<'_> {
         let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         story.tell(format_args!(
             "After {} of its answers it is {}, by {}: {}.",
-            by(true),
+            by_canary,
             or_none(&generation.stage),
             or_none(&generation.by),
             or_none(&generation.reason)

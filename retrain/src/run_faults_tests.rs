@@ -55,7 +55,7 @@ async fn whole() -> Report {
 }
 
 /// The `count`th event for which `is_it` holds is the last that the first process sees.
-async fn killed_at(whole: &Report, count: usize, is_it: impl Fn(&Event) -> bool) {
+async fn killed_at(whole: &Report, count: usize, is_it: impl Fn(&Event) -> bool + Sync) {
     let house = House::new(EXCHANGES, AUTO).await;
     let (reached, start) = (Notify::new(), start());
     let mut seen = 0;

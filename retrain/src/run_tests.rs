@@ -7,7 +7,6 @@
     reason = "tests"
 )]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use retune_ledger::Stage;
@@ -15,7 +14,6 @@ use retune_ledger::Stage;
 use super::{Event, run};
 use crate::book::{DONE, FAILED, new_row};
 use crate::house::{AUTO, EXCHANGES, House, start};
-use crate::testing::{asked, corrected};
 use crate::verdict::Verdict;
 use crate::{Error, Start, StartedBy, run_id};
 
