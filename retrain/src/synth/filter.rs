@@ -136,6 +136,10 @@ impl<'a> Filter<'a> {
     pub(super) fn question(&self, text: &str) -> Result<String, Refusal> {
         let text = text.trim();
         bounded(text)?;
+        // Signs alone ask nothing; as an answer they may be what the format wants.
+        if !text.contains(char::is_alphanumeric) {
+            return Err(Why::Empty.into());
+        }
         let shingles = Shingles::of(text);
         for (texts, why) in [
             (&self.held_out, Why::NearHeldOut),
@@ -194,8 +198,7 @@ impl<'a> Filter<'a> {
 
 fn bounded(text: &str) -> Result<(), Refusal> {
     match text.chars().take(LONGEST + 1).count() {
-        // Signs alone are no text either.
-        _ if !text.contains(char::is_alphanumeric) => Err(Why::Empty.into()),
+        0 => Err(Why::Empty.into()),
         n if n > LONGEST => Err(Why::TooLong.into()),
         _ => Ok(()),
     }
