@@ -37,7 +37,7 @@ async fn reply(ledger: Ledger, request: Request) -> Reply {
         return match number.parse() {
             Ok(number) => {
                 let digest = ledger.adapter("ask", number).await.unwrap().manifest.digest;
-                Reply::answer(model, Some(&digest), &format!(r#"{{"is":"{prompt}"}}"#))
+                Reply::answer(model, Some(&digest), &json!({ "is": prompt }).to_string())
             }
             Err(_) => Reply::answer(model, None, r#"{"is":"?"}"#),
         };
