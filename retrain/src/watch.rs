@@ -487,7 +487,7 @@ async fn close(
 }
 
 /// At no version that anybody reads again: each look would bring the logs' rows into the tables otherwise.
-async fn read(ledger: &Ledger, task: &Task) -> Result<Dataset, Error> {
+pub(crate) async fn read(ledger: &Ledger, task: &Task) -> Result<Dataset, Error> {
     let exchanges = ledger.exchanges(&shelf::of_dataset(task)).await?;
     let feedback = trust::feedback(ledger, &FeedbackQuery::default()).await?;
     Ok(shelf::build(task, &exchanges, &feedback))
