@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use prometheus::core::Collector;
-use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    CounterVec, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+};
 use retune_ledger::Run;
 
 use crate::streams::{State, Stream, StreamReport};
@@ -71,6 +73,8 @@ metrics! {
     failures: IntCounter = "monitor_pass_failures_total" [],
     /// Runs that ended, by verdict, or failed.
     runs: IntCounterVec = "runs_total" ["task", "verdict"],
+    /// What runs that came to a verdict have cost, by the prices in [cost]: training and examination.
+    run_cost: CounterVec = "run_cost_total" ["task", "kind"],
     /// When the task's last run ended, in seconds since 1970.
     last_run: GaugeVec = "last_run_timestamp_seconds" ["task"],
     /// How far the task's run is with what it does now (training, examining), 0 to 1; 0 where none is under way.
@@ -183,6 +187,16 @@ impl Metrics {
                 self.runs
                     .with_label_values(&[run.task.as_str(), verdict])
                     .inc();
+                for kind in ["training", "examination"] {
+                    let report = run.report.as_ref();
+                    let cost = report.and_then(|report| report["cost"][kind].as_f64());
+                    // What has no price has no series.
+                    if let Some(cost) = cost.filter(|cost| *cost > 0.0) {
+                        self.run_cost
+                            .with_label_values(&[run.task.as_str(), kind])
+                            .inc_by(cost);
+                    }
+                }
             }
         }
         for (task, ended) in last {

@@ -82,7 +82,7 @@ impl House {
         write_base(&base);
         let ledger = Ledger::open(&config.store).await.unwrap();
         for n in 0..exchanges {
-            let prompt = format!("prompt {n}");
+            let prompt = format!("prompt {n}{}", " please".repeat(n as usize % 3));
             ledger
                 .append_exchange(asked(n, &prompt, r#"{"is":"?"}"#))
                 .await

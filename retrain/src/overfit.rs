@@ -4,7 +4,7 @@
 use crate::report::Curve;
 
 /// A rise below this share of the loss is not worth a word.
-const RISE: f64 = 0.01;
+const RISE: f64 = 0.1;
 
 /// What a report says of it; nothing where there is nothing to say. An epoch that nobody is known to have chosen is the one with
 /// the lowest loss.

@@ -106,10 +106,7 @@ impl Look<'_> {
         let stages = self.history.last().cloned().unwrap_or_default();
         let begun = row.filter(|run| run.state != WAITING);
         if !policy.on.contains(&trigger.kind) {
-            let what = format!(
-                "an alarm about {} starts none (retrain.on)",
-                trigger.kind
-            );
+            let what = format!("an alarm about {} starts none (retrain.on)", trigger.kind);
             return (false, what);
         }
         if is_silenced {
@@ -123,7 +120,10 @@ impl Look<'_> {
             return (false, what);
         }
         if let Some(run) = begun {
-            return (true, format!("it goes on: its process ended while {}", run.state));
+            return (
+                true,
+                format!("it goes on: its process ended while {}", run.state),
+            );
         }
         if soon::after_promotion(policy, &self.history, trigger.kind, trigger.ts) {
             let what = "the alarm came soon after the promotion: the former champion comes back (retrain.roll_back_hours)";
@@ -135,7 +135,10 @@ impl Look<'_> {
         match held.or_else(|| self.held()) {
             Some((why, until)) => (false, not_before(why, until)),
             None => match due(policy, &self.dataset, trigger.ts) {
-                Due::Ready => (true, format!("it begins, with {} examples", self.dataset.len())),
+                Due::Ready => (
+                    true,
+                    format!("it begins, with {} examples", self.dataset.len()),
+                ),
                 Due::Waiting { have, wanted } => {
                     let what = format!(
                         "it waits for examples: {have} of {wanted} (retrain.min_new_examples, min_examples)"
@@ -213,7 +216,10 @@ fn so_far(run: &Run) -> Option<(bool, String)> {
         (_, Some(verdict)) => Some((true, format!("its verdict, {verdict}, is carried out"))),
         (FAILED, None) => {
             let why = run.error.as_deref().unwrap_or("nobody knows why");
-            Some((true, format!("it failed, and is tried again up to three times: {why}")))
+            Some((
+                true,
+                format!("it failed, and is tried again up to three times: {why}"),
+            ))
         }
         _ => None,
     }
@@ -300,7 +306,10 @@ mod tests {
         row.state = DONE.to_owned();
         row.verdict = Some("reject".to_owned());
         ledger.append_run(&row).await.unwrap();
-        assert_eq!(told("alarm-format").await, (false, "it is done: reject".to_owned()));
+        assert_eq!(
+            told("alarm-format").await,
+            (false, "it is done: reject".to_owned())
+        );
         ledger.close().await.unwrap();
     }
 }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    CounterVec, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 use retune_ledger::Ledger;
 
@@ -56,6 +56,8 @@ metrics! {
     per_token: HistogramVec = "time_per_output_token_seconds" ["task", "adapter"] PER_TOKEN,
     /// Tokens read (prompt) and written (completion).
     tokens: IntCounterVec = "tokens_total" ["task", "adapter", "kind"],
+    /// What answers have cost, by the prices in [cost], for tokens read (prompt) and written (completion).
+    cost: CounterVec = "cost_total" ["task", "adapter", "kind"],
     /// Answers checked against their task's format, by result and, for invalid ones, by reason.
     format_checks: IntCounterVec = "format_checks_total" ["task", "adapter", "result", "reason"],
     /// Feedback received, by rating (1 to 5, or none).
@@ -205,6 +207,12 @@ trait Make: Sized {
 }
 
 impl Make for IntCounterVec {
+    fn make(name: &str, help: &str, labels: &[&str], _: &[f64]) -> Result<Self, prometheus::Error> {
+        Self::new(Opts::new(name, help), labels)
+    }
+}
+
+impl Make for CounterVec {
     fn make(name: &str, help: &str, labels: &[&str], _: &[f64]) -> Result<Self, prometheus::Error> {
         Self::new(Opts::new(name, help), labels)
     }

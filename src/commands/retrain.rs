@@ -8,7 +8,7 @@ use chrono::{DateTime, FixedOffset};
 use indicatif::{ProgressBar, ProgressStyle};
 use retune_ledger::{JobStatus, Ledger};
 use retune_retrain::{Event, Options, Progress, Report, Start, StartedBy};
-use retune_task::{Task, Trainer};
+use retune_task::{Config, Task, Trainer};
 use serde_json::json;
 
 use crate::cli::Common;
@@ -22,11 +22,12 @@ use crate::{client, output, setup, stop};
                   The server must be running. Where it has keys, an admin's is expected in RETUNE_API_KEY.",
     after_help = "Examples:\n  retune retrain --task triage                      one run now, with its report\n  \
                   retune retrain --task triage --json | jq .verdict\n  \
+                  retune retrain --dry-run                          what alarms and schedules would start now, and why not\n  \
                   retune retrain --watch                            wait for alarms and schedules beside a `retune serve`"
 )]
 pub(crate) struct Args {
     /// The task to make an adapter for.
-    #[arg(long, required_unless_present_any = ["watch", "job"])]
+    #[arg(long, required_unless_present_any = ["watch", "job", "dry_run"])]
     task: Option<String>,
     /// Wait for alarms, schedules and fine-tuning jobs, and start what they ask for, until stopped.
     #[arg(long, conflicts_with_all = ["task", "job", "trigger", "scheduled"])]
@@ -34,6 +35,9 @@ pub(crate) struct Args {
     /// Train this fine-tuning job, which POST /v1/fine_tuning/jobs made.
     #[arg(long, value_name = "ID", conflicts_with_all = ["task", "trigger", "scheduled"])]
     job: Option<String>,
+    /// Say what would happen now: which alarms and schedules start a run, and what keeps the others from it. Needs no server.
+    #[arg(long, conflicts_with_all = ["job", "trigger", "scheduled"])]
+    dry_run: bool,
     /// The alarm that this run answers.
     #[arg(long, value_name = "ALARM", conflicts_with = "scheduled")]
     trigger: Option<String>,
@@ -51,6 +55,9 @@ pub(crate) struct Args {
 pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     let stop = stop::on_signal(args.stop_with_stdin)?;
     let config = setup::config(common)?;
+    if args.dry_run {
+        return dry_run(common, &config, args.task.as_deref()).await;
+    }
     let base = tokio::select! {
         base = setup::base(&config) => base?,
         () = stop.asked.cancelled() => return Ok(ExitCode::FAILURE),
@@ -117,6 +124,30 @@ fn bar() -> Result<ProgressBar> {
         "{msg} {bar:30} {pos} of {len}, {elapsed}",
     )?);
     Ok(bar)
+}
+
+/// What would happen now.
+async fn dry_run(common: &Common, config: &Config, task: Option<&str>) -> Result<ExitCode> {
+    if let Some(task) = task {
+        setup::task(config, task)?;
+    }
+    let ledger = Ledger::open_briefly(&config.store).await?;
+    let planned = retune_retrain::plan(&ledger, config, task).await?;
+    if common.json {
+        for one in planned {
+            output::json(&json!(one))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<Vec<String>> = planned
+        .into_iter()
+        .map(|one| {
+            let begins = if one.begins { "yes" } else { "no" };
+            vec![one.task, one.started_by, begins.to_owned(), one.what]
+        })
+        .collect();
+    output::table(&["task", "asked for by", "a run", "what"], &rows)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A fine-tuning job, to its end or until somebody halts it.
