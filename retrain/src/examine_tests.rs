@@ -297,6 +297,7 @@ async fn a_server_that_is_not_there_is_named() {
 fn counting_is_fair_to_both() {
     let answer = |content: &str| Answer {
         was_cut_off: false,
+        seconds: 0.1,
         content: content.to_owned(),
         adapter: String::new(),
         digest: None,

@@ -22,6 +22,7 @@ fn answer(content: &str) -> Answer {
         prompt_tokens: 1,
         completion_tokens: 1,
         was_cut_off: false,
+        seconds: 0.1,
     }
 }
 
@@ -172,7 +173,7 @@ fn of(own: bool, lost: usize) -> (Verdict, String) {
         figures.length.observe(true, true);
     }
     let (whole, mut reasons) = verdict(&figures, 150);
-    let (verdict, more) = slices::temper(whole, &[], Some(&counted));
+    let (verdict, more) = slices::temper(whole, &[], Some(&counted), None);
     reasons.extend(more);
     (verdict, reasons.join("\n"))
 }

@@ -3,7 +3,7 @@
 //! Answers that say "later" (429, 503) and refused connections are tried again with doubled pauses, the server's `retry-after`
 //! first; everything else is an error with the server's own words.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use retune_task::ChatMessage;
@@ -38,7 +38,7 @@ pub(crate) struct Question {
 }
 
 /// What a model said to one prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) content: String,
     /// The resolved name, `triage@3`.
@@ -48,6 +48,8 @@ pub(crate) struct Answer {
     pub(crate) completion_tokens: u64,
     /// It ended at its limit of tokens.
     pub(crate) was_cut_off: bool,
+    /// From the question to the last token, with what it waited for a place.
+    pub(crate) seconds: f64,
 }
 
 #[derive(Deserialize)]
@@ -111,7 +113,7 @@ impl Server {
         if let Some(user) = &question.user {
             body["user"] = json!(user);
         }
-        let request = format!("a question to `{model}`");
+        let (request, asked) = (format!("a question to `{model}`"), Instant::now());
         let sent = self
             .send(&request, Method::POST, "/v1/chat/completions", |builder| {
                 builder
@@ -133,6 +135,7 @@ impl Server {
                     prompt_tokens: 0,
                     completion_tokens: 0,
                     was_cut_off: false,
+                    seconds: asked.elapsed().as_secs_f64(),
                 });
             }
             sent => sent.map_err(|refusal| refusal.error)?,
@@ -166,6 +169,7 @@ impl Server {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
             was_cut_off: choice.finish_reason.as_deref() == Some("length"),
+            seconds: asked.elapsed().as_secs_f64(),
         })
     }
 

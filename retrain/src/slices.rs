@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::{KnownBy, Row};
 use crate::examine::Voted;
 use crate::judge::Vote;
+use crate::pace::Pace;
 use crate::regression::{self, Regression};
 use crate::verdict::{Paired, SIGNIFICANCE, Verdict};
 
@@ -213,17 +214,21 @@ fn test(slices: &mut [Slice]) {
     }
 }
 
-/// The verdict on the whole in the light of its parts, and of a suite that rejects nobody; with reasons.
+/// The verdict on the whole in the light of its parts, of a suite that rejects nobody, and of how long answers take; with reasons.
 pub(crate) fn temper(
     verdict: Verdict,
     slices: &[Slice],
     regression: Option<&Regression>,
+    pace: Option<&Pace>,
 ) -> (Verdict, Vec<String>) {
     let worse: Vec<&Slice> = slices.iter().filter(|slice| slice.is_worse()).collect();
     let mut reasons: Vec<String> = worse.iter().map(|slice| slice.in_words()).collect();
     let default = regression.filter(|suite| !suite.own);
     reasons.extend(default.and_then(|suite| regression::in_words(&suite.suite)));
-    let asks = !worse.is_empty() || default.is_some_and(Regression::asks_for_a_canary);
+    reasons.extend(pace.map(Pace::in_words));
+    let asks = !worse.is_empty()
+        || default.is_some_and(Regression::asks_for_a_canary)
+        || pace.is_some_and(Pace::is_slower);
     if verdict != Verdict::Promote || !asks {
         return (verdict, reasons);
     }

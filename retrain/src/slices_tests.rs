@@ -50,7 +50,7 @@ fn a_whole_that_is_better_hides_a_part_that_is_worse() {
         (Verdict::Wait, Verdict::Wait),
         (Verdict::Reject, Verdict::Reject),
     ] {
-        let (verdict, reasons) = temper(before, &slices, None);
+        let (verdict, reasons) = temper(before, &slices, None, None);
         assert_eq!(verdict, after);
         assert_eq!(
             reasons[0],
@@ -59,9 +59,18 @@ fn a_whole_that_is_better_hides_a_part_that_is_worse() {
         assert_eq!(reasons.len(), 1 + usize::from(before == Verdict::Promote));
     }
     assert_eq!(
-        temper(Verdict::Promote, &[], None),
+        temper(Verdict::Promote, &[], None, None),
         (Verdict::Promote, vec![])
     );
+    let slow = Pace::of(&[(3.0, 1.0); 30]);
+    let (verdict, reasons) = temper(Verdict::Promote, &[], None, slow.as_ref());
+    assert_eq!(verdict, Verdict::Canary);
+    assert!(
+        reasons[0].contains("3.00 s") && reasons[0].contains("slower"),
+        "{reasons:?}"
+    );
+    let (verdict, _) = temper(Verdict::Wait, &[], None, slow.as_ref());
+    assert_eq!(verdict, Verdict::Wait);
 }
 
 #[test]
@@ -78,7 +87,7 @@ fn a_format_that_is_lost_in_one_part_is_found() {
     let rated = part(&slices, "known by", "rating");
     assert!(rated.format_worse && !rated.votes_worse);
     assert!(
-        temper(Verdict::Promote, &slices, None).1[0]
+        temper(Verdict::Promote, &slices, None, None).1[0]
             .contains("0 of 9 answers keep the format, 9 of")
     );
 }

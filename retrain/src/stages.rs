@@ -12,8 +12,9 @@ use crate::coverage;
 use crate::dataset::Dataset;
 use crate::examine::{self, Contest, Examined, Snapshot};
 use crate::judge::{self, Vote};
+use crate::pace::Pace;
 use crate::regression::Regression;
-use crate::report::{Report, SAMPLES, Sample};
+use crate::report::{Lineage, Report, SAMPLES, Sample};
 use crate::run::Event;
 use crate::server::{Answer, Question, Server};
 use crate::verdict::{self, Verdict};
@@ -142,6 +143,8 @@ async fn read(
         figures: None,
         slices: Vec::new(),
         regression: None,
+        pace: None,
+        lineage: Some(Lineage::of(task, &dataset)),
         votes: None,
         wins: None,
         ties: None,
@@ -242,7 +245,17 @@ async fn examine(
     report.slices = slices::slices(&task.retrain.slices, rows, &votes);
     report.examined = votes;
     let (whole, mut reasons) = verdict::verdict(&figures, wanted as u64);
-    let (verdict, more) = slices::temper(whole, &report.slices, report.regression.as_ref());
+    let seconds: Vec<(f64, f64)> = examined
+        .iter()
+        .map(|pair| (pair.candidate.seconds, pair.baseline.seconds))
+        .collect();
+    report.pace = Pace::of(&seconds);
+    let (verdict, more) = slices::temper(
+        whole,
+        &report.slices,
+        report.regression.as_ref(),
+        report.pace.as_ref(),
+    );
     reasons.extend(more);
     reasons.extend(overfit::in_words(&report.curve, report.chosen_epoch));
     (report.verdict, report.reasons) = (verdict, reasons);

@@ -1,5 +1,6 @@
 //! What a run leaves behind: every figure of it, for programs (JSON) and for people (Markdown, and a page of HTML).
 
+mod lineage;
 mod page;
 mod parts;
 mod plot;
@@ -11,12 +12,15 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use lineage::Lineage;
+
 use crate::Error;
 use crate::cost::Cost;
 use crate::coverage::Coverage;
 use crate::curate::Taken;
 use crate::dataset::Counts;
 use crate::examine::Voted;
+use crate::pace::Pace;
 use crate::preferences::PreferenceCounts;
 use crate::regression::Regression;
 use crate::slices::Slice;
@@ -78,6 +82,12 @@ pub struct Report {
     /// None where the policy has no suite, or nothing came to be examined.
     #[serde(default)]
     pub regression: Option<Regression>,
+    /// How long answers took.
+    #[serde(default)]
+    pub pace: Option<Pace>,
+    /// What it came from, beside the tables' versions.
+    #[serde(default)]
+    pub lineage: Option<Lineage>,
     /// Wins and losses; ties are not counted.
     pub votes: Option<u64>,
     pub wins: Option<u64>,

@@ -158,9 +158,19 @@ impl Report {
     /// What it came from.
     fn lineage(&self) -> String {
         let digest = self.digest.as_deref().unwrap_or("none");
+        let of = self.lineage.as_ref();
+        let of = of.map(|of| {
+            format!(
+                "; examples {}; Retune {}; policy: {}",
+                of.examples_sha256, of.version, of.policy
+            )
+        });
         format!(
-            "digest {digest}; compared with {}; tables: exchanges at version {}, feedback at version {}",
-            self.baseline, self.exchanges_version, self.feedback_version
+            "digest {digest}; compared with {}; tables: exchanges at version {}, feedback at version {}{}",
+            self.baseline,
+            self.exchanges_version,
+            self.feedback_version,
+            of.unwrap_or_default()
         )
     }
 }
