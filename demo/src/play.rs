@@ -88,6 +88,12 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
+    /// Whether the first drift ended with a promotion: without one there is nothing to go on from.
+    pub fn goes_on(&self) -> bool {
+        let run = self.run.as_ref();
+        run.is_some_and(|run| run.promoted == Some(true))
+    }
+
     /// Everything that was seen so far.
     pub async fn played(&self) -> Result<Played, Error> {
         Ok(Played {
@@ -164,7 +170,7 @@ impl Play<'_> {
         tell_example(story, &apps.asked[..before], &apps.asked[before..]);
         let Some(alarm) = new_alarm() else {
             story.tell(format_args!(
-                "No alarm in {PATIENCE} drifted exchanges; the play ends here."
+                "No alarm in {PATIENCE} drifted exchanges; this drift ends here."
             ));
             return Ok(Drifted {
                 alarm: None,
@@ -234,7 +240,7 @@ async fn retrain(
     tell_traffic(story, &apps.asked[before..]);
     if current().is_none() {
         story.tell(format_args!(
-            "No run began within {} s; the play ends here.",
+            "No run began within {} s; this drift ends here.",
             RUN_BEGINS.as_secs()
         ));
         return Ok(None);

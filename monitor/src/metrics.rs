@@ -191,7 +191,8 @@ impl Metrics {
                     let report = run.report.as_ref();
                     let cost = report.and_then(|report| report["cost"][kind].as_f64());
                     // What has no price has no series.
-                    if let Some(cost) = cost.filter(|cost| *cost > 0.0) {
+                    let is_end = run.state == "done";
+                    if let Some(cost) = cost.filter(|cost| is_end && *cost > 0.0) {
                         self.run_cost
                             .with_label_values(&[run.task.as_str(), kind])
                             .inc_by(cost);

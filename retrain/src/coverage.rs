@@ -2,6 +2,8 @@
 //! other. Which kinds of prompts that are is told by their words, for people to see; where the policy says so, what there is too much of is
 //! cut to a multiple of its share of the traffic. Pure.
 
+use std::collections::HashSet;
+
 use retune_ledger::{Exchange, Purpose};
 use retune_task::Task;
 use serde::{Deserialize, Serialize};
@@ -19,7 +21,9 @@ const LIMITS: Limits = Limits {
 /// A share this many times the other is worth a word.
 const NOTABLE: f64 = 1.5;
 /// Prompts of either that are looked at: more would say the same.
-const SAMPLE: usize = 20_000;
+const SAMPLE: usize = 5_000;
+/// People, or conversations of unnamed ones, that a kind has at least: a name is nobody's own word.
+const PEOPLE: usize = 5;
 
 /// Prompts with a word, or two in a row, in common: their share of the traffic, and of the dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,11 +68,14 @@ pub(crate) fn coverage(task: &Task, exchanges: &[Exchange], dataset: &Dataset) -
     let usable = exchanges
         .iter()
         .filter(|e| e.purpose == Purpose::User)
-        .filter_map(|e| Some((e.request_id.as_str(), asked(task, e).ok()?)));
+        .filter_map(|e| Some((who(e.user.as_ref(), &e.conversation), asked(task, e).ok()?)));
     let traffic = prompts(&every(usable.collect()));
-    let rows = dataset
-        .rows()
-        .map(|row| (row.request_id.as_str(), row.messages.as_slice()));
+    let rows = dataset.rows().map(|row| {
+        (
+            who(row.user.as_ref(), &row.conversation),
+            row.messages.as_slice(),
+        )
+    });
     let rows = prompts(&every(rows.collect()));
     let share = |of: &[Prompt<'_>], words: &str| {
         let with = of.iter().filter(|prompt| prompt.grams.contains(words));
@@ -77,7 +84,11 @@ pub(crate) fn coverage(task: &Task, exchanges: &[Exchange], dataset: &Dataset) -
     let of = |these: &[Prompt<'_>], those: &[Prompt<'_>]| -> Vec<Covered> {
         let those: Vec<&Prompt<'_>> = those.iter().collect();
         let found = kinds(these.iter().collect(), &those, shares, LIMITS);
-        let covered = found.into_iter().map(|kind| Covered {
+        let found = found.into_iter().filter(|kind| {
+            let people: HashSet<&str> = kind.prompts.iter().map(|prompt| prompt.id).collect();
+            people.len() >= PEOPLE
+        });
+        let covered = found.map(|kind| Covered {
             traffic: share(&traffic, &kind.words),
             dataset: share(&rows, &kind.words),
             words: kind.words,
@@ -90,13 +101,22 @@ pub(crate) fn coverage(task: &Task, exchanges: &[Exchange], dataset: &Dataset) -
     Coverage { missing, surplus }
 }
 
+/// Whose a prompt is; a conversation's, where nobody is named.
+fn who<'a>(user: Option<&'a String>, conversation: &'a str) -> &'a str {
+    user.filter(|user| !user.is_empty())
+        .map_or(conversation, String::as_str)
+}
+
 /// Cuts what there is too much of to train on to so many times its share of the traffic; the newest stay.
 pub(crate) fn balance(task: &Task, exchanges: &[Exchange], dataset: &mut Dataset, times: f64) {
-    for kind in coverage(task, exchanges, dataset).surplus {
+    let surplus = coverage(task, exchanges, dataset).surplus;
+    for kind in surplus.into_iter().filter(|kind| kind.traffic > 0.0) {
         let share = times * kind.traffic;
+        // What was written for the dataset is there since users' own words are too few.
         let is_one = |row: &Row| {
-            Prompt::of(&row.request_id, &row.messages)
-                .is_some_and(|prompt| prompt.grams.contains(&kind.words))
+            row.known_by != KnownBy::Synthetic
+                && Prompt::of(&row.request_id, &row.messages)
+                    .is_some_and(|prompt| prompt.grams.contains(&kind.words))
         };
         let places: Vec<usize> = (0..dataset.train.len())
             .filter(|place| dataset.train.get(*place).is_some_and(is_one))
@@ -178,6 +198,22 @@ mod tests {
         assert!((parcel.traffic - 0.2).abs() < 1e-9 && parcel.dataset == 0.0);
         assert_eq!(found.surplus.len(), 1, "{found:?}");
         assert_eq!(found.surplus[0].words, "refund");
+    }
+
+    #[test]
+    fn the_words_of_a_few_are_named_to_nobody() {
+        let (mut exchanges, dataset) = traffic();
+        for exchange in &mut exchanges {
+            let said = &exchange.messages.as_ref().unwrap()[0].content;
+            if said.starts_with("parcel") {
+                exchange.user = Some("ann".to_owned());
+            }
+        }
+        let found = coverage(&task(), &exchanges, &dataset);
+        assert!(
+            found.missing.iter().all(|one| one.words != "parcel"),
+            "{found:?}"
+        );
     }
 
     #[test]

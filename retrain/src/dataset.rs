@@ -365,7 +365,7 @@ pub(crate) fn split(task: &Task, exchange: &Exchange) -> Split {
 }
 
 /// What no example may hold. What the task replaces when it is logged cannot be told from its surrogates, and is not looked for.
-fn personal(task: &Task) -> Redaction {
+pub(crate) fn personal(task: &Task) -> Redaction {
     let replaced = task.privacy.redaction.kinds();
     let mut kinds = task.retrain.personal.clone();
     kinds.retain(|kind| !replaced.contains(kind));

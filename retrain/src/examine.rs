@@ -64,9 +64,14 @@ impl Snapshot {
 }
 
 fn per_day(exchanges: &[Exchange]) -> Option<f64> {
-    let times = || exchanges.iter().map(|exchange| exchange.ts);
+    // What was written for the dataset is no traffic.
+    let asked = || {
+        let users = |exchange: &&Exchange| exchange.purpose == Purpose::User;
+        exchanges.iter().filter(users)
+    };
+    let times = || asked().map(|exchange| exchange.ts);
     let seconds = (times().max()? - times().min()?).as_seconds_f64();
-    (seconds > 0.0).then(|| exchanges.len() as f64 / seconds * 86_400.0)
+    (seconds > 0.0).then(|| asked().count() as f64 / seconds * 86_400.0)
 }
 
 /// The prompts that may be examined, up to `max_pairs`: held-out ones, then later ones.

@@ -10,6 +10,8 @@ use crate::verdict::SIGNIFICANCE;
 
 /// So many times as long is slower.
 const SLOWER: f64 = 1.5;
+/// Seconds more that nobody notices (Miller 1968, "Response time in man-computer conversational transactions").
+const UNNOTICED: f64 = 0.1;
 
 /// Seconds from question to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -40,6 +42,7 @@ impl Pace {
     /// Shown to be slower, on most prompts and by an exact sign test.
     pub(crate) fn is_slower(&self) -> bool {
         self.candidate > SLOWER * self.baseline
+            && self.candidate > self.baseline + UNNOTICED
             && self.slower > self.faster
             && sign_test(self.faster, self.slower) < SIGNIFICANCE
     }
@@ -77,6 +80,7 @@ mod tests {
         assert!(!pace(&[(1.4, 1.0); 20]).is_slower());
         assert!(!pace(&[(2.0, 1.0); 4]).is_slower());
         assert!(!pace(&[(1.0, 2.0); 20]).is_slower());
+        assert!(!pace(&[(0.06, 0.02); 20]).is_slower());
         let mut hangs = vec![(1.0, 1.0); 20];
         hangs.extend([(60.0, 1.0); 8]);
         assert!(!pace(&hangs).is_slower());

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::book::{DONE, FAILED, WAITING};
 use crate::dataset::Dataset;
-use crate::run::run_id;
+use crate::run::{run_id, stopped};
 use crate::soon::{self, Held};
 use crate::watch::{self, Due, due};
 use crate::{Error, Start, StartedBy};
@@ -100,8 +100,8 @@ impl Look<'_> {
     ) -> (bool, String) {
         let (policy, name) = (&self.task.retrain, &self.task.name);
         let row = self.row(started_by);
-        if let Some(so_far) = row.and_then(so_far) {
-            return so_far;
+        if let Some(done) = row.and_then(done) {
+            return (false, done);
         }
         let stages = self.history.last().cloned().unwrap_or_default();
         let begun = row.filter(|run| run.state != WAITING);
@@ -112,6 +112,9 @@ impl Look<'_> {
         if is_silenced {
             return (false, "somebody silenced the alarm".to_owned());
         }
+        if let Some(verdict) = row.and_then(|run| run.verdict.as_ref()) {
+            return (true, format!("its verdict, {verdict}, is carried out"));
+        }
         if stages.champion_name(name) != trigger.adapter {
             let what = format!(
                 "the alarm is about {}, which is the champion no longer",
@@ -120,10 +123,7 @@ impl Look<'_> {
             return (false, what);
         }
         if let Some(run) = begun {
-            return (
-                true,
-                format!("it goes on: its process ended while {}", run.state),
-            );
+            return (true, goes_on(run));
         }
         if soon::after_promotion(policy, &self.history, trigger.kind, trigger.ts) {
             let what = "the alarm came soon after the promotion: the former champion comes back (retrain.roll_back_hours)";
@@ -156,11 +156,11 @@ impl Look<'_> {
         };
         let row = self.row(&StartedBy::Schedule(time));
         let of = |what: String| format!("{time}: {what}");
-        if let Some((begins, what)) = row.and_then(so_far) {
-            return (begins, of(what));
+        if let Some(done) = row.and_then(done) {
+            return (false, of(done));
         }
-        if row.is_some_and(|run| run.state != WAITING) {
-            return (true, of("it goes on".to_owned()));
+        if let Some(run) = row.filter(|run| run.state != WAITING) {
+            return (true, of(goes_on(run)));
         }
         match self.held() {
             Some((why, until)) => (false, of(not_before(why, until))),
@@ -179,6 +179,9 @@ impl Look<'_> {
 
     /// Whom neither hours nor budget keep from it.
     fn person(&self) -> (bool, String) {
+        if let Some(id) = stopped(self.runs, &self.task.name, self.now) {
+            return (true, format!("{id}, which was stopped, would go on"));
+        }
         let (have, wanted) = (self.dataset.len(), self.task.retrain.min_examples);
         if have < wanted {
             let what = format!(
@@ -204,24 +207,21 @@ impl Look<'_> {
     }
 }
 
-/// What a row alone says.
-fn so_far(run: &Run) -> Option<(bool, String)> {
-    let verdict = run.verdict.as_deref();
-    match (run.state.as_str(), verdict) {
-        (DONE, Some(verdict)) => Some((false, format!("it is done: {verdict}"))),
-        (DONE, None) => {
-            let why = run.error.as_deref().unwrap_or("not begun");
-            Some((false, why.to_owned()))
-        }
-        (_, Some(verdict)) => Some((true, format!("its verdict, {verdict}, is carried out"))),
-        (FAILED, None) => {
-            let why = run.error.as_deref().unwrap_or("nobody knows why");
-            Some((
-                true,
-                format!("it failed, and is tried again up to three times: {why}"),
-            ))
-        }
-        _ => None,
+/// What a run that is over says.
+fn done(run: &Run) -> Option<String> {
+    let over = run.state == DONE;
+    over.then(|| match &run.verdict {
+        Some(verdict) => format!("it is done: {verdict}"),
+        None => run.error.clone().unwrap_or_else(|| "not begun".to_owned()),
+    })
+}
+
+/// What becomes of one that has begun.
+fn goes_on(run: &Run) -> String {
+    let why = run.error.as_deref().unwrap_or("nobody knows why");
+    match run.state.as_str() {
+        FAILED => format!("it failed, and is tried again up to three times: {why}"),
+        state => format!("it goes on, from {state}"),
     }
 }
 

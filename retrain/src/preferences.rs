@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use retune_ledger::{Exchange, Feedback};
-use retune_task::{ChatMessage, Check, Split, Task};
+use retune_task::{ChatMessage, Check, Redaction, Split, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::curate::leaks;
@@ -50,6 +50,24 @@ impl Preferences {
     pub(crate) fn seen_conversations(&self) -> impl Iterator<Item = &str> {
         let seen = self.train.iter().chain(&self.development);
         seen.map(|pair| pair.conversation.as_str())
+    }
+
+    /// Leaves out what holds personal data of a kind that no example may hold.
+    pub(crate) fn leave_out_personal(&mut self, personal: &Redaction) {
+        let mut count = 0;
+        for pairs in [&mut self.train, &mut self.development, &mut self.held_out] {
+            let before = pairs.len();
+            pairs.retain(|pair| {
+                let texts = pair.messages.iter().map(|said| &said.content);
+                let mut texts = texts.chain([&pair.preferred, &pair.other]);
+                texts.all(|text| personal.find(text).is_empty())
+            });
+            count += (before - pairs.len()) as u64;
+        }
+        if count > 0 {
+            let what = "with personal data left in it";
+            self.counts.dropped.insert(what.to_owned(), count);
+        }
     }
 
     /// Leaves out what is trained on though a row that is held out asks nearly the same.

@@ -26,10 +26,13 @@ pub(crate) async fn carry_out(
             }))
         }
         (Verdict::Promote | Verdict::Canary, Promote::Auto) => {
-            let given = server.canary(candidate, canary.share, &reason).await;
+            let baseline = &report.baseline;
+            let given = server
+                .canary(candidate, canary.share, baseline, &reason)
+                .await;
             Ok(Err(match refused(given)? {
                 Ok(()) => format!(
-                    "`{candidate}` answers {percent} % of the conversations as the canary, until they tell whether it is worse"
+                    "`{candidate}` answers {percent} % of the users as the canary, until they tell whether it is worse"
                 ),
                 Err(message) => format!("`{candidate}` stays a candidate: {message}"),
             }))

@@ -7,7 +7,7 @@
 //! - any other half-done one begins again: what it staged is removed, and a candidate that it had already published is rejected. Its training goes
 //!   on where it was, if the examples are still the same.
 
-use chrono::Utc;
+use chrono::{DateTime, TimeDelta, Utc};
 use retune_ledger::Run;
 use retune_task::{Task, Trainer, sha256};
 
@@ -80,7 +80,7 @@ pub async fn run(
     })?;
     // Nobody else works at the task now: an open run of a person's is one that was stopped, and goes on.
     let run_id = match start.started_by {
-        StartedBy::Person => stopped(o, &task.name).await?,
+        StartedBy::Person => stopped(&o.ledger.runs().await?, &task.name, Utc::now()),
         StartedBy::Trigger(_) | StartedBy::Schedule(_) => None,
     };
     let run_id = run_id.unwrap_or_else(|| self::run_id(start));
@@ -88,13 +88,16 @@ pub async fn run(
     lease.during(alone).await
 }
 
-/// The task's newest run that a person asked for, if it neither ended nor failed.
-async fn stopped(o: &Options, task: &str) -> Result<Option<String>, Error> {
-    let runs = o.ledger.runs().await?.into_iter();
-    let of = runs.filter(|run| run.task == task && run.started_by == StartedBy::Person.to_string());
-    let newest = of.max_by_key(|run| run.ts);
-    let open = newest.filter(|run| run.state != DONE && run.state != FAILED);
-    Ok(open.map(|run| run.run_id))
+/// The task's newest run that a person asked for, if it neither ended nor failed, and is not so old that nobody means it any more.
+pub(crate) fn stopped(runs: &[Run], task: &str, now: DateTime<Utc>) -> Option<String> {
+    let by_person = StartedBy::Person.to_string();
+    let of = runs
+        .iter()
+        .filter(|run| run.task == task && run.started_by == by_person);
+    let newest = of.max_by_key(|run| run.ts)?;
+    let is_open = newest.state != DONE && newest.state != FAILED;
+    let is_young = now - newest.ts < TimeDelta::days(1);
+    (is_open && is_young).then(|| newest.run_id.clone())
 }
 
 /// What one process at a time does for a task.

@@ -189,9 +189,21 @@ impl Server {
         self.admin(name, "promote", body).await
     }
 
-    /// Gives `name` a share of the traffic; 0 takes it back.
-    pub(crate) async fn canary(&self, name: &str, share: f64, reason: &str) -> Result<(), Error> {
-        let body = json!({"share": share, "reason": short(reason)});
+    /// Gives `name` a share of the traffic beside `expected_champion`; a 409 where that is it no longer.
+    pub(crate) async fn canary(
+        &self,
+        name: &str,
+        share: f64,
+        expected_champion: &str,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let body = json!({"share": share, "expected_champion": expected_champion, "reason": short(reason)});
+        self.admin(name, "canary", body).await
+    }
+
+    /// Takes the share back.
+    pub(crate) async fn no_canary(&self, name: &str, reason: &str) -> Result<(), Error> {
+        let body = json!({"share": 0.0, "reason": short(reason)});
         self.admin(name, "canary", body).await
     }
 

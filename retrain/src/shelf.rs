@@ -1,4 +1,4 @@
-//! A task's dataset outside of a run: read from the ledger, written as files, laid beside another.
+//! A task's dataset: built of the ledger's rows for whoever wants one, written as files, laid beside another.
 //!
 //! What a person sees here is what a run would learn from at this moment, by the same filters, in the form that every other trainer
 //! reads: OpenAI's chat JSONL, with the prompt that adapters are served with.
@@ -49,7 +49,9 @@ pub(crate) fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) 
     }
     if task.retrain.dpo.epochs > 0 {
         dataset.preferences = preferences::build(task, exchanges, feedback);
-        dataset.preferences.leave_out_near(&dataset.held_out);
+        let preferences = &mut dataset.preferences;
+        preferences.leave_out_personal(&dataset::personal(task));
+        preferences.leave_out_near(&dataset.held_out);
     }
     dataset
 }

@@ -18,6 +18,7 @@ use crate::examine::Voted;
 use crate::judge::Vote;
 use crate::pace::Pace;
 use crate::regression::{self, Regression};
+use crate::report::parts::cell;
 use crate::verdict::{Paired, SIGNIFICANCE, Verdict};
 
 /// Prompts of a value of metadata below which it has no part of its own: so few could show nothing, and might name somebody.
@@ -82,8 +83,8 @@ impl Slice {
         }
         format!(
             "of {} = {}, {}; that is worse",
-            self.by,
-            self.value,
+            cell(&self.by),
+            cell(&self.value),
             what.join(", and ")
         )
     }

@@ -44,6 +44,8 @@ pub(crate) async fn from_the_start(
         held_out: dataset.held_out.len(),
     });
     if let Some(reason) = too_few(task, &dataset) {
+        // Of an earlier try, when there were enough.
+        report.training_seconds = Some(book.training_seconds()).filter(|seconds| *seconds > 0.0);
         report.reasons = vec![reason];
         return finish(o, task, book, report, observer).await;
     }

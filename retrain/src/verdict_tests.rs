@@ -71,9 +71,9 @@ fn a_worse_format_rejects_and_an_unclear_one_asks_for_a_canary() {
 fn a_suite_that_is_worse_rejects_and_one_that_is_not_shown_to_be_keeps_nothing_back() {
     let mut better = figures(100, 20, 30);
     assert!(!better.is_open());
-    better.regression = paired(40, 0, 3, 20);
-    assert_eq!(verdict(&better, 150).0, Verdict::Promote);
     better.regression = paired(40, 0, 4, 20);
+    assert_eq!(verdict(&better, 150).0, Verdict::Promote);
+    better.regression = paired(40, 0, 5, 20);
     assert_eq!(verdict(&better, 150).0, Verdict::Reject);
     let old = serde_json::json!({"wins": 1, "losses": 0, "ties": 2, "format": better.format, "length": better.length});
     let old: Figures = serde_json::from_value(old).unwrap_or_default();

@@ -322,18 +322,20 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
             // It has begun: neither the hour nor what others cost keeps it from its end.
             Some(run) if run.state != WAITING => {
                 if !serves(&o.ledger, task, &trigger.adapter).await? {
-                    return close(&o.ledger, task, &start, id, &trigger.adapter).await;
+                    return close(&o.ledger, row.cloned(), &trigger.adapter).await;
                 }
             }
             _ => {
+                let new = || book::new_row(&task.name, start.started_by.to_string(), id.clone());
+                let never_begun = || Some(row.cloned().unwrap_or_else(new));
                 if !serves(&o.ledger, task, &trigger.adapter).await? {
-                    return close(&o.ledger, task, &start, id, &trigger.adapter).await;
+                    return close(&o.ledger, never_begun(), &trigger.adapter).await;
                 }
                 if !attempts.rolled_back {
                     let is_back = roll_back(o, task, trigger).await?;
                     attempts.rolled_back = true;
                     if is_back {
-                        return close(&o.ledger, task, &start, id, &trigger.adapter).await;
+                        return close(&o.ledger, never_begun(), &trigger.adapter).await;
                     }
                 }
                 let (policy, now) = (&task.retrain, Utc::now());
@@ -469,19 +471,17 @@ async fn roll_back(o: &Options, task: &Task, trigger: &Trigger) -> Result<bool, 
     }
 }
 
-/// The last row of a run that never began.
-async fn close(
-    ledger: &Ledger,
-    task: &Task,
-    start: &Start,
-    run_id: String,
-    adapter: &str,
-) -> Result<(), Error> {
-    let mut run = book::new_row(&task.name, start.started_by.to_string(), run_id);
+/// The last row of a run whose alarm has had its answer; what it cost stays in it.
+async fn close(ledger: &Ledger, row: Option<Run>, adapter: &str) -> Result<(), Error> {
+    let Some(mut run) = row else { return Ok(()) };
+    let begun = run.state != WAITING && run.report.is_some();
+    let how = if begun { "not ended" } else { "not begun" };
+    run.ts = Utc::now();
     DONE.clone_into(&mut run.state);
+    run.progress = None;
     run.promoted = Some(false);
     run.error = Some(format!(
-        "not begun: its alarm is about `{adapter}`, which is the champion no longer"
+        "{how}: its alarm is about `{adapter}`, which is the champion no longer"
     ));
     Ok(ledger.append_run(&run).await?)
 }

@@ -7,7 +7,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use retune_task::ChatMessage;
 
-/// A prompt: whose it is, and the words of what was asked last.
+/// Words of a prompt that are looked at, the first: documents would fill the memory, and say what they are about at their beginning.
+const WORDS: usize = 200;
+
+/// A prompt: which one it is, and the words of what was asked last.
 pub(crate) struct Prompt<'a> {
     pub(crate) id: &'a str,
     pub(crate) grams: BTreeSet<String>,
@@ -96,10 +99,11 @@ fn counts<'a>(prompts: &[&'a Prompt<'a>]) -> HashMap<&'a str, usize> {
 
 /// Words, and pairs of neighbours.
 fn grams(text: &str) -> BTreeSet<String> {
-    let lower = text.to_lowercase();
-    let words: Vec<&str> = lower
+    let words: Vec<String> = text
         .split(|c: char| !c.is_alphanumeric() && c != '\'')
         .filter(|word| !word.is_empty())
+        .take(WORDS)
+        .map(str::to_lowercase)
         .collect();
     let pairs = words.windows(2).map(|pair| pair.join(" "));
     let single = words.iter().filter(|word| word.chars().count() > 2);

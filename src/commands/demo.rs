@@ -131,7 +131,7 @@ async fn with_server(
     let mut play = Play::begin(&client, seed, story);
     let playing = async {
         play.first().await?;
-        match args.generations {
+        match args.generations && play.goes_on() {
             true => generations(&mut play, &url, &folder).await,
             false => Ok(Vec::new()),
         }

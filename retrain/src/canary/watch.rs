@@ -232,7 +232,11 @@ async fn carry_out(o: &Options, task: &Task, canary: &mut Canary) -> Result<(), 
                 )
                 .await
         }
-        Told::NotWorse if canary.waits => Ok(()),
+        // A person has been told; where none is to decide, it goes when its time is over.
+        Told::NotWorse if canary.waits => match task.retrain.promote {
+            Promote::Approve => Ok(()),
+            Promote::Auto => end(&server, task, canary, &name, "nobody promoted it").await,
+        },
         Told::NotWorse => {
             let why_not = match task.retrain.promote {
                 Promote::Auto => unproven(o, &name, &champion).await?,
@@ -245,9 +249,8 @@ async fn carry_out(o: &Options, task: &Task, canary: &mut Canary) -> Result<(), 
                     shown,
                     "the canary is not worse than the champion: it is promoted"
                 );
-                let reason = format!(
-                    "better in its examination, and not worse than {champion} on live traffic: {shown}"
-                );
+                let reason =
+                    format!("examined, and not worse than {champion} on live traffic: {shown}");
                 server.promote(&name, &champion, &reason).await
             } else {
                 canary.waits = true;
@@ -261,27 +264,7 @@ async fn carry_out(o: &Options, task: &Task, canary: &mut Canary) -> Result<(), 
                 Ok(())
             }
         }
-        Told::Open => {
-            let longest =
-                TimeDelta::from_std(task.retrain.canary.longest).unwrap_or(TimeDelta::MAX);
-            if Utc::now() - canary.since < longest {
-                return Ok(());
-            }
-            tracing::warn!(
-                task = task.name,
-                adapter = name,
-                shown,
-                "the canary's time is over, and nothing is shown: it is a candidate again"
-            );
-            let days = longest.num_days();
-            server
-                .canary(
-                    &name,
-                    0.0,
-                    &format!("nothing was shown in {days} days (canary.max_days): {shown}"),
-                )
-                .await
-        }
+        Told::Open => end(&server, task, canary, &name, "nothing was shown").await,
     };
     match done {
         // Somebody else was faster: the next look sees what they decided.
@@ -300,6 +283,30 @@ async fn carry_out(o: &Options, task: &Task, canary: &mut Canary) -> Result<(), 
         }
         done => done,
     }
+}
+
+/// Takes a canary back whose time is over.
+async fn end(
+    server: &Server,
+    task: &Task,
+    canary: &Canary,
+    name: &str,
+    what: &str,
+) -> Result<(), Error> {
+    let longest = TimeDelta::from_std(task.retrain.canary.longest).unwrap_or(TimeDelta::MAX);
+    if Utc::now() - canary.since < longest {
+        return Ok(());
+    }
+    let shown = canary.beside.shown();
+    tracing::warn!(
+        task = task.name,
+        adapter = name,
+        shown,
+        "the canary's time is over, and {what}: it is a candidate again"
+    );
+    let days = longest.num_days();
+    let reason = format!("{what} in {days} days (canary.max_days): {shown}");
+    server.no_canary(name, &reason).await
 }
 
 /// Why the adapter is not promoted by itself; None where a run has compared it with this champion, and found nothing against it.
@@ -344,7 +351,7 @@ async fn tell_its_run<'a>(
                 && run.promoted == Some(false)
         });
         if let Some(run) = of.next() {
-            tell(o, run).await?;
+            tell(o, run, &adapter).await?;
         }
     }
     told.insert(&task.name, seq);
@@ -360,13 +367,16 @@ fn promoted(history: &[Stages]) -> Option<u32> {
     champion.filter(|_| by.starts_with(WHO))
 }
 
-async fn tell(o: &Options, mut run: Run) -> Result<(), Error> {
+async fn tell(o: &Options, mut run: Run, adapter: &str) -> Result<(), Error> {
     run.promoted = Some(true);
     let report = run.report.clone();
     if let Some(mut report) =
         report.and_then(|report| serde_json::from_value::<Report>(report).ok())
     {
         report.promoted = true;
+        report.reasons.push(format!(
+            "on live traffic it was not worse, and `{adapter}` was promoted"
+        ));
         // It may have lain in memory while somebody was forgotten.
         show_nothing_forgotten(o, &mut report).await?;
         report.write_files(&o.ledger.files().join("reports"))?;

@@ -2,7 +2,7 @@
 
 mod lineage;
 mod page;
-mod parts;
+pub(crate) mod parts;
 mod plot;
 
 use std::collections::{BTreeMap, HashSet};

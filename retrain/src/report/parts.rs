@@ -121,7 +121,7 @@ impl Report {
 }
 
 /// A name that an app or a suite gave, as literal text on one line.
-fn cell(name: &str) -> String {
+pub(crate) fn cell(name: &str) -> String {
     let plain = |c: char| match c {
         '|' | '`' | '<' | '>' | '[' | ']' | '\\' => ' ',
         c if c.is_control() => ' ',

@@ -63,7 +63,7 @@ impl Known {
         let mut known = Self::default();
         let asked = exchanges.iter().filter(|e| e.purpose == Purpose::User);
         for exchange in asked {
-            if retune_task::held_out(&exchange.conversation) == Split::HeldOut {
+            if dataset::split(task, exchange) == Split::HeldOut {
                 let messages = exchange.messages.as_deref().unwrap_or_default();
                 said(&mut known.held_out, &exchange.request_id, messages);
             }

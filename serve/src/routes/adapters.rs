@@ -167,9 +167,8 @@ async fn decide(
             let expected = params.string("expected_champion")?;
             Some(params.required("expected_champion", expected)?)
         }
-        // Only the champion can be rolled back: its own name says who is expected.
-        Action::RollBack => params.string("expected_champion")?,
-        _ => None,
+        // Only the champion can be rolled back: its own name says who is expected; of the others it is asked where somebody says it.
+        _ => params.string("expected_champion")?,
     };
     if let Some(expected) = expected {
         stages.expect_champion(task, &expected).map_err(conflict)?;
