@@ -14,6 +14,8 @@ use crate::streams::{State, Stream, StreamReport};
 /// A run's verdicts, and `failed` for a run that came to none.
 const VERDICTS: [&str; 5] = ["promote", "canary", "wait", "reject", FAILED];
 const FAILED: &str = "failed";
+/// What a run's cost is made of.
+const COSTS: [&str; 2] = ["training", "examination"];
 
 macro_rules! metrics {
     ($(#[doc = $help:literal] $field:ident: $kind:ident = $name:literal [$($label:literal),*],)*) => {
@@ -164,6 +166,9 @@ impl Metrics {
             for (task, verdict) in self.tasks.iter().flat_map(|t| VERDICTS.map(|v| (t, v))) {
                 self.runs.with_label_values(&[task.as_str(), verdict]);
             }
+            for (task, kind) in self.tasks.iter().flat_map(|t| COSTS.map(|k| (t, k))) {
+                self.run_cost.with_label_values(&[task.as_str(), kind]);
+            }
         }
         let counted = self.counted.get_or_insert_default();
         let mut last: BTreeMap<&str, DateTime<Utc>> = BTreeMap::new();
@@ -187,16 +192,12 @@ impl Metrics {
                 self.runs
                     .with_label_values(&[run.task.as_str(), verdict])
                     .inc();
-                for kind in ["training", "examination"] {
+                for kind in COSTS.into_iter().filter(|_| run.state == "done") {
                     let report = run.report.as_ref();
                     let cost = report.and_then(|report| report["cost"][kind].as_f64());
-                    // What has no price has no series.
-                    let is_end = run.state == "done";
-                    if let Some(cost) = cost.filter(|cost| is_end && *cost > 0.0) {
-                        self.run_cost
-                            .with_label_values(&[run.task.as_str(), kind])
-                            .inc_by(cost);
-                    }
+                    self.run_cost
+                        .with_label_values(&[run.task.as_str(), kind])
+                        .inc_by(cost.unwrap_or_default().max(0.0));
                 }
             }
         }

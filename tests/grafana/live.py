@@ -37,7 +37,6 @@ LIMIT = 900
 # alert with what it looks at.
 NO_ERRORS = "no request failed or was refused"
 NO_SCHEDULE = "the demo's task has no schedule"
-NO_PRICES = "the demo's configuration has no prices"
 TOO_SHORT = "the demo's adapter is not asked in a thousand conversations"
 EMPTY = {
     "service.json: Failed and refused, A": NO_ERRORS,
@@ -48,8 +47,6 @@ EMPTY = {
     "adapters.json: Run overdue, A": NO_SCHEDULE,
     "RetuneRunOverdue: instance_task:retune_run_due_timestamp_seconds:overdue{}": NO_SCHEDULE,
     "instance_task:retune_run_due_timestamp_seconds:overdue": NO_SCHEDULE,
-    "cost.json: Answers, A": NO_PRICES,
-    "cost.json: Runs, A": NO_PRICES,
     "drift.json: Distance to the training examples, A": TOO_SHORT,
     "RetuneTrainingDistance: retune_training_distance{}": TOO_SHORT,
 }

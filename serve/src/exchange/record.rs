@@ -38,22 +38,17 @@ impl Running {
         };
         count("prompt", self.usage.prompt);
         count("completion", self.usage.completion);
+        // Without prices it stays at 0.
         let prices = &self.app.config.cost;
         let cost = |kind, tokens: usize, million: f64| {
-            // What has no price has no series.
-            if million > 0.0 {
-                metrics
-                    .cost
-                    .with_label_values(&[task, adapter, kind])
-                    .inc_by(tokens as f64 * million / 1e6);
-            }
+            metrics
+                .cost
+                .with_label_values(&[task, adapter, kind])
+                .inc_by(tokens as f64 * million / 1e6);
         };
         cost("prompt", self.usage.prompt, prices.prompt_million);
-        cost(
-            "completion",
-            self.usage.completion,
-            prices.completion_million,
-        );
+        let million = prices.completion_million;
+        cost("completion", self.usage.completion, million);
         if code != 200 {
             return;
         }
