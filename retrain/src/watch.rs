@@ -322,12 +322,12 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
             // It has begun: neither the hour nor what others cost keeps it from its end.
             Some(run) if run.state != WAITING => {
                 if !serves(&o.ledger, task, &trigger.adapter).await? {
-                    return close(&o.ledger, row.cloned(), &trigger.adapter).await;
+                    return close(&o.ledger, run.clone(), &trigger.adapter).await;
                 }
             }
             _ => {
                 let new = || book::new_row(&task.name, start.started_by.to_string(), id.clone());
-                let never_begun = || Some(row.cloned().unwrap_or_else(new));
+                let never_begun = || row.cloned().unwrap_or_else(new);
                 if !serves(&o.ledger, task, &trigger.adapter).await? {
                     return close(&o.ledger, never_begun(), &trigger.adapter).await;
                 }
@@ -472,8 +472,7 @@ async fn roll_back(o: &Options, task: &Task, trigger: &Trigger) -> Result<bool, 
 }
 
 /// The last row of a run whose alarm has had its answer; what it cost stays in it.
-async fn close(ledger: &Ledger, row: Option<Run>, adapter: &str) -> Result<(), Error> {
-    let Some(mut run) = row else { return Ok(()) };
+async fn close(ledger: &Ledger, mut run: Run, adapter: &str) -> Result<(), Error> {
     let begun = run.state != WAITING && run.report.is_some();
     let how = if begun { "not ended" } else { "not begun" };
     run.ts = Utc::now();
