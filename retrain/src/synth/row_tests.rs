@@ -112,9 +112,17 @@ fn a_file_goes_on_after_a_torn_line_and_has_one_writer() {
     sheet.add(row("c", "d")).unwrap();
     drop(sheet);
     let whole = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, format!("{whole}{{\"messages\": [{{\"ro")).unwrap();
+    let begun = format!("{whole}{{\"messages\": \"");
+    // Within a character as well: the first byte of two.
+    for torn in [
+        begun.clone().into_bytes(),
+        [begun.as_bytes(), &[0xc3]].concat(),
+    ] {
+        std::fs::write(&path, torn).unwrap();
+        let sheet = Sheet::create_or_open(&path).unwrap();
+        assert_eq!(sheet.rows.len(), 2);
+    }
     let mut sheet = Sheet::create_or_open(&path).unwrap();
-    assert_eq!(sheet.rows.len(), 2);
     sheet.add(row("e", "f")).unwrap();
     drop(sheet);
     let text = std::fs::read_to_string(&path).unwrap();

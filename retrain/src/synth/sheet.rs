@@ -41,8 +41,9 @@ impl Sheet {
         let options = options.read(true).append(true).create(create);
         let mut file = options.open(path).map_err(Error::file(path))?;
         lock(&file, path)?;
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(Error::file(path))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(Error::file(path))?;
+        let mut text = decoded(bytes).map_err(Error::file(path))?;
         let whole = match text.ends_with('\n') || text.is_empty() {
             true => text.len(),
             false => text.rfind('\n').map_or(0, |end| end + 1),
@@ -136,6 +137,16 @@ impl Sheet {
 fn line(row: &Row) -> Result<String, Error> {
     let text = serde_json::to_string(row).map_err(Error::Report)?;
     Ok(format!("{text}\n"))
+}
+
+/// The text; a last line may be torn within a character.
+fn decoded(mut bytes: Vec<u8>) -> std::io::Result<String> {
+    if let Err(error) = std::str::from_utf8(&bytes)
+        && error.error_len().is_none()
+    {
+        bytes.truncate(error.valid_up_to());
+    }
+    String::from_utf8(bytes).map_err(std::io::Error::other)
 }
 
 /// Whether a line breaks off.
