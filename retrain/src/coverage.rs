@@ -131,11 +131,7 @@ pub(crate) fn balance(task: &Task, exchanges: &[Exchange], dataset: &mut Dataset
         // Oldest first, as they stand.
         for place in places.into_iter().take(surplus).rev() {
             let row = dataset.train.remove(place);
-            match row.known_by {
-                KnownBy::Correction => dataset.counts.kept_corrections -= 1,
-                KnownBy::Rating(_) => dataset.counts.kept_ratings -= 1,
-                KnownBy::Synthetic => dataset.counts.kept_synthetic -= 1,
-            }
+            *dataset.counts.kept_by(row.known_by) -= 1;
             let curated = &mut dataset.counts.curated;
             *curated.entry(Reason::Surplus).or_default() += 1;
             dataset.taken.push(Taken {

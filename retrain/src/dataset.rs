@@ -123,6 +123,15 @@ impl Counts {
         all
     }
 
+    /// How many of those kept are known by that.
+    pub(crate) fn kept_by(&mut self, known_by: KnownBy) -> &mut u64 {
+        match known_by {
+            KnownBy::Correction => &mut self.kept_corrections,
+            KnownBy::Rating(_) => &mut self.kept_ratings,
+            KnownBy::Synthetic => &mut self.kept_synthetic,
+        }
+    }
+
     pub fn kept(&self) -> u64 {
         self.kept_corrections + self.kept_ratings + self.kept_synthetic
     }
@@ -239,11 +248,7 @@ pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Data
         ..Dataset::default()
     };
     for row in rows {
-        match row.known_by {
-            KnownBy::Correction => dataset.counts.kept_corrections += 1,
-            KnownBy::Rating(_) => dataset.counts.kept_ratings += 1,
-            KnownBy::Synthetic => dataset.counts.kept_synthetic += 1,
-        }
+        *dataset.counts.kept_by(row.known_by) += 1;
         match row.split {
             Split::Train => dataset.train.push(row),
             Split::Development => dataset.development.push(row),
@@ -256,12 +261,21 @@ pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Data
 /// Of all that is said in a row: a million texts need not be kept twice.
 fn digest(row: &Row) -> [u8; 32] {
     let mut digest = Sha256::new();
-    let messages = row.messages.iter().flat_map(|m| [&m.role, &m.content]);
-    for part in messages.chain([&row.answer]) {
-        digest.update((part.len() as u64).to_le_bytes());
-        digest.update(part);
-    }
+    put_row(&mut digest, row);
     digest.finalize().into()
+}
+
+pub(crate) fn put_row(digest: &mut Sha256, row: &Row) {
+    let messages = row.messages.iter().flat_map(|m| [&m.role, &m.content]);
+    for text in messages.chain([&row.answer]) {
+        put(digest, text);
+    }
+}
+
+/// A text with its length, so that no two lists of texts are alike.
+pub(crate) fn put(digest: &mut Sha256, text: &str) {
+    digest.update((text.len() as u64).to_le_bytes());
+    digest.update(text);
 }
 
 pub(crate) fn text(messages: &[ChatMessage]) -> Vec<(String, String)> {

@@ -46,6 +46,7 @@ mod staging;
 pub mod synth;
 #[cfg(test)]
 mod testing;
+mod text;
 mod train;
 mod trust;
 pub mod verdict;

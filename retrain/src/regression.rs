@@ -23,6 +23,7 @@ use crate::examine::{Answers, Asking, Contest};
 use crate::run::Event;
 use crate::server::{Question, Server};
 use crate::stages::Observer;
+use crate::text::cut;
 use crate::verdict::Paired;
 
 const DEFAULT: &str = include_str!("../suite.jsonl");
@@ -130,21 +131,14 @@ fn count(suite: &Suite, own: bool, format: Option<&Format>, answers: &[Answers])
             let last = prompt.messages.last();
             counted.lost.push(Lost {
                 name: prompt.name.clone(),
-                prompt: cut(last.map_or("", |last| &last.content)),
-                check: cut(&prompt.check),
-                candidate: cut(candidate),
-                baseline: cut(baseline),
+                prompt: cut(last.map_or("", |last| &last.content), LONGEST),
+                check: cut(&prompt.check, LONGEST),
+                candidate: cut(candidate, LONGEST),
+                baseline: cut(baseline, LONGEST),
             });
         }
     }
     counted
-}
-
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 impl Regression {

@@ -10,6 +10,7 @@ use retune_task::ChatMessage;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::text::cut;
 use crate::{Error, Limits};
 
 /// Tries of one request, the first included.
@@ -288,10 +289,7 @@ impl Server {
 
 /// As much of a reason as a history takes.
 fn short(reason: &str) -> String {
-    match reason.char_indices().nth(retune_ledger::Word::LONGEST - 1) {
-        Some((end, _)) => format!("{}…", &reason[..end]),
-        None => reason.to_owned(),
-    }
+    cut(reason, retune_ledger::Word::LONGEST - 1)
 }
 
 /// An answer that is no success, with OpenAI's error code if it has one.

@@ -23,12 +23,17 @@ pub(crate) fn after_promotion(
         })
 }
 
+/// The decision since which the champion is it.
+pub(crate) fn crowning(history: &[Stages]) -> Option<&Stages> {
+    let champion = history.last()?.champion;
+    let others = |stages: &Stages| stages.champion != champion;
+    let first = history.iter().rposition(others).map_or(0, |last| last + 1);
+    history.get(first)
+}
+
 /// When the champion was promoted; None where it is there from the start, or by going back.
 fn crowned(history: &[Stages]) -> Option<DateTime<Utc>> {
-    let now = history.last()?;
-    let others = |stages: &Stages| stages.champion != now.champion;
-    let first = history.iter().rposition(others).map_or(0, |last| last + 1);
-    let crowned = history.get(first)?;
+    let crowned = crowning(history)?;
     let is_promotion = crowned.champion.is_some() && !crowned.rolled_back;
     crowned.at.filter(|_| is_promotion)
 }

@@ -21,7 +21,7 @@ use crate::book::DONE;
 use crate::report::Report;
 use crate::server::Server;
 use crate::stages::show_nothing_forgotten;
-use crate::{Error, Options, trust};
+use crate::{Error, Options, soon, trust};
 
 /// Who is named in the history of what a canary's test decided.
 const WHO: &str = "canary's test";
@@ -360,11 +360,9 @@ async fn tell_its_run<'a>(
 
 /// The present champion, if it became it by a canary's test.
 fn promoted(history: &[Stages]) -> Option<u32> {
-    let champion = history.last()?.champion;
-    let others = |stages: &Stages| stages.champion != champion;
-    let first = history.iter().rposition(others).map_or(0, |last| last + 1);
-    let by = history.get(first)?.by.as_deref()?;
-    champion.filter(|_| by.starts_with(WHO))
+    let crowning = soon::crowning(history)?;
+    let by = crowning.by.as_deref()?;
+    crowning.champion.filter(|_| by.starts_with(WHO))
 }
 
 async fn tell(o: &Options, mut run: Run, adapter: &str) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use retune_task::{RegressionSuite, Task, hex, sha256};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, put, put_row};
 
 /// The candidate's manifest has the rest: its base, template, prompt and settings, with their digests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,13 +42,9 @@ fn digest(dataset: &Dataset) -> String {
     let parts = [&dataset.train, &dataset.development, &dataset.held_out];
     for (number, rows) in (0_u8..).zip(parts) {
         for row in rows {
-            let messages = row.messages.iter().flat_map(|m| [&m.role, &m.content]);
-            let texts = [&row.request_id].into_iter().chain(messages);
             digest.update([number]);
-            for text in texts.chain([&row.answer]) {
-                digest.update((text.len() as u64).to_le_bytes());
-                digest.update(text);
-            }
+            put(&mut digest, &row.request_id);
+            put_row(&mut digest, row);
         }
     }
     hex(&digest.finalize())

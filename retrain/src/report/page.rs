@@ -8,6 +8,7 @@ use super::parts::Part;
 use super::{Report, Sample, plot};
 use crate::Error;
 use crate::regression::Lost;
+use crate::text::cut;
 
 /// Characters of a text that are shown.
 const SHOWN: usize = 800;
@@ -51,13 +52,6 @@ fn bar(what: impl Into<String>, count: u64, of: u64) -> Bar {
         what: what.into(),
         count,
         width: format!("{:.1}", 100.0 * count as f64 / of.max(1) as f64),
-    }
-}
-
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }
 
@@ -147,10 +141,10 @@ impl Report {
         let lost = self.regression.iter().flat_map(|suite| &suite.lost);
         let shown = lost.map(|lost| Lost {
             name: lost.name.clone(),
-            prompt: cut(&lost.prompt),
-            check: cut(&lost.check),
-            candidate: cut(&lost.candidate),
-            baseline: cut(&lost.baseline),
+            prompt: cut(&lost.prompt, SHOWN),
+            check: cut(&lost.check, SHOWN),
+            candidate: cut(&lost.candidate, SHOWN),
+            baseline: cut(&lost.baseline, SHOWN),
         });
         shown.collect()
     }
@@ -178,10 +172,10 @@ impl Report {
 fn pairs(samples: &[Sample]) -> Vec<Pair> {
     let pair = |sample: &Sample| Pair {
         request_id: sample.request_id.clone(),
-        prompt: cut(&sample.prompt),
-        known: cut(&sample.known),
-        candidate: cut(&sample.candidate),
-        baseline: cut(&sample.baseline),
+        prompt: cut(&sample.prompt, SHOWN),
+        known: cut(&sample.known, SHOWN),
+        candidate: cut(&sample.candidate, SHOWN),
+        baseline: cut(&sample.baseline, SHOWN),
     };
     samples.iter().map(pair).collect()
 }

@@ -4,6 +4,7 @@ use retune_task::{ChatMessage, Grammar, PromptKind, Task};
 use serde_json::Value;
 
 use super::Seed;
+use crate::text::cut;
 
 /// Characters of a seed's message that are shown.
 const SHOWN: usize = 4_000;
@@ -25,7 +26,7 @@ pub(super) fn for_messages(task: &Task, seeds: &[&Seed], count: usize) -> Vec<Ch
     );
     for seed in seeds {
         user.push('\n');
-        user.push_str(&quoted(&cut(seed.question())));
+        user.push_str(&quoted(&cut(seed.question(), SHOWN)));
     }
     vec![
         ChatMessage::new("system", system),
@@ -37,7 +38,7 @@ pub(super) fn for_messages(task: &Task, seeds: &[&Seed], count: usize) -> Vec<Ch
 pub(super) fn for_answer(task: &Task, seeds: &[&Seed], question: &str) -> Vec<ChatMessage> {
     let mut said = Vec::new();
     for seed in seeds.iter().filter(|seed| seed.is_one_exchange()) {
-        said.push(ChatMessage::new("user", cut(seed.question())));
+        said.push(ChatMessage::new("user", cut(seed.question(), SHOWN)));
         said.push(ChatMessage::new("assistant", seed.answer.as_str()));
     }
     said.push(ChatMessage::new("user", question));
@@ -71,13 +72,6 @@ fn form(task: &Task) -> Option<String> {
 
 fn quoted(text: &str) -> String {
     Value::from(text).to_string()
-}
-
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 /// The messages that a model wrote, at most `most`; what is no text is an empty one. `None` where no list can be found.
