@@ -8,6 +8,7 @@ mod chat;
 mod config;
 mod digest;
 mod format;
+mod judging;
 mod names;
 mod probe;
 mod redact;
@@ -20,12 +21,14 @@ pub use base::{base_folder, base_id, ggufs};
 pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
 pub use config::{
     AlarmKind, CanaryPolicy, Config, ConfigSource, Decay, DpoPolicy, Enforce, Engine, EngineKind,
-    HeldOutBy, Hours, LoraPolicy, Monitor, OnLogFailure, OtherTrainer, Prices, Privacy, Problem,
-    Problems, Promote, Prompts, RegressionSuite, RetrainPolicy, Server, Store, Task, Tls, Trainer,
-    TrainerServer, Training, Upstream, UpstreamServer,
+    HeldOutBy, Hours, JudgeModel, JudgePolicy, JudgedBy, LoraPolicy, Monitor, OnLogFailure,
+    OtherTrainer, Prices, Privacy, Problem, Problems, Promote, Prompts, RegressionSuite,
+    RetrainPolicy, Server, Store, Task, Tls, Trainer, TrainerServer, Training, Upstream,
+    UpstreamServer,
 };
 pub use digest::{fraction, hex, sha256};
 pub use format::{Check, Format, Grammar};
+pub use judging::{CRITERIA, Choice, Marks, Side};
 pub use names::ModelName;
 pub use probe::PROBE_TOKENS;
 pub use redact::{Found, Redaction, Sensitive};

@@ -184,7 +184,7 @@ fn listed(s: &mut Section<'_>, node: Node) -> Vec<UpstreamServer> {
     servers
 }
 
-fn url(s: &mut Section<'_>) -> Option<String> {
+pub(super) fn url(s: &mut Section<'_>) -> Option<String> {
     let (text, place) = s.text("url", ADDRESS)?;
     match address(&text) {
         Ok(url) => Some(url),
@@ -223,7 +223,7 @@ fn is_host(text: &str) -> bool {
 }
 
 /// The name of a variable. A key that was written there instead must not end up on a screen.
-fn variable(s: &mut Section<'_>) -> Option<String> {
+pub(super) fn variable(s: &mut Section<'_>) -> Option<String> {
     const EXPECTED: &str = "the name of an environment variable, in upper-case letters, digits and _, such as \"UPSTREAM_KEY\"";
     let (name, place) = s.text("api_key_env", EXPECTED)?;
     let upper = |b: u8| b.is_ascii_uppercase() || b == b'_';

@@ -4,6 +4,7 @@
 
 mod cost;
 mod engine;
+mod judge;
 mod load;
 mod policy;
 mod reader;
@@ -24,6 +25,7 @@ use crate::schedule::Schedule;
 
 pub use cost::Prices;
 pub use engine::{EngineKind, Upstream, UpstreamServer};
+pub use judge::{JudgeModel, JudgePolicy, JudgedBy};
 pub use policy::{CanaryPolicy, Hours, RegressionSuite};
 
 /// All that can be configured.
@@ -271,6 +273,8 @@ pub struct RetrainPolicy {
     pub min_pairs: usize,
     /// Blind pairs after which an examination ends undecided.
     pub max_pairs: usize,
+    /// `[task.retrain.judge]`
+    pub judge: JudgePolicy,
     /// What a candidate must not lose beside its task.
     pub regression: RegressionSuite,
     /// Keys of the requests' metadata by which an examination's results are told apart.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::judge;
 use super::reader::{Node, Section, Value};
 use super::tasks::{open, words};
 use super::{
@@ -188,6 +189,7 @@ pub(super) fn retrain(mut s: Section<'_>, source: &ConfigSource) -> RetrainPolic
         ),
         min_pairs,
         max_pairs: s.size("max_pairs", min_pairs as u64, 100_000, min_pairs.max(400)),
+        judge: judge::read(s.section("judge")),
         regression: regression(&mut s, source),
         slices: slices(&mut s),
         canary,
@@ -344,7 +346,7 @@ fn needed(s: &mut Section<'_>, key: &'static str, expected: &str) -> String {
         .unwrap_or_default()
 }
 
-fn missing(s: &Section<'_>, key: &str, expected: &str) {
+pub(super) fn missing(s: &Section<'_>, key: &str, expected: &str) {
     let what = format!("is missing; expected {expected}");
     s.log.add(&s.place, &s.path(key), what);
 }
