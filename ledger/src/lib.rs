@@ -1,5 +1,5 @@
 //! Everything kept: the Delta tables of exchanges, feedback, windows and runs, and beside them the files that decide
-//! (adapters, stages, triggers, references, keys).
+//! (adapters, stages, triggers, references, pairs of answers, keys).
 //!
 //! Rows are appended, never changed; files are created once, never overwritten. So any number of processes can write
 //! to one store, and any engine that reads Delta can read it.
@@ -25,6 +25,7 @@ mod layout;
 mod lease;
 mod ledger;
 mod manifest;
+mod pairs;
 mod parquet_file;
 mod place;
 mod privacy;
@@ -56,6 +57,7 @@ pub use keys::{Key, KeyList, KeyText, Role};
 pub use lease::Lease;
 pub use ledger::{Ledger, LedgerStats};
 pub use manifest::{Examples, Manifest, Probe, Source};
+pub use pairs::{Pair, PairVote, Pairs, Voted};
 pub use queries::{ConversationQuery, ExchangeQuery, FeedbackQuery};
 pub use reference::{Counts, Ratings, Reference, Sample, Service, Span, Texts};
 pub use rows::{Cursor, Exchange, Feedback, Purpose, Run, Window};

@@ -62,6 +62,8 @@ metrics! {
     format_checks: IntCounterVec = "format_checks_total" ["task", "adapter", "result", "reason"],
     /// Feedback received, by rating (1 to 5, or none).
     feedback: IntCounterVec = "feedback_total" ["rating"],
+    /// Votes on blind pairs of answers.
+    pair_votes: IntCounterVec = "pair_votes_total" ["task"],
     /// Adapters in the engine's memory.
     adapters_loaded: IntGauge = "adapters_loaded" [],
     /// 1 for the stage that an adapter is at, 0 for the others.

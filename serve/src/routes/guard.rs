@@ -165,6 +165,8 @@ fn role_for(path: &str) -> Role {
         | "/v1/models"
         | "/v1/feedback"
         | "/openapi.json" => Role::App,
+        "/v1/pairs" => Role::Rater,
+        _ if path.starts_with("/v1/pairs/") => Role::Rater,
         _ if path.starts_with("/v1/models/") || path.starts_with("/v1/chat/completions/") => {
             Role::App
         }
@@ -234,6 +236,9 @@ mod tests {
             ("/v1/models", Role::App),
             ("/v1/models/support@3", Role::App),
             ("/v1/feedback", Role::App),
+            ("/v1/pairs", Role::Rater),
+            ("/v1/pairs/pair-1", Role::Rater),
+            ("/v1/pairsx", Role::Admin),
             ("/v1/modelsx", Role::Admin),
             ("/v1/chat/completions/chatcmpl-1", Role::App),
             ("/v1/chat/completionsx", Role::Admin),

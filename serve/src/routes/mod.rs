@@ -13,6 +13,7 @@ mod models;
 mod openapi;
 mod ops;
 mod page;
+mod pairs;
 mod seen;
 mod stored;
 
@@ -60,6 +61,16 @@ pub(crate) fn api(service: &mut web::ServiceConfig) {
         .service(
             web::resource("/v1/feedback")
                 .route(web::post().to(feedback::create))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/pairs")
+                .route(web::get().to(pairs::list))
+                .default_service(unknown()),
+        )
+        .service(
+            web::resource("/v1/pairs/{id}")
+                .route(web::post().to(pairs::vote))
                 .default_service(unknown()),
         )
         .service(

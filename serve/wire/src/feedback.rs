@@ -1,12 +1,10 @@
 //! What somebody says of an answer, as `POST /v1/feedback` takes it.
 
+use retune_task::{CRITERIA, Marks};
 use serde_json::{Map, Value};
 
 use crate::params::Params;
 use crate::refusal::Refusal;
-
-/// What a rubric may rate, each 1 to 5.
-const RUBRIC: [&str; 4] = ["accuracy", "relevance", "style", "usefulness"];
 
 /// At least one thing is said.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +37,10 @@ impl Feedback {
             completion_id: p.required("completion_id", id)?,
             rating: grade(p, "rating")?,
             correction: p.string("correction")?,
-            rubric: p.object("rubric")?.map(rubric).transpose()?,
+            rubric: match p.object("rubric")? {
+                Some(marks) => Some(rubric(marks, "rubric")?),
+                None => None,
+            },
             comment: p.string("comment")?,
             preferred_over: p.string("preferred_over")?,
             source: p.string("source")?,
@@ -73,16 +74,26 @@ fn grade(p: &mut Params, key: &str) -> Result<Option<u8>, Refusal> {
     Ok(p.integer(key, 1, 5)?.and_then(|n| u8::try_from(n).ok()))
 }
 
-fn rubric(members: Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
-    let mut p = Params::inner(members, "rubric");
+/// Checks an answer's marks, which stand at `path`.
+pub(crate) fn rubric(
+    members: Map<String, Value>,
+    path: &str,
+) -> Result<Map<String, Value>, Refusal> {
+    let mut p = Params::inner(members, path);
     let mut rubric = Map::new();
-    for key in RUBRIC {
+    for key in CRITERIA {
         if let Some(n) = grade(&mut p, key)? {
             rubric.insert(key.to_owned(), Value::from(n));
         }
     }
     p.finish()?;
     Ok(rubric)
+}
+
+/// The same as numbers.
+pub(crate) fn marks(rubric: &Map<String, Value>) -> Marks {
+    let mark = |(of, mark): (&String, &Value)| Some((of.clone(), mark.as_f64()?));
+    rubric.iter().filter_map(mark).collect()
 }
 
 #[cfg(test)]

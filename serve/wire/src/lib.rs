@@ -8,6 +8,7 @@ pub mod calls;
 mod feedback;
 mod fine_tuning;
 mod messages;
+mod pairs;
 mod params;
 mod refusal;
 mod request;
@@ -21,6 +22,7 @@ mod training;
 
 pub use feedback::Feedback;
 pub use fine_tuning::{Hyperparameters, JobRequest, Method, purpose};
+pub use pairs::Comparison;
 pub use params::Params;
 pub use refusal::Refusal;
 pub use request::{Ask, Chat, Request};
