@@ -32,11 +32,11 @@ pub struct Api {
 
 /// What it said.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
-    pub(super) content: String,
-    pub(super) was_cut_off: bool,
-    pub(super) prompt_tokens: u64,
-    pub(super) completion_tokens: u64,
+pub(crate) struct Said {
+    pub(crate) content: String,
+    pub(crate) was_cut_off: bool,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) completion_tokens: u64,
 }
 
 impl Api {
@@ -94,7 +94,7 @@ impl Api {
     }
 
     /// One answer; parameters that are not given are the API's to choose.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         messages: &[ChatMessage],
         temperature: Option<f64>,

@@ -1,6 +1,6 @@
 //! A run's row in the `runs` table: written at each state, and every few seconds while a state makes progress.
 //!
-//! Until its verdict the row's `report` is no more than `{"training_seconds"}`, of all processes that have worked at the run: what one
+//! Until its verdict, or until people are asked, the row's `report` is no more than `{"training_seconds"}`, of all processes that have worked at the run: what one
 //! cost that failed, or was killed, is known as well.
 
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ pub(crate) const WAITING: &str = "waiting";
 pub(crate) const DATASET: &str = "dataset";
 pub(crate) const TRAINING: &str = "training";
 pub(crate) const EXAMINING: &str = "examining";
+/// By people; its process has ended, and the row has the whole report.
+pub(crate) const JUDGING: &str = "judging";
 pub(crate) const DONE: &str = "done";
 pub(crate) const FAILED: &str = "failed";
 
@@ -76,8 +78,18 @@ impl<'a> Book<'a> {
         }
     }
 
+    /// People have said so much of it.
+    pub(crate) async fn waits(&mut self, voted: usize, asked: usize) -> Result<(), Error> {
+        let progress = Some((voted as u64, asked as u64));
+        if self.run.progress == progress {
+            return Ok(());
+        }
+        self.run.progress = progress;
+        self.write().await
+    }
+
     pub(crate) async fn write(&mut self) -> Result<(), Error> {
-        if self.run.verdict.is_none() {
+        if self.run.verdict.is_none() && self.run.state != JUDGING {
             self.run.report = Some(json!({ "training_seconds": self.training_seconds() }));
         }
         self.run.ts = Utc::now();
@@ -115,7 +127,10 @@ impl<'a> Book<'a> {
     }
 
     pub(crate) async fn failed(&mut self, error: &Error) {
-        FAILED.clone_into(&mut self.run.state);
+        // What people have said is worth more than another training: it is tried again from there.
+        if self.run.state != JUDGING || self.run.verdict.is_some() {
+            FAILED.clone_into(&mut self.run.state);
+        }
         self.run.error = Some(error.to_string());
         if let Err(unkept) = self.write().await {
             tracing::error!(run_id = self.run.run_id, %error, %unkept, "the run failed, and its row could not be written");

@@ -79,10 +79,12 @@ pub enum Error {
     Report(serde_json::Error),
     #[error("{program} {what}")]
     Program { program: String, what: String },
-    #[error(
-        "the variable {name}, which is to hold the trainer's key (trainer_api_key_env), is not set"
-    )]
-    NoKey { name: String },
+    #[error("the variable {name}, which is to hold the {whose} key ({setting}), is not set")]
+    NoKey {
+        name: String,
+        whose: &'static str,
+        setting: &'static str,
+    },
     #[error(
         "the training took {used_mib} MiB of memory, and training.memory_mib allows {allowed_mib}; raise it, or train with a smaller batch_size, \
          shorter examples, or recompute = true"

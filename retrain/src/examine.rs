@@ -10,21 +10,21 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use retune_ledger::{
-    Counts, Cursor, Exchange, ExchangeQuery, FeedbackQuery, Ledger, Purpose, Sample,
+    Counts, Cursor, Exchange, ExchangeQuery, FeedbackQuery, Ledger, Pair, Purpose, Sample,
 };
-use retune_task::{Check, HeldOutBy, Task, Traits};
+use retune_task::{Check, Choice, HeldOutBy, JudgedBy, RetrainPolicy, Side, Task, Traits};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::book::Book;
-use crate::dataset::{self, Dataset, Row};
-use crate::judge::{self, BlindPair, Side, Vote};
+use crate::dataset::{self, Dataset, KnownBy, Row};
+use crate::judge::{self, Judged, Vote};
 use crate::run::Event;
 use crate::server::{Answer, Question, Server};
 use crate::stages::Observer;
 use crate::verdict::{Figures, length_fits};
-use crate::{Error, Options, trust};
+use crate::{Error, Options, slices, trust};
 
 /// Prompts under examination at once; each asks the candidate and then the baseline.
 const CONCURRENCY: usize = 4;
@@ -74,14 +74,17 @@ fn per_day(exchanges: &[Exchange]) -> Option<f64> {
     (seconds > 0.0).then(|| asked().count() as f64 / seconds * 86_400.0)
 }
 
-/// The prompts that may be examined, up to `max_pairs`: held-out ones, then later ones.
-pub(crate) fn choose(dataset: &Dataset, later: &Dataset, max_pairs: usize) -> Vec<Row> {
+/// The prompts that may be examined, up to `max_pairs`: held-out ones, then later ones. Where the known answer judges it has to be good enough
+/// for that; where somebody else does, any that may be trained on will do.
+pub(crate) fn choose(policy: &RetrainPolicy, dataset: &Dataset, later: &Dataset) -> Vec<Row> {
+    let max_pairs = policy.max_pairs;
+    let by_known = policy.judge.by == JudgedBy::KnownAnswer;
+    let may_judge = |row: &&Row| match by_known {
+        true => row.is_gold(),
+        false => row.known_by != KnownBy::Synthetic,
+    };
     let seen = dataset.seen_conversations();
-    let held_out: Vec<&Row> = dataset
-        .held_out
-        .iter()
-        .filter(|row| row.is_gold())
-        .collect();
+    let held_out: Vec<&Row> = dataset.held_out.iter().filter(may_judge).collect();
     // The newest where there are too many: they are nearest to the traffic that the adapter is for.
     let mut list: Vec<Row> = held_out
         .iter()
@@ -95,7 +98,7 @@ pub(crate) fn choose(dataset: &Dataset, later: &Dataset, max_pairs: usize) -> Ve
         .collect();
     let mut later: Vec<&Row> = later
         .rows()
-        .filter(|row| row.is_gold())
+        .filter(may_judge)
         .filter(|row| {
             !seen.contains(row.conversation.as_str())
                 && !held_out.contains(row.conversation.as_str())
@@ -118,10 +121,14 @@ pub(crate) async fn wait_for_list(
 ) -> Result<Vec<Row>, Error> {
     let (min_pairs, max_pairs) = (task.retrain.min_pairs, task.retrain.max_pairs);
     let deadline = tokio::time::Instant::now() + o.limits.pairs;
-    let mut list = choose(dataset, &Dataset::default(), max_pairs);
+    let mut list = choose(&task.retrain, dataset, &Dataset::default());
     loop {
         if list.len() < max_pairs {
-            list = choose(dataset, &later(&o.ledger, task, snapshot).await?, max_pairs);
+            list = choose(
+                &task.retrain,
+                dataset,
+                &later(&o.ledger, task, snapshot).await?,
+            );
         }
         let (have, wanted) = (list.len(), min_pairs);
         observer(&Event::Pairs { have, wanted });
@@ -293,7 +300,7 @@ async fn ask_both(
     }
 }
 
-/// One prompt's vote, with its texts: what a report shows.
+/// One prompt's vote: what a report shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Voted {
     pub request_id: String,
@@ -304,53 +311,80 @@ pub struct Voted {
     pub baseline_format_valid: bool,
 }
 
-/// Judges every pair blindly, then counts. Pure.
-pub(crate) fn count(task: &Task, run_id: &str, examined: &[Examined]) -> (Figures, Vec<Voted>) {
+impl Voted {
+    /// A choice of a pair.
+    pub(crate) fn of(pair: &Pair, choice: Choice) -> Self {
+        Self {
+            request_id: pair.request_id.clone(),
+            vote: judge::unblind(choice, pair.candidate),
+            seat: pair.candidate,
+            format_valid: pair.format_valid,
+            baseline_format_valid: pair.baseline_format_valid,
+        }
+    }
+}
+
+/// What the judge said, and what both kept. Pure.
+pub(crate) fn count(
+    task: &Task,
+    run_id: &str,
+    examined: &[Examined],
+    judged: &[Judged],
+) -> Figures {
     let mut figures = Figures::default();
-    let mut votes = Vec::with_capacity(examined.len());
-    for Examined {
-        row,
-        candidate,
-        baseline,
-    } in examined
-    {
-        let seat = judge::seat(run_id, &row.request_id);
-        let (left, right) = match seat {
-            Side::Left => (&candidate.content, &baseline.content),
-            Side::Right => (&baseline.content, &candidate.content),
-        };
-        let choice = judge::judge(&BlindPair {
-            known: &row.answer,
+    for (one, judged) in examined.iter().zip(judged) {
+        if let Some(choice) = judged.choice {
+            let seat = judge::seat(run_id, &one.row.request_id);
+            figures.vote(judge::unblind(choice, seat));
+        }
+        let (candidate, baseline) = (&one.candidate.content, &one.baseline.content);
+        let known = &one.row.answer;
+        figures
+            .format
+            .observe(is_valid(task, candidate), is_valid(task, baseline));
+        figures
+            .length
+            .observe(length_fits(known, candidate), length_fits(known, baseline));
+    }
+    figures
+}
+
+fn is_valid(task: &Task, answer: &str) -> bool {
+    let format = task.format.as_ref();
+    format.is_none_or(|format| format.check(answer).is_valid())
+}
+
+/// The pairs as the ledger keeps them, with the parts of the traffic that each belongs to; all in one order.
+pub(crate) fn pairs(
+    task: &Task,
+    contest: &Contest,
+    examined: &[Examined],
+    judged: &[Judged],
+) -> Vec<Pair> {
+    let rows = examined.iter().map(|one| &one.row);
+    let parts = slices::parts(&task.retrain.slices, rows);
+    let all = examined.iter().zip(judged).zip(parts);
+    let pair = |((one, judged), parts): ((&Examined, &Judged), Vec<(String, String)>)| {
+        let request_id = &one.row.request_id;
+        let candidate = judge::seat(&contest.run_id, request_id);
+        let ids = (one.candidate.id.clone(), one.baseline.id.clone());
+        let (left, right) = judge::unseat(ids.0, ids.1, candidate);
+        let secret = format!("pair\n{}\n{}\n{request_id}", contest.run_id, contest.digest);
+        let digest = retune_task::sha256(&secret);
+        Pair {
+            id: format!("pair-{}", &digest[..24]),
+            request_id: request_id.clone(),
+            asked: !judged.is_plain && left.is_some() && right.is_some(),
             left,
             right,
-        });
-        let vote = judge::unblind(choice, seat);
-        match vote {
-            Vote::Win => figures.wins += 1,
-            Vote::Loss => figures.losses += 1,
-            Vote::Tie => figures.ties += 1,
+            candidate,
+            format_valid: is_valid(task, &one.candidate.content),
+            baseline_format_valid: is_valid(task, &one.baseline.content),
+            parts,
+            judged: judged.choice,
         }
-        let valid = |answer: &str| {
-            task.format
-                .as_ref()
-                .is_none_or(|format| format.check(answer).is_valid())
-        };
-        let (format_valid, baseline_format_valid) =
-            (valid(&candidate.content), valid(&baseline.content));
-        figures.format.observe(format_valid, baseline_format_valid);
-        figures.length.observe(
-            length_fits(&row.answer, &candidate.content),
-            length_fits(&row.answer, &baseline.content),
-        );
-        votes.push(Voted {
-            request_id: row.request_id.clone(),
-            vote,
-            seat,
-            format_valid,
-            baseline_format_valid,
-        });
-    }
-    (figures, votes)
+    };
+    all.map(pair).collect()
 }
 
 /// What the candidate's answers are like: the yardstick of what it will answer.

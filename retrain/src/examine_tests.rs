@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use retune_task::Split;
+use retune_task::{JudgedBy, RetrainPolicy, Side, Split, Task};
 
-use super::{Asking, Contest, Examined, choose, count, draw};
+use super::{Asking, Contest, Examined, Voted, choose, count, draw, pairs};
 use crate::dataset::{Dataset, KnownBy, Row};
+use crate::judge::Judge;
 use crate::server::{Answer, Question, Server};
 use crate::testing::{Reply, Request, StandIn, task, time, user};
+use crate::verdict::Figures;
 use crate::{Error, Limits};
 
 fn row(n: usize, split: Split, known_by: KnownBy) -> Row {
@@ -41,6 +43,24 @@ fn rows(numbers: std::ops::Range<usize>, split: Split) -> Vec<Row> {
 
 fn names(list: &[Row]) -> Vec<&str> {
     list.iter().map(|row| row.request_id.as_str()).collect()
+}
+
+fn policy(max_pairs: usize) -> RetrainPolicy {
+    RetrainPolicy {
+        max_pairs,
+        ..task().retrain.clone()
+    }
+}
+
+/// By the known answers.
+async fn judged(task: &Task, examined: &[Examined]) -> (Figures, Vec<Voted>) {
+    let judge = Judge::of(&task.retrain.judge, &limits()).unwrap();
+    let judged = judge.judge(task, "run-1", examined, |_| {}).await.unwrap();
+    let pairs = pairs(task, &contest(), examined, &judged);
+    let votes = pairs
+        .iter()
+        .map(|pair| Voted::of(pair, pair.judged.unwrap()));
+    (count(task, "run-1", examined, &judged), votes.collect())
 }
 
 #[test]
@@ -71,19 +91,23 @@ fn held_out_rows_come_first_and_later_ones_fill_up() {
         ..Dataset::default()
     };
     assert_eq!(
-        names(&choose(&dataset, &later, 4)),
+        names(&choose(&policy(4), &dataset, &later)),
         ["request-55", "request-56", "request-98", "request-100"]
     );
     assert_eq!(
-        names(&choose(&dataset, &later, 1)),
+        names(&choose(&policy(1), &dataset, &later)),
         ["request-56"],
         "the newest that is held out"
     );
     assert_eq!(
-        choose(&dataset, &later, 50).len(),
+        choose(&policy(50), &dataset, &later).len(),
         5,
         "no more than there are"
     );
+    // Who needs no known answer to judge by takes what may be trained on.
+    let mut by_people = policy(50);
+    by_people.judge.by = JudgedBy::People;
+    assert_eq!(choose(&by_people, &dataset, &later).len(), 7);
 }
 
 #[test]
@@ -92,7 +116,7 @@ fn the_newest_held_out_rows_where_there_are_too_many() {
         held_out: rows(0..1000, Split::HeldOut),
         ..Dataset::default()
     };
-    let list = choose(&dataset, &Dataset::default(), 400);
+    let list = choose(&policy(400), &dataset, &Dataset::default());
     assert_eq!(
         (list.len(), list[0].request_id.as_str()),
         (400, "request-600")
@@ -184,7 +208,7 @@ async fn both_are_asked_for_every_prompt_as_an_examination_at_temperature_zero()
         (2..=super::CONCURRENCY).contains(&most.load(Ordering::SeqCst)),
         "{most:?} at once"
     );
-    let requests = server.requests.lock().unwrap();
+    let requests = server.requests.lock().unwrap().clone();
     assert_eq!(requests.len(), 40);
     for request in requests.iter() {
         assert_eq!(request.path, "/v1/chat/completions");
@@ -194,12 +218,12 @@ async fn both_are_asked_for_every_prompt_as_an_examination_at_temperature_zero()
     }
 
     let task = task();
-    let (figures, votes) = count(&task, "run-1", &examined);
+    let (figures, votes) = judged(&task, &examined).await;
     assert_eq!((figures.wins, figures.losses, figures.ties), (20, 0, 0));
     assert_eq!((figures.format.candidate, figures.format.baseline), (20, 0));
     assert!(
-        votes.iter().any(|vote| vote.seat == super::Side::Left)
-            && votes.iter().any(|vote| vote.seat == super::Side::Right)
+        votes.iter().any(|vote| vote.seat == Side::Left)
+            && votes.iter().any(|vote| vote.seat == Side::Right)
     );
 }
 
@@ -269,7 +293,7 @@ async fn a_prompt_that_does_not_fit_is_an_empty_answer() {
     assert_eq!(
         (
             examined[0].baseline.content.as_str(),
-            count(&task(), "run-1", &examined).0.wins
+            judged(&task(), &examined).await.0.wins
         ),
         ("", 1)
     );
@@ -293,12 +317,13 @@ async fn a_server_that_is_not_there_is_named() {
     assert!(error.contains(&gone), "{error}");
 }
 
-#[test]
-fn counting_is_fair_to_both() {
+#[tokio::test]
+async fn counting_is_fair_to_both() {
     let answer = |content: &str| Answer {
         was_cut_off: false,
         seconds: 0.1,
         content: content.to_owned(),
+        id: None,
         adapter: String::new(),
         digest: None,
         prompt_tokens: 1,
@@ -321,8 +346,8 @@ fn counting_is_fair_to_both() {
         })
         .collect();
     let (there, back) = (
-        count(&task(), "run-1", &examined).0,
-        count(&task(), "run-1", &swapped).0,
+        judged(&task(), &examined).await.0,
+        judged(&task(), &swapped).await.0,
     );
     assert_eq!(
         (there.wins, there.losses, there.ties),

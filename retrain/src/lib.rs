@@ -7,9 +7,11 @@
 //! alone: somebody brought the file, and judges what comes of it.
 
 mod advise;
+mod api;
 mod book;
 mod canary;
 mod candidate;
+mod conclusion;
 mod cost;
 pub mod coverage;
 mod curate;
@@ -23,11 +25,13 @@ mod experiment;
 mod house;
 mod job;
 pub mod judge;
+mod jury;
 #[cfg(test)]
 mod masks;
 mod memory;
 mod overfit;
 mod pace;
+mod people;
 mod plan;
 mod prefer;
 pub mod preferences;
@@ -36,6 +40,7 @@ mod promote;
 mod regression;
 mod report;
 mod run;
+mod said;
 mod server;
 mod shape;
 pub mod shelf;
@@ -198,6 +203,19 @@ pub enum StartedBy {
     Person,
     /// The time that a schedule named.
     Schedule(chrono::DateTime<chrono::Utc>),
+}
+
+impl StartedBy {
+    /// The reason that a run's row names.
+    pub(crate) fn read(shown: &str) -> Option<Self> {
+        if let Some(alarm) = shown.strip_prefix("trigger:") {
+            return Some(Self::Trigger(alarm.to_owned()));
+        }
+        if let Some(time) = shown.strip_prefix("schedule:") {
+            return Some(Self::Schedule(time.parse().ok()?));
+        }
+        (shown == "person").then_some(Self::Person)
+    }
 }
 
 impl std::fmt::Display for StartedBy {

@@ -9,8 +9,9 @@ use retune_ledger::{Ledger, Run, Stages, Trigger};
 use retune_task::{Config, Task};
 use serde::Serialize;
 
-use crate::book::{DONE, FAILED, WAITING};
+use crate::book::{DONE, FAILED, JUDGING, WAITING};
 use crate::dataset::Dataset;
+use crate::examine::choose;
 use crate::run::{run_id, stopped};
 use crate::soon::{self, Held};
 use crate::watch::{self, Due, due};
@@ -189,13 +190,13 @@ impl Look<'_> {
             );
             return (false, what);
         }
-        let gold = self.dataset.held_out.iter().filter(|row| row.is_gold());
+        let examined = choose(&self.task.retrain, &self.dataset, &Dataset::default());
         let what = format!(
             "it would train on {} examples, choose the checkpoint by {}, and examine on {} that are held out, of {} that it needs (retrain.min_pairs; others \
              have to be asked while it waits)",
             self.dataset.train.len(),
             self.dataset.development.len(),
-            gold.count(),
+            examined.len(),
             self.task.retrain.min_pairs,
         );
         (true, what)
@@ -220,6 +221,10 @@ fn done(run: &Run) -> Option<String> {
 fn goes_on(run: &Run) -> String {
     let why = run.error.as_deref().unwrap_or("nobody knows why");
     match run.state.as_str() {
+        JUDGING => {
+            let (voted, asked) = run.progress.unwrap_or_default();
+            format!("it waits for people: {voted} of {asked} pairs have a vote")
+        }
         FAILED => format!("it failed, and is tried again up to three times: {why}"),
         state => format!("it goes on, from {state}"),
     }

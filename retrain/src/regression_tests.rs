@@ -17,6 +17,7 @@ use crate::{Limits, slices};
 fn answer(content: &str) -> Answer {
     Answer {
         content: content.to_owned(),
+        id: None,
         adapter: String::new(),
         digest: None,
         prompt_tokens: 1,
@@ -173,7 +174,13 @@ fn of(own: bool, lost: usize) -> (Verdict, String) {
         figures.length.observe(true, true);
     }
     let (whole, mut reasons) = verdict(&figures, 150);
-    let (verdict, more) = slices::temper(whole, &[], Some(&counted), None);
+    let (verdict, more) = slices::temper(
+        whole,
+        &slices::Beside {
+            regression: Some(&counted),
+            ..slices::Beside::default()
+        },
+    );
     reasons.extend(more);
     (verdict, reasons.join("\n"))
 }

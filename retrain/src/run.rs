@@ -1,8 +1,10 @@
-//! One run as a small state machine: dataset -> training -> examining -> done, or failed.
+//! One run as a small state machine: dataset -> training -> examining -> done, or failed; between examining and done it may be judging, by people,
+//! for days and without a process.
 //!
 //! Each state is a row of the `runs` table before its work begins, so that others can watch and a killed process leaves a trace.
 //! The run's id follows from what started it and a lease per task keeps a second process away, so nobody does a run twice:
 //! - a run that is done is answered from its row;
+//! - one that waits for people goes on at their votes;
 //! - one whose verdict stood (the row has it before anything is promoted) goes on at the promotion;
 //! - any other half-done one begins again: what it staged is removed, and a candidate that it had already published is rejected. Its training goes
 //!   on where it was, if the examples are still the same.
@@ -11,11 +13,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use retune_ledger::Run;
 use retune_task::{Task, Trainer, sha256};
 
-use crate::book::{self, Book, DONE, FAILED};
+use crate::book::{self, Book, DONE, FAILED, JUDGING};
 use crate::dataset::Counts;
 use crate::report::Report;
 use crate::verdict::Verdict;
-use crate::{Error, Options, Start, StartedBy, stages};
+use crate::{Error, Options, Start, StartedBy, people, stages};
 
 /// What happens, as it happens: for progress bars.
 #[derive(Debug, Clone)]
@@ -44,6 +46,16 @@ pub enum Event {
     Examining {
         done: usize,
         total: usize,
+    },
+    Judging {
+        done: usize,
+        total: usize,
+    },
+    /// For people's votes on pairs, until a time.
+    Waiting {
+        voted: usize,
+        asked: usize,
+        until: DateTime<Utc>,
     },
     Verdict {
         verdict: Verdict,
@@ -88,7 +100,8 @@ pub async fn run(
     lease.during(alone).await
 }
 
-/// The task's newest run that a person asked for, if it neither ended nor failed, and is not so old that nobody means it any more.
+/// The task's newest run that a person asked for, if it neither ended nor failed, and waits for people or is not so old that nobody means it
+/// any more.
 pub(crate) fn stopped(runs: &[Run], task: &str, now: DateTime<Utc>) -> Option<String> {
     let by_person = StartedBy::Person.to_string();
     let of = runs
@@ -96,8 +109,8 @@ pub(crate) fn stopped(runs: &[Run], task: &str, now: DateTime<Utc>) -> Option<St
         .filter(|run| run.task == task && run.started_by == by_person);
     let newest = of.max_by_key(|run| run.ts)?;
     let is_open = newest.state != DONE && newest.state != FAILED;
-    let is_young = now - newest.ts < TimeDelta::days(1);
-    (is_open && is_young).then(|| newest.run_id.clone())
+    let is_meant = newest.state == JUDGING || now - newest.ts < TimeDelta::days(1);
+    (is_open && is_meant).then(|| newest.run_id.clone())
 }
 
 /// What one process at a time does for a task.
@@ -120,6 +133,10 @@ async fn alone(
     let report = before.as_ref().and_then(report_of);
     let mut book;
     let done = match (report, before) {
+        (Some(report), Some(run)) if run.state == JUDGING && run.verdict.is_none() => {
+            book = Book::open(&o.ledger, run);
+            Box::pin(people::go_on(o, task, &mut book, report, observer)).await
+        }
         (Some(report), Some(run)) => {
             book = Book::open(&o.ledger, run);
             Box::pin(stages::finish(o, task, &mut book, report, observer)).await

@@ -42,6 +42,8 @@ pub(crate) struct Question {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) content: String,
+    /// Its exchange; none where the server refused the question.
+    pub(crate) id: Option<String>,
     /// The resolved name, `triage@3`.
     pub(crate) adapter: String,
     pub(crate) digest: Option<String>,
@@ -55,6 +57,7 @@ pub(crate) struct Answer {
 
 #[derive(Deserialize)]
 struct Completion {
+    id: Option<String>,
     choices: Vec<CompletionChoice>,
     usage: Option<Usage>,
 }
@@ -131,6 +134,7 @@ impl Server {
             {
                 return Ok(Answer {
                     content: String::new(),
+                    id: None,
                     adapter: model.to_owned(),
                     digest: None,
                     prompt_tokens: 0,
@@ -165,6 +169,7 @@ impl Server {
         })?;
         Ok(Answer {
             content: choice.message.content.unwrap_or_default(),
+            id: completion.id,
             adapter,
             digest,
             prompt_tokens: usage.prompt_tokens,

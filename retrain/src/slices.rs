@@ -11,11 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use retune_stats::{holm, sign_test};
+use retune_task::JudgePolicy;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{KnownBy, Row};
 use crate::examine::Voted;
 use crate::judge::Vote;
+use crate::judge::report::Judging;
 use crate::pace::Pace;
 use crate::regression::{self, Regression};
 use crate::report::parts::cell;
@@ -90,72 +92,52 @@ impl Slice {
     }
 }
 
-/// What is known of one examined prompt.
-#[derive(Debug, Clone, Copy)]
-struct Seen<'a> {
-    metadata: &'a BTreeMap<String, String>,
-    known_by: KnownBy,
-    /// Characters of its messages.
-    length: usize,
-    vote: Vote,
-    format_valid: bool,
-    baseline_format_valid: bool,
-}
-
-/// The parts' results, `keys` being the policy's; `rows` and `votes` stand in the same order.
-pub(crate) fn slices<'a>(
+/// The parts that each of some prompts belongs to, by what it is one of; `keys` are the policy's.
+pub(crate) fn parts<'a>(
     keys: &[String],
     rows: impl Iterator<Item = &'a Row>,
-    votes: &[Voted],
-) -> Vec<Slice> {
-    let seen = |(row, voted): (&'a Row, &Voted)| Seen {
-        metadata: &row.metadata,
-        known_by: row.known_by,
-        length: length(row),
-        vote: voted.vote,
-        format_valid: voted.format_valid,
-        baseline_format_valid: voted.baseline_format_valid,
+) -> Vec<Vec<(String, String)>> {
+    let rows: Vec<&Row> = rows.collect();
+    let mut parts = vec![Vec::new(); rows.len()];
+    let mut add = |by: &str, value: &dyn Fn(&Row) -> String| {
+        for (row, parts) in rows.iter().zip(&mut parts) {
+            parts.push((by.to_owned(), value(row)));
+        }
     };
-    of(keys, &rows.zip(votes).map(seen).collect::<Vec<_>>())
-}
-
-fn length(row: &Row) -> usize {
-    let characters = |content: &String| content.chars().count();
-    row.messages.iter().map(|m| characters(&m.content)).sum()
-}
-
-fn of(keys: &[String], seen: &[Seen<'_>]) -> Vec<Slice> {
-    let mut slices = Vec::new();
     for key in keys {
-        let own = own_parts(key, seen);
-        let value = |one: &Seen<'_>| match one.metadata.get(key) {
+        let own = own_parts(key, &rows);
+        add(key, &|row| match row.metadata.get(key) {
             None => "not given".to_owned(),
             Some(value) if own.contains(value.as_str()) => value.clone(),
             Some(_) => "others".to_owned(),
-        };
-        add(&mut slices, key, seen, value);
+        });
     }
-    add(&mut slices, "known by", seen, |one| match one.known_by {
+    add("known by", &|row| match row.known_by {
         KnownBy::Correction => "correction".to_owned(),
         KnownBy::Rating(_) => "rating".to_owned(),
         // None is examined.
         KnownBy::Synthetic => "synthetic".to_owned(),
     });
-    if let Some((short, medium)) = thirds(seen) {
-        add(&mut slices, "prompt", seen, |one| match one.length {
+    if let Some((short, medium)) = thirds(&rows) {
+        add("prompt", &|row| match length(row) {
             length if length <= short => format!("short (up to {short} characters)"),
             length if length <= medium => format!("medium (up to {medium} characters)"),
             _ => format!("long (above {medium} characters)"),
         });
     }
-    test(&mut slices);
-    slices
+    parts
+}
+
+/// Characters of its messages.
+fn length(row: &Row) -> usize {
+    let characters = |content: &String| content.chars().count();
+    row.messages.iter().map(|m| characters(&m.content)).sum()
 }
 
 /// The values of a key that are frequent enough.
-fn own_parts<'a>(key: &str, seen: &[Seen<'a>]) -> BTreeSet<&'a str> {
+fn own_parts<'a>(key: &str, rows: &[&'a Row]) -> BTreeSet<&'a str> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
-    for value in seen.iter().filter_map(|one| one.metadata.get(key)) {
+    for value in rows.iter().filter_map(|row| row.metadata.get(key)) {
         *counts.entry(value).or_default() += 1;
     }
     let mut counts: Vec<(&str, usize)> = counts.into_iter().filter(|of| of.1 >= LEAST).collect();
@@ -165,31 +147,47 @@ fn own_parts<'a>(key: &str, seen: &[Seen<'a>]) -> BTreeSet<&'a str> {
 }
 
 /// The longest of the shorter third of the prompts, and of the shorter two thirds.
-fn thirds(seen: &[Seen<'_>]) -> Option<(usize, usize)> {
-    let mut lengths: Vec<usize> = seen.iter().map(|one| one.length).collect();
+fn thirds(rows: &[&Row]) -> Option<(usize, usize)> {
+    let mut lengths: Vec<usize> = rows.iter().map(|row| length(row)).collect();
     lengths.sort_unstable();
     let last_of = |part: usize| lengths.get((lengths.len() * part / 3).checked_sub(1)?);
     Some((*last_of(1)?, *last_of(2)?))
 }
 
-/// The parts by one thing; a single one would be the whole again.
-fn add(slices: &mut Vec<Slice>, by: &str, seen: &[Seen<'_>], value: impl Fn(&Seen<'_>) -> String) {
-    let mut parts: BTreeMap<String, Slice> = BTreeMap::new();
-    for one in seen {
-        let value = value(one);
-        let empty = || Slice::empty(by, &value);
-        let part = parts.entry(value.clone()).or_insert_with(empty);
-        match one.vote {
-            Vote::Win => part.wins += 1,
-            Vote::Loss => part.losses += 1,
-            Vote::Tie => part.ties += 1,
+/// The results of parts: of each vote, with the parts that its prompt belongs to.
+pub(crate) fn slices<'a>(
+    votes: impl Iterator<Item = (&'a [(String, String)], &'a Voted)>,
+) -> Vec<Slice> {
+    // By the order in which each is first named, and then by value.
+    let mut order: Vec<&str> = Vec::new();
+    let mut slices: BTreeMap<(usize, &str), Slice> = BTreeMap::new();
+    for (parts, voted) in votes {
+        for (by, value) in parts {
+            let place = order.iter().position(|one| one == by);
+            let place = place.unwrap_or_else(|| {
+                order.push(by);
+                order.len() - 1
+            });
+            let empty = || Slice::empty(by, value);
+            let slice = slices.entry((place, value)).or_insert_with(empty);
+            match voted.vote {
+                Vote::Win => slice.wins += 1,
+                Vote::Loss => slice.losses += 1,
+                Vote::Tie => slice.ties += 1,
+            }
+            let valid = (voted.format_valid, voted.baseline_format_valid);
+            slice.format.observe(valid.0, valid.1);
         }
-        part.format
-            .observe(one.format_valid, one.baseline_format_valid);
     }
-    if parts.len() > 1 {
-        slices.extend(parts.into_values());
+    let mut of: BTreeMap<usize, usize> = BTreeMap::new();
+    for (place, _) in slices.keys() {
+        *of.entry(*place).or_default() += 1;
     }
+    // A single part would be the whole again.
+    slices.retain(|(place, _), _| of.get(place).is_some_and(|parts| *parts > 1));
+    let mut slices: Vec<Slice> = slices.into_values().collect();
+    test(&mut slices);
+    slices
 }
 
 fn test(slices: &mut [Slice]) {
@@ -215,21 +213,34 @@ fn test(slices: &mut [Slice]) {
     }
 }
 
-/// The verdict on the whole in the light of its parts, of a suite that rejects nobody, and of how long answers take; with reasons.
-pub(crate) fn temper(
-    verdict: Verdict,
-    slices: &[Slice],
-    regression: Option<&Regression>,
-    pace: Option<&Pace>,
-) -> (Verdict, Vec<String>) {
+/// What is known beside the votes of the whole.
+#[derive(Default)]
+pub(crate) struct Beside<'a> {
+    pub(crate) slices: &'a [Slice],
+    pub(crate) regression: Option<&'a Regression>,
+    pub(crate) pace: Option<&'a Pace>,
+    pub(crate) judging: Option<(&'a Judging, &'a JudgePolicy)>,
+}
+
+/// The verdict on the whole in the light of its parts, of a suite that rejects nobody, of how long answers take, and of what the judge marked;
+/// with reasons.
+pub(crate) fn temper(verdict: Verdict, beside: &Beside<'_>) -> (Verdict, Vec<String>) {
+    let Beside {
+        slices,
+        regression,
+        pace,
+        judging,
+    } = *beside;
     let worse: Vec<&Slice> = slices.iter().filter(|slice| slice.is_worse()).collect();
     let mut reasons: Vec<String> = worse.iter().map(|slice| slice.in_words()).collect();
     let default = regression.filter(|suite| !suite.own);
     reasons.extend(default.and_then(|suite| regression::in_words(&suite.suite)));
     reasons.extend(pace.map(Pace::in_words));
+    reasons.extend(judging.into_iter().flat_map(|(of, by)| of.in_words(by)));
     let asks = !worse.is_empty()
         || default.is_some_and(Regression::asks_for_a_canary)
-        || pace.is_some_and(Pace::is_slower);
+        || pace.is_some_and(Pace::is_slower)
+        || judging.is_some_and(|(of, _)| of.asks_for_a_canary());
     if verdict != Verdict::Promote || !asks {
         return (verdict, reasons);
     }

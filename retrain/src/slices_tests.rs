@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use retune_task::{Side, Split};
+
 use super::*;
+use crate::testing::{time, user};
 
 type Metadata = BTreeMap<String, String>;
 
@@ -14,6 +17,50 @@ fn metadata(team: &str) -> Metadata {
     match team {
         "" => Metadata::new(),
         team => [("team".to_owned(), team.to_owned())].into(),
+    }
+}
+
+/// What is known of one examined prompt.
+#[derive(Debug, Clone, Copy)]
+struct Seen<'a> {
+    metadata: &'a Metadata,
+    known_by: KnownBy,
+    /// Characters of its messages.
+    length: usize,
+    vote: Vote,
+    format_valid: bool,
+    baseline_format_valid: bool,
+}
+
+fn of(keys: &[String], seen: &[Seen<'_>]) -> Vec<Slice> {
+    let row = |one: &Seen<'_>| Row {
+        request_id: String::new(),
+        ts: time(0),
+        conversation: String::new(),
+        user: None,
+        metadata: one.metadata.clone(),
+        split: Split::HeldOut,
+        messages: vec![user(&"x".repeat(one.length))],
+        answer: String::new(),
+        known_by: one.known_by,
+    };
+    let vote = |one: &Seen<'_>| Voted {
+        request_id: String::new(),
+        vote: one.vote,
+        seat: Side::Left,
+        format_valid: one.format_valid,
+        baseline_format_valid: one.baseline_format_valid,
+    };
+    let rows: Vec<Row> = seen.iter().map(row).collect();
+    let votes: Vec<Voted> = seen.iter().map(vote).collect();
+    let parts = parts(keys, rows.iter());
+    slices(parts.iter().map(Vec::as_slice).zip(&votes))
+}
+
+fn beside(slices: &[Slice]) -> Beside<'_> {
+    Beside {
+        slices,
+        ..Beside::default()
     }
 }
 
@@ -50,7 +97,7 @@ fn a_whole_that_is_better_hides_a_part_that_is_worse() {
         (Verdict::Wait, Verdict::Wait),
         (Verdict::Reject, Verdict::Reject),
     ] {
-        let (verdict, reasons) = temper(before, &slices, None, None);
+        let (verdict, reasons) = temper(before, &beside(&slices));
         assert_eq!(verdict, after);
         assert_eq!(
             reasons[0],
@@ -59,17 +106,21 @@ fn a_whole_that_is_better_hides_a_part_that_is_worse() {
         assert_eq!(reasons.len(), 1 + usize::from(before == Verdict::Promote));
     }
     assert_eq!(
-        temper(Verdict::Promote, &[], None, None),
+        temper(Verdict::Promote, &beside(&[])),
         (Verdict::Promote, vec![])
     );
     let slow = Pace::of(&[(3.0, 1.0); 30]);
-    let (verdict, reasons) = temper(Verdict::Promote, &[], None, slow.as_ref());
+    let slow = Beside {
+        pace: slow.as_ref(),
+        ..Beside::default()
+    };
+    let (verdict, reasons) = temper(Verdict::Promote, &slow);
     assert_eq!(verdict, Verdict::Canary);
     assert!(
         reasons[0].contains("3.00 s") && reasons[0].contains("slower"),
         "{reasons:?}"
     );
-    let (verdict, _) = temper(Verdict::Wait, &[], None, slow.as_ref());
+    let (verdict, _) = temper(Verdict::Wait, &slow);
     assert_eq!(verdict, Verdict::Wait);
 }
 
@@ -87,7 +138,7 @@ fn a_format_that_is_lost_in_one_part_is_found() {
     let rated = part(&slices, "known by", "rating");
     assert!(rated.format_worse && !rated.votes_worse);
     assert!(
-        temper(Verdict::Promote, &slices, None, None).1[0]
+        temper(Verdict::Promote, &beside(&slices)).1[0]
             .contains("0 of 9 answers keep the format, 9 of")
     );
 }

@@ -7,7 +7,7 @@ use chrono::{DateTime, DurationRound, TimeDelta, Timelike, Utc};
 use retune_ledger::{Run, Stages};
 use retune_task::{AlarmKind, Prices, RetrainPolicy};
 
-use crate::book::{self, DONE};
+use crate::book::{self, DONE, JUDGING};
 
 /// Does an alarm about the champion speak against its promotion? What apps ask is not the champion's doing, and one that already is
 /// there by going back has nothing better behind it.
@@ -63,6 +63,8 @@ pub(crate) fn cooling(
 /// Why no run begins that no person asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
+    /// Another run waits for people's votes.
+    People,
     /// Another alarm's run has just ended.
     CoolDown,
     /// The policy has other hours.
@@ -75,6 +77,9 @@ impl Held {
     /// For people.
     pub(crate) fn shown(self) -> &'static str {
         match self {
+            Self::People => {
+                "another run waits for people to vote on its pairs (retrain.judge.days)"
+            }
             Self::CoolDown => "another alarm's run has just ended (retrain.cool_down_hours)",
             Self::Hours => "it begins in other hours (retrain.hours)",
             Self::Budget => {
@@ -84,7 +89,7 @@ impl Held {
     }
 }
 
-/// Until when the hours or the budget keep a task's runs from beginning.
+/// Until when another run, the hours or the budget keep a task's runs from beginning.
 pub(crate) fn held(
     policy: &RetrainPolicy,
     prices: &Prices,
@@ -92,6 +97,8 @@ pub(crate) fn held(
     task: &str,
     now: DateTime<Utc>,
 ) -> Option<(Held, DateTime<Utc>)> {
+    let judging = runs.iter().filter(|run| run.task == task);
+    let people = judging.filter_map(|run| waits_until(run, now)).max();
     let budget = policy
         .budget
         .and_then(|budget| spent(budget, prices, runs, task, now));
@@ -101,8 +108,18 @@ pub(crate) fn held(
         let mut next = (1..24).map(|n| hour + TimeDelta::hours(n));
         next.find(|time| hours.contains(time.hour()))
     });
+    let people = people.map(|until| (Held::People, until));
     let budget = budget.map(|until| (Held::Budget, until));
-    budget.or_else(|| open.map(|until| (Held::Hours, until)))
+    people
+        .or(budget)
+        .or_else(|| open.map(|until| (Held::Hours, until)))
+}
+
+/// Until when a run waits for people, if it does.
+pub(crate) fn waits_until(run: &Run, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let report = run.report.as_ref().filter(|_| run.state == JUDGING)?;
+    let until = report.pointer("/judging/until")?.as_str()?.parse().ok()?;
+    Some(until).filter(|until| now < *until)
 }
 
 /// When so much of the last 90 days' cost is 90 days old that the rest is within the budget; None where it is now.
@@ -218,7 +235,16 @@ mod tests {
         assert_eq!(at(&policy, &[], 5 * 3600 - 1), None);
         assert!(at(&policy, &[], 5 * 3600).is_some());
 
+        let mut judging = new_row("ask", "person".to_owned(), "run".to_owned());
+        JUDGING.clone_into(&mut judging.state);
+        let until = serde_json::json!({"judging": {"until": time(7).to_rfc3339()}});
+        judging.report = Some(until);
+        let runs = std::slice::from_ref(&judging);
         policy.hours = None;
+        assert_eq!(at(&policy, runs, 6), Some((Held::People, time(7))));
+        assert_eq!(at(&policy, runs, 7), None);
+        assert_eq!(held(&policy, &prices, runs, "other", time(6)), None);
+
         policy.budget = Some(10.0);
         let run = |at: i64, total: f64| {
             let mut run = new_row("ask", "person".to_owned(), format!("run-{at}"));

@@ -1,17 +1,19 @@
 //! The work of each state of a run, in order; `run` decides where to begin.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{AdapterRef, FeedbackQuery, Reference, Span, Table, Trigger};
-use retune_task::Task;
+use retune_ledger::{AdapterRef, FeedbackQuery, Pair, Pairs, Reference, Span, Table, Trigger};
+use retune_task::{ChatMessage, Task};
 
 use crate::book::{Book, DATASET, DONE, EXAMINING};
+use crate::conclusion::conclude;
 use crate::cost::{self, Counted, Tokens};
 use crate::coverage;
 use crate::dataset::Dataset;
-use crate::examine::{self, Contest, Examined, Snapshot};
-use crate::judge::{self, Vote};
+use crate::examine::{self, Contest, Examined, Snapshot, Voted};
+use crate::judge::{Judge, Judged, Vote};
 use crate::pace::Pace;
 use crate::regression::Regression;
 use crate::report::{Lineage, Report, SAMPLES, Sample};
@@ -19,8 +21,7 @@ use crate::run::Event;
 use crate::server::{Answer, Question, Server};
 use crate::verdict::{self, Verdict};
 use crate::{
-    Error, Options, StartedBy, candidate, overfit, promote, regression, shelf, slices, staging,
-    trust,
+    Error, Options, StartedBy, candidate, jury, people, promote, regression, shelf, staging, trust,
 };
 
 pub(crate) type Observer<'a> = &'a mut (dyn FnMut(&Event) + Send);
@@ -33,6 +34,8 @@ pub(crate) async fn from_the_start(
     observer: Observer<'_>,
 ) -> Result<Report, Error> {
     let server = Server::new(o.http.clone(), &o.server, &o.limits);
+    let judge = Judge::of(&task.retrain.judge, &o.limits)?;
+    judge.tried().await?;
     staging::clear_leftovers(o, task, &server, &book.run.run_id).await?;
 
     book.enter(DATASET, observer).await?;
@@ -54,11 +57,12 @@ pub(crate) async fn from_the_start(
 
     book.fill(&report);
     book.enter(EXAMINING, observer).await?;
-    examine(
+    let waits = examine(
         o,
         task,
         book,
         &server,
+        &judge,
         &candidate,
         &dataset,
         &snapshot,
@@ -66,6 +70,9 @@ pub(crate) async fn from_the_start(
         observer,
     )
     .await?;
+    if let Some(pairs) = waits {
+        return people::leave(o, book, report, &pairs, observer).await;
+    }
     finish(o, task, book, report, observer).await
 }
 
@@ -152,6 +159,7 @@ async fn read(
         ties: None,
         p_value: None,
         judge: None,
+        judging: None,
         prompt_tokens: None,
         prompt_tokens_baseline: None,
         cost: None,
@@ -166,7 +174,8 @@ async fn read(
     Ok((dataset, Snapshot::of(&exchanges), report))
 }
 
-/// Votes, figures and verdict into the report; the candidate's reference for the monitor into the ledger.
+/// Votes, figures and verdict into the report, or the pairs that have to wait for people; the candidate's reference for the monitor into the
+/// ledger.
 #[expect(
     clippy::too_many_arguments,
     reason = "one call: what the earlier states made, side by side"
@@ -176,12 +185,13 @@ async fn examine(
     task: &Task,
     book: &mut Book<'_>,
     server: &Server,
+    judge: &Judge,
     candidate: &AdapterRef,
     dataset: &Dataset,
     snapshot: &Snapshot,
     report: &mut Report,
     observer: Observer<'_>,
-) -> Result<(), Error> {
+) -> Result<Option<Pairs>, Error> {
     let candidate_name = name(&task.name, candidate.number);
     server.load(&candidate_name).await?;
     let wanted = task.retrain.min_pairs;
@@ -196,12 +206,13 @@ async fn examine(
     };
     let started = Instant::now();
     let mut examined: Vec<Examined> = Vec::new();
-    let (mut figures, votes) = loop {
-        let (figures, votes) = examine::count(task, &report.run_id, &examined);
+    let mut judged: Vec<Judged> = Vec::new();
+    let mut figures = loop {
+        let figures = examine::count(task, &report.run_id, &examined, &judged);
         let before = examined.len();
         let total = before + verdict::more(&figures, wanted, list.len());
         if total == before {
-            break (figures, votes);
+            break figures;
         }
         let asked = &list[before..total];
         let questions = asked.iter().map(Question::from);
@@ -212,6 +223,12 @@ async fn examine(
             observer(&Event::Examining { done, total });
         }
         examined.extend(Examined::all(asked, asking.finish()));
+        let judging = |done| {
+            let done = before + done;
+            observer(&Event::Judging { done, total });
+        };
+        let new = &examined[before..];
+        judged.extend(judge.judge(task, &report.run_id, new, judging).await?);
     };
     let (before, asked) = (examined.len(), &contest);
     report.regression = regression::examine(task, book, server, asked, before, observer).await?;
@@ -220,12 +237,7 @@ async fn examine(
     let in_suite = suite.map_or(0, |suite| suite.suite.prompts);
 
     report.examination_seconds = Some(started.elapsed().as_secs_f64());
-    report.examples_examined = Some(figures.examined());
-    report.votes = Some(figures.wins + figures.losses);
-    report.wins = Some(figures.wins);
-    report.ties = Some(figures.ties);
-    report.p_value = Some(figures.p_value());
-    report.judge = Some(judge::NAME.to_owned());
+    report.judge = Some(judge.name());
     report.prompt_tokens = mean(examined.iter().map(|pair| pair.candidate.prompt_tokens));
     report.prompt_tokens_baseline = mean(examined.iter().map(|pair| pair.baseline.prompt_tokens));
     let counted = Counted {
@@ -241,26 +253,21 @@ async fn examine(
         exchanges_per_day: snapshot.per_day,
     };
     report.cost = Some(cost::cost(&o.config.cost, &counted, Utc::now()));
-    report.won = samples(&examined, &votes, Vote::Win);
-    report.lost = samples(&examined, &votes, Vote::Loss);
-    let rows = examined.iter().map(|pair| &pair.row);
-    report.slices = slices::slices(&task.retrain.slices, rows, &votes);
-    report.examined = votes;
-    let (whole, mut reasons) = verdict::verdict(&figures, wanted as u64);
     let seconds: Vec<(f64, f64)> = examined
         .iter()
         .map(|pair| (pair.candidate.seconds, pair.baseline.seconds))
         .collect();
     report.pace = Pace::of(&seconds);
-    let (verdict, more) = slices::temper(
-        whole,
-        &report.slices,
-        report.regression.as_ref(),
-        report.pace.as_ref(),
-    );
-    reasons.extend(more);
-    reasons.extend(overfit::in_words(&report.curve, report.chosen_epoch));
-    (report.verdict, report.reasons) = (verdict, reasons);
+    let pairs = examine::pairs(task, &contest, &examined, &judged);
+    let put = jury::put(o, task, judge, report, candidate.number, &pairs, &judged).await?;
+    let waits = put.filter(|_| people::is_open(task, &pairs, &figures));
+    if waits.is_none() {
+        let voted = |pair: &Pair| Some(Voted::of(pair, pair.judged?));
+        let votes: Vec<Voted> = pairs.iter().filter_map(voted).collect();
+        report.won = samples(&examined, &votes, Vote::Win);
+        report.lost = samples(&examined, &votes, Vote::Loss);
+        conclude(task, report, &pairs, figures, votes);
+    }
     report.figures = Some(figures);
 
     // Before any promotion: the monitor must know what to expect of a new champion from its first answer on.
@@ -274,7 +281,7 @@ async fn examine(
         prompts: prompts(o, task, report, snapshot).await?,
     };
     o.ledger.put_reference(&reference).await?;
-    Ok(())
+    Ok(waits)
 }
 
 /// Which traffic is normal for an adapter: what the dataset was made of, and of that only what came since the change where a change
@@ -308,25 +315,22 @@ fn mean(tokens: impl ExactSizeIterator<Item = u64>) -> Option<f64> {
     (count > 0).then(|| tokens.sum::<u64>() as f64 / count as f64)
 }
 
-fn samples(examined: &[Examined], votes: &[examine::Voted], vote: Vote) -> Vec<Sample> {
-    let prompt = |pair: &Examined| {
-        let last = pair
-            .row
-            .messages
-            .iter()
-            .rev()
-            .find(|message| message.role == "user");
-        last.map(|message| message.content.clone())
-            .unwrap_or_default()
-    };
+/// The last user message.
+pub(crate) fn question(messages: &[ChatMessage]) -> String {
+    let last = messages.iter().rev().find(|said| said.role == "user");
+    last.map(|said| said.content.clone()).unwrap_or_default()
+}
+
+fn samples(examined: &[Examined], votes: &[Voted], vote: Vote) -> Vec<Sample> {
+    let voted = votes.iter().filter(|voted| voted.vote == vote);
+    let ids: HashSet<&str> = voted.map(|voted| voted.request_id.as_str()).collect();
     examined
         .iter()
-        .zip(votes)
-        .filter(|(_, voted)| voted.vote == vote)
+        .filter(|pair| ids.contains(pair.row.request_id.as_str()))
         .take(SAMPLES)
-        .map(|(pair, _)| Sample {
+        .map(|pair| Sample {
             request_id: pair.row.request_id.clone(),
-            prompt: prompt(pair),
+            prompt: question(&pair.row.messages),
             known: pair.row.answer.clone(),
             candidate: pair.candidate.content.clone(),
             baseline: pair.baseline.content.clone(),

@@ -35,6 +35,7 @@ pub(crate) async fn clear_leftovers(
                 "rejecting the candidate of this run's earlier, unfinished attempt"
             );
             let reason = format!("an earlier attempt of {run_id} made it, and did not finish");
+            o.ledger.end_pairs(&task.name, adapter.number).await?;
             server
                 .reject(&name(&task.name, adapter.number), &reason)
                 .await?;

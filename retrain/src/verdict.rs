@@ -7,6 +7,7 @@
 use retune_stats::{Sprt, Told};
 use serde::{Deserialize, Serialize};
 
+use crate::judge::Vote;
 use crate::regression;
 
 /// A candidate with three of five votes shall be found; one with half of them shall not, but for one time in twenty.
@@ -128,8 +129,22 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// Prompts that both answered.
     pub fn examined(&self) -> u64 {
+        self.judged().max(self.format.prompts)
+    }
+
+    /// Those of which it is said which answer is better.
+    pub fn judged(&self) -> u64 {
         self.wins + self.losses + self.ties
+    }
+
+    pub(crate) fn vote(&mut self, vote: Vote) {
+        match vote {
+            Vote::Win => self.wins += 1,
+            Vote::Loss => self.losses += 1,
+            Vote::Tie => self.ties += 1,
+        }
     }
 
     /// Exact two-sided sign test over wins and losses; ties are dropped.
@@ -137,11 +152,12 @@ impl Figures {
         retune_stats::sign_test(self.wins, self.losses)
     }
 
-    fn told(&self) -> Told {
+    pub(crate) fn told(&self) -> Told {
         VOTES.told(self.wins, self.losses)
     }
 
-    fn worse(&self) -> bool {
+    /// Shown to be worse beside the votes.
+    pub(crate) fn worse(&self) -> bool {
         self.format.shown_worse() || self.length.shown_worse() || self.regression.shown_worse_once()
     }
 
@@ -183,7 +199,7 @@ pub fn verdict(figures: &Figures, min_pairs: u64) -> (Verdict, Vec<String>) {
     let mut reasons = vec![format!(
         "{} of {} prompts answered better than the baseline, {} worse, {} alike (sign test p = {})",
         figures.wins,
-        examined,
+        figures.judged(),
         figures.losses,
         figures.ties,
         in_words(p)

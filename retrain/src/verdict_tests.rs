@@ -77,7 +77,7 @@ fn a_suite_that_is_worse_rejects_and_one_that_is_not_shown_to_be_keeps_nothing_b
     assert_eq!(verdict(&better, 150).0, Verdict::Reject);
     let old = serde_json::json!({"wins": 1, "losses": 0, "ties": 2, "format": better.format, "length": better.length});
     let old: Figures = serde_json::from_value(old).unwrap_or_default();
-    assert_eq!((old.examined(), old.regression), (3, Paired::default()));
+    assert_eq!((old.judged(), old.regression), (3, Paired::default()));
 }
 
 #[test]

@@ -216,6 +216,14 @@ fn observe(bar: &ProgressBar, event: &Event) {
             bar.set_message("examined");
             at(bar, *done, *total);
         }
+        Event::Judging { done, total } => {
+            bar.set_message("judged");
+            at(bar, *done, *total);
+        }
+        Event::Waiting { voted, asked, until } => bar.println(format!(
+            "{voted} of {asked} pairs have a vote; the others wait for people until {}: GET /v1/pairs",
+            until.format("%F %T UTC")
+        )),
         Event::Verdict { verdict, reasons } => {
             bar.println(format!("verdict: {verdict}"));
             reasons.iter().for_each(|reason| bar.println(format!("  {reason}")));

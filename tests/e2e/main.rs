@@ -35,6 +35,7 @@ mod r#loop;
 mod model;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod pairs;
 mod privacy;
 mod shutdown;
 mod swap;

@@ -49,7 +49,12 @@ impl Job {
         let key = match &server.api_key_env {
             None => None,
             Some(name) => {
-                Some(std::env::var(name).map_err(|_| Error::NoKey { name: name.clone() })?)
+                let key = std::env::var(name).map_err(|_| Error::NoKey {
+                    name: name.clone(),
+                    whose: "trainer's",
+                    setting: "trainer_api_key_env",
+                });
+                Some(key?)
             }
         };
         let http = Client::builder().timeout(limits.answer).build();

@@ -1,22 +1,9 @@
 //! The judge `known-answer`: of two answers, which is closer to the one known to be right?
 //!
-//! It sees a left and a right answer and never learns which is the candidate's. Which side the candidate sits on is drawn from the
-//! run's id and the prompt's, so that it is the same whenever the run is repeated and owes nothing to the judge. Its scores are
-//! symmetric, so position cannot matter to it; the blinding is there because the next judges (models, people) have a position bias.
+//! Its scores are symmetric, so position cannot matter to it.
 
-use serde::{Deserialize, Serialize};
+use retune_task::Choice;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
-
-/// The judge's name in runs and reports.
-pub const NAME: &str = "known-answer";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Side {
-    Left,
-    Right,
-}
 
 /// Two answers to one prompt, as the judge sees them.
 #[derive(Debug, Clone, Copy)]
@@ -24,33 +11,6 @@ pub struct BlindPair<'a> {
     pub known: &'a str,
     pub left: &'a str,
     pub right: &'a str,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Choice {
-    Left,
-    Right,
-    Tie,
-}
-
-/// What a choice means once the seats are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Vote {
-    Win,
-    Loss,
-    Tie,
-}
-
-/// Where the candidate sits for this prompt: a fair coin, tossed by the run and the prompt.
-pub fn seat(run_id: &str, request_id: &str) -> Side {
-    let digest = Sha256::digest(format!("seat\n{run_id}\n{request_id}"));
-    if digest.first().is_some_and(|byte| byte & 1 == 1) {
-        Side::Right
-    } else {
-        Side::Left
-    }
 }
 
 /// One vote: the higher score wins, equal scores tie.
@@ -63,15 +23,6 @@ pub fn judge(pair: &BlindPair<'_>) -> Choice {
         std::cmp::Ordering::Greater => Choice::Left,
         std::cmp::Ordering::Less => Choice::Right,
         std::cmp::Ordering::Equal => Choice::Tie,
-    }
-}
-
-/// The choice, unblinded: did the candidate win?
-pub fn unblind(choice: Choice, candidate: Side) -> Vote {
-    match (choice, candidate) {
-        (Choice::Tie, _) => Vote::Tie,
-        (Choice::Left, Side::Left) | (Choice::Right, Side::Right) => Vote::Win,
-        (Choice::Left, Side::Right) | (Choice::Right, Side::Left) => Vote::Loss,
     }
 }
 
@@ -169,7 +120,9 @@ fn levenshtein(a: &[&str], b: &[&str]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::judge::unblind;
     use proptest::prelude::*;
+    use retune_task::Side;
 
     #[test]
     fn equal_json_is_one_whatever_the_order_and_space() {
@@ -219,18 +172,6 @@ mod tests {
         assert_eq!(closeness("a b c d", "b c d"), 0.75);
         assert_eq!(closeness("", ""), 1.0);
         assert_eq!(closeness("word", ""), 0.0);
-    }
-
-    #[test]
-    fn seats_are_fair_and_repeat() {
-        let right = (0..2000)
-            .filter(|n| seat("run-1", &format!("request-{n}")) == Side::Right)
-            .count();
-        assert!(
-            (900..=1100).contains(&right),
-            "{right} of 2000 on the right"
-        );
-        assert_eq!(seat("run-1", "a"), seat("run-1", "a"));
     }
 
     fn answers() -> impl Strategy<Value = String> {

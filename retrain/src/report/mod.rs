@@ -20,6 +20,7 @@ use crate::coverage::Coverage;
 use crate::curate::Taken;
 use crate::dataset::Counts;
 use crate::examine::Voted;
+use crate::judge::report::Judging;
 use crate::pace::Pace;
 use crate::preferences::PreferenceCounts;
 use crate::regression::Regression;
@@ -94,6 +95,9 @@ pub struct Report {
     pub ties: Option<u64>,
     pub p_value: Option<f64>,
     pub judge: Option<String>,
+    /// How it judged; None where the known answer did.
+    #[serde(default)]
+    pub judging: Option<Judging>,
     /// Mean tokens of an examined prompt, as each is served.
     pub prompt_tokens: Option<f64>,
     pub prompt_tokens_baseline: Option<f64>,
@@ -160,6 +164,7 @@ pub struct Sample {
     pub request_id: String,
     /// The last user message.
     pub prompt: String,
+    /// Empty where there was none to judge by.
     pub known: String,
     pub candidate: String,
     pub baseline: String,
@@ -314,7 +319,8 @@ impl Report {
         if let Some(figures) = &self.figures {
             writeln!(
                 page,
-                "\n## Examination\n\n| | `{adapter}` | `{}` |\n|---|---|---|",
+                "\n## Examination\n\nJudge: {}.\n\n| | `{adapter}` | `{}` |\n|---|---|---|",
+                self.judge.as_deref().unwrap_or("none"),
                 self.baseline
             )?;
             writeln!(
@@ -467,12 +473,14 @@ fn samples(page: &mut String, title: &str, samples: &[Sample]) -> std::fmt::Resu
     writeln!(page, "\n### {title}")?;
     for sample in samples {
         writeln!(page)?;
-        for (what, text) in [
+        let texts = [
             ("prompt", &sample.prompt),
             ("known", &sample.known),
             ("candidate", &sample.candidate),
             ("baseline", &sample.baseline),
-        ] {
+        ];
+        let is_there = |(what, text): &(&str, &String)| *what != "known" || !text.is_empty();
+        for (what, text) in texts.into_iter().filter(is_there) {
             // Indented text is literal in Markdown, whatever a user wrote.
             writeln!(
                 page,

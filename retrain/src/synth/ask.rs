@@ -4,12 +4,11 @@ use retune_task::{ChatMessage, Grammar, PromptKind, Task};
 use serde_json::Value;
 
 use super::Seed;
+use crate::said;
 use crate::text::cut;
 
 /// Characters of a seed's message that are shown.
 const SHOWN: usize = 4_000;
-/// Bytes of an answer beyond which nothing is looked for in it.
-const MOST: usize = 1 << 20;
 
 /// Asks for messages as users of the task write them.
 pub(super) fn for_messages(task: &Task, seeds: &[&Seed], count: usize) -> Vec<ChatMessage> {
@@ -76,24 +75,7 @@ fn quoted(text: &str) -> String {
 
 /// The messages that a model wrote, at most `most`; what is no text is an empty one. `None` where no list can be found.
 pub(super) fn messages(said: &str, most: usize) -> Option<Vec<String>> {
-    if said.len() > MOST {
-        return None;
-    }
-    let said = without_thoughts(said);
-    let between = |open: char, close: char| {
-        let (from, to) = (said.find(open)?, said.rfind(close)?);
-        said.get(from..=to)
-    };
-    let tries = [
-        Some(said),
-        unfenced(said),
-        between('{', '}'),
-        between('[', ']'),
-    ];
-    let list = tries
-        .into_iter()
-        .flatten()
-        .find_map(|text| list(serde_json::from_str(text).ok()?))?;
+    let list = said::values(said).find_map(list)?;
     Some(list.into_iter().take(most).map(text).collect())
 }
 
@@ -129,23 +111,4 @@ fn text(item: Value) -> String {
         }
         _ => String::new(),
     }
-}
-
-/// What a reasoning model says after it has thought aloud.
-pub(super) fn without_thoughts(said: &str) -> &str {
-    let said = said.trim();
-    let after = said.strip_prefix("<think>");
-    match after.and_then(|after| after.split_once("</think>")) {
-        Some((_, rest)) => rest.trim(),
-        None => said,
-    }
-}
-
-/// What is in a code fence, where that is the whole of it or the first in it.
-pub(super) fn unfenced(said: &str) -> Option<&str> {
-    let (_, after) = said.split_once("```")?;
-    // The language.
-    let (_, after) = after.split_once('\n')?;
-    let (inside, _) = after.split_once("```")?;
-    Some(inside.trim())
 }

@@ -10,8 +10,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use retune_task::{Check, Task};
 
-use super::{Known, ask};
+use super::Known;
 use crate::curate::{Index, NEAR, Shingles, plain};
+use crate::said;
 
 /// Characters of a message or an answer.
 const LONGEST: usize = 32_768;
@@ -157,12 +158,12 @@ impl<'a> Filter<'a> {
 
     /// Whether an answer may be kept: without what a model says around it, where the task's format allows nothing around it.
     pub(super) fn answer(&self, said: &str) -> Result<String, Refusal> {
-        let said = ask::without_thoughts(said);
+        let said = said::without_thoughts(said);
         bounded(said)?;
         let answer = match self.task.format.as_ref().map(|format| format.check(said)) {
             None | Some(Check::Valid) => said,
             Some(Check::Invalid { reason, .. }) => {
-                let inside = ask::unfenced(said).filter(|inside| self.keeps_format(inside));
+                let inside = said::unfenced(said).filter(|inside| self.keeps_format(inside));
                 inside.ok_or(Why::Format(reason))?
             }
         };

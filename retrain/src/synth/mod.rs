@@ -5,10 +5,9 @@
 //! counted with its reason. What is left waits in a file, a line each, until a person has accepted or rejected it; only what was
 //! accepted becomes rows. Such rows say for good that they are synthetic: they are trained on, and neither choose a checkpoint nor examine.
 //!
-//! What is asked (`ask`), what is refused (`filter`) and what a person said (`review`) is pure; `api` speaks HTTP, `sheet` holds the file,
+//! What is asked (`ask`), what is refused (`filter`) and what a person said (`review`) is pure; `sheet` holds the file,
 //! `seeds` reads the ledger, `write` goes from one to the other.
 
-mod api;
 mod ask;
 mod filter;
 mod review;
@@ -22,7 +21,7 @@ use retune_wire::TrainingLine;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use api::Api;
+pub use crate::api::Api;
 pub use filter::{Refusal, Why};
 pub use review::{Desk, Key, Progress, objection, shown};
 pub use seeds::{Known, Seed};

@@ -91,8 +91,8 @@ proptest! {
     #[test]
     fn nothing_that_a_model_says_is_too_much(said in "[\\[\\]{}\"`:,a-c\\\\<>/ \nä]{0,60}", most in 0usize..4) {
         prop_assert!(ask::messages(&said, most).is_none_or(|list| list.len() <= most));
-        ask::without_thoughts(&said);
-        ask::unfenced(&said);
+        crate::said::without_thoughts(&said);
+        crate::said::unfenced(&said);
         prop_assert!(Row::read(&said).is_none_or(|read| read.is_err()));
     }
 }

@@ -9,10 +9,10 @@ use retune_task::{ChatMessage, Task};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::api::Said;
 use super::filter::Filter;
 use super::{Api, Known, Refusal, Row, Seed, Sheet, Source, Why, ask};
 use crate::Error;
+use crate::api::Said;
 
 /// Messages that are asked for at once; their answers come side by side.
 const AT_ONCE: usize = 5;

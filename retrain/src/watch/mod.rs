@@ -8,6 +8,9 @@
 //! An alarm soon after a promotion speaks against what was promoted: the former champion comes back. One that somebody silenced starts
 //! nothing until then, and for a while after a run that an alarm started no other one does.
 
+mod jobs;
+mod judging;
+
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::io;
@@ -17,14 +20,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{ExchangeQuery, FeedbackQuery, JobStatus, Ledger, Run, Trigger};
+use retune_ledger::{ExchangeQuery, FeedbackQuery, Ledger, Run, Trigger};
 use retune_task::{RetrainPolicy, Task, Trainer};
 use tokio_util::sync::CancellationToken;
 
-use crate::book::{self, DONE, FAILED, WAITING};
+use crate::book::{self, DONE, FAILED, JUDGING, WAITING};
 use crate::canary;
 use crate::dataset::Dataset;
-use crate::job;
 use crate::run::run_id;
 use crate::server::Server;
 use crate::shelf;
@@ -124,6 +126,8 @@ struct Attempts {
     done: bool,
     /// Going back was tried: once is enough, done or refused.
     rolled_back: bool,
+    /// Votes of people when its pairs were last counted.
+    votes: Option<usize>,
 }
 
 impl Attempts {
@@ -156,7 +160,7 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
             if task.retrain.trainer == Trainer::Native && !self.trainable {
                 continue;
             }
-            if let Err(error) = self.look_at(task).await {
+            if let Err(error) = Box::pin(self.look_at(task)).await {
                 tracing::warn!(
                     task = task.name,
                     %error,
@@ -169,70 +173,8 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
         }
     }
 
-    /// Jobs that wait, and those whose process died, oldest first.
-    async fn jobs(&mut self) -> Result<(), Error> {
-        let mut due = Vec::new();
-        for id in self.o.ledger.job_ids().await? {
-            if self.over.contains(&id) {
-                continue;
-            }
-            let Some(state) = self.o.ledger.job(&id).await? else {
-                continue;
-            };
-            if state.status.is_end() {
-                self.over.insert(id);
-            } else if state.status != JobStatus::Paused {
-                due.push(state.job);
-            }
-        }
-        due.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-        for job in due {
-            if !self.stop.is_cancelled() {
-                self.job(job.id).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn job(&mut self, id: String) -> Result<(), Error> {
-        let o = self.o;
-        let attempts = self.attempts.entry(id.clone()).or_default();
-        if !attempts.may_begin() {
-            return Ok(());
-        }
-        match o.ledger.lease(&job::lease(&id)).await? {
-            // Another process trains it.
-            None => return Ok(()),
-            Some(lease) => lease.give_back().await,
-        }
-        attempts.launches += 1;
-        let launches = attempts.launches;
-        tracing::info!(job = id, launch = launches, "starting a fine-tuning job");
-        let launched = (self.launch)(&Launch::Job(id.clone()));
-        let how = end_of(launched, &mut self.waited).await;
-        let state = o.ledger.job(&id).await?;
-        let is_open = |status| matches!(status, JobStatus::Queued | JobStatus::Running);
-        if !state.is_some_and(|state| is_open(state.status)) {
-            self.attempts.remove(&id);
-            return Ok(());
-        }
-        if self.stop.is_cancelled() {
-            return Ok(());
-        }
-        attempts.not_before = Some(Instant::now() + pause(&o.limits, launches));
-        tracing::warn!(
-            job = id,
-            launch = launches,
-            how,
-            "a fine-tuning job did not finish"
-        );
-        if launches == LAUNCHES {
-            job::give_up(o, &id, &format!("{how}, {LAUNCHES} times")).await?;
-        }
-        Ok(())
-    }
-
     async fn look_at(&mut self, task: &Task) -> Result<(), Error> {
+        self.judged(task).await?;
         let ledger = &self.o.ledger;
         let mut triggers = ledger.triggers(Some(&task.name)).await?;
         triggers.retain(|trigger| task.retrain.on.contains(&trigger.kind));
@@ -265,6 +207,9 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
             return Ok(());
         }
         let row = latest(ledger, &id).await?;
+        if row.as_ref().is_some_and(|run| run.state == JUDGING) {
+            return Ok(());
+        }
         let first = ExchangeQuery {
             limit: Some(1),
             ..shelf::of(task)
@@ -319,6 +264,7 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
             }
             // Its verdict stands and waits to be carried out.
             Some(run) if run.verdict.is_some() => {}
+            Some(run) if run.state == JUDGING => return Ok(()),
             // It has begun: neither the hour nor what others cost keeps it from its end.
             Some(run) if run.state != WAITING => {
                 if !serves(&o.ledger, task, &trigger.adapter).await? {
@@ -373,6 +319,7 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
         let o = self.o;
         let attempts = self.attempts.entry(id.clone()).or_default();
         attempts.launches += 1;
+        let was_judging = attempts.votes.is_some();
         tracing::info!(
             task = start.task,
             run_id = id,
@@ -385,6 +332,12 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
         if self.stop.is_cancelled() || row.as_ref().is_some_and(|run| run.state == DONE) {
             return Ok(());
         }
+        let is_judging = row.as_ref().is_some_and(|run| run.state == JUDGING);
+        if is_judging && !was_judging {
+            // It has done what it could: the rest is people's.
+            *attempts = Attempts::default();
+            return Ok(());
+        }
         let launches = attempts.launches;
         attempts.not_before = Some(Instant::now() + pause(&o.limits, launches));
         tracing::warn!(
@@ -395,7 +348,7 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
             "a run did not finish"
         );
         // A run that failed has said why; one that was killed could not.
-        if row.as_ref().is_none_or(|run| run.state != FAILED) {
+        if !is_judging && row.as_ref().is_none_or(|run| run.state != FAILED) {
             let mut run =
                 row.unwrap_or_else(|| book::new_row(&start.task, start.started_by.to_string(), id));
             run.ts = Utc::now();
@@ -493,5 +446,4 @@ pub(crate) async fn read(ledger: &Ledger, task: &Task) -> Result<Dataset, Error>
 }
 
 #[cfg(test)]
-#[path = "watch_tests.rs"]
 mod tests;

@@ -1,0 +1,56 @@
+//! The pairs of an examination for people: those that a run waits for, and those by which a model's judgement is checked.
+
+use chrono::{TimeDelta, Utc};
+use retune_ledger::{Pair, Pairs};
+use retune_task::{JudgedBy, Task};
+
+use crate::judge::report::{Agreement, Judging};
+use crate::judge::{self, Judge, Judged};
+use crate::report::Report;
+use crate::{Error, Options};
+
+/// Puts the pairs where people judge, or may; what is known of the judge goes into the report. The pairs that the run has to wait for, if
+/// people are its judges.
+pub(crate) async fn put(
+    o: &Options,
+    task: &Task,
+    judge: &Judge,
+    report: &mut Report,
+    number: u32,
+    pairs: &[Pair],
+    judged: &[Judged],
+) -> Result<Option<Pairs>, Error> {
+    let policy = &task.retrain.judge;
+    if policy.by == JudgedBy::KnownAnswer {
+        return Ok(None);
+    }
+    let wait = TimeDelta::from_std(policy.longest).unwrap_or(TimeDelta::MAX);
+    let put = Pairs {
+        task: task.name.clone(),
+        number,
+        run_id: report.run_id.clone(),
+        until: Utc::now() + wait,
+        criteria: policy.criteria.clone(),
+        pairs: pairs.to_vec(),
+    };
+    let unseat = |(pair, judged): (&Pair, &Judged)| {
+        judge::unseat(judged.left.clone(), judged.right.clone(), pair.candidate)
+    };
+    let marks: Vec<_> = pairs.iter().zip(judged).map(unseat).collect();
+    let mut judging = Judging {
+        until: Some(put.until),
+        asked: put.asked().count() as u64,
+        ..Judging::of(judged, &marks)
+    };
+    if let Judge::Model(_) = judge {
+        let mut runs = Vec::new();
+        for earlier in o.ledger.all_pairs(&task.name).await? {
+            let votes = o.ledger.votes(&task.name, earlier.number).await?;
+            runs.push((earlier, votes));
+        }
+        judging.agreement = Agreement::of(&runs);
+    }
+    report.judging = Some(judging);
+    o.ledger.put_pairs(&put).await?;
+    Ok(Some(put).filter(|_| policy.by == JudgedBy::People))
+}
