@@ -65,6 +65,8 @@ metrics! {
     training_distance: GaugeVec = "training_distance" ["task", "adapter"],
     /// When the task's schedule last asked for a run that has something to learn from, in seconds since 1970.
     run_due: GaugeVec = "run_due_timestamp_seconds" ["task"],
+    /// Blind pairs of answers that wait for people's votes.
+    pairs_waiting: IntGaugeVec = "pairs_waiting" ["task"],
     /// Exchanges tested so far; collected ones while there is no reference.
     exchanges: IntGaugeVec = "window_exchanges" ["task", "adapter", "stream"],
     /// Seconds since the reference was frozen.
@@ -106,6 +108,11 @@ impl Metrics {
                 .with_label_values(&labels)
                 .set(distance);
         }
+    }
+
+    pub(crate) fn pairs_waiting(&self, task: &str, pairs: usize) {
+        let pairs = i64::try_from(pairs).unwrap_or(i64::MAX);
+        self.pairs_waiting.with_label_values(&[task]).set(pairs);
     }
 
     pub(crate) fn run_due(&self, task: &str, due: DateTime<Utc>) {

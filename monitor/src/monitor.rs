@@ -430,6 +430,14 @@ impl Monitor {
             self.metrics.runs(&self.ledger.runs().await?);
             self.runs_version = Some(version);
         }
+        for task in &self.tasks {
+            let mut waiting = 0;
+            for pairs in self.ledger.open_pairs(task, Utc::now()).await? {
+                let voted = self.ledger.voted(task, pairs.number).await?.len();
+                waiting += pairs.asked().count().saturating_sub(voted);
+            }
+            self.metrics.pairs_waiting(task, waiting);
+        }
         Ok(())
     }
 }

@@ -50,9 +50,10 @@ async fn vote(house: &House, number: u32, count: usize, better: bool) {
     let open = pairs.asked().filter(|pair| !voted.contains(&pair.id));
     for pair in open.take(count) {
         let said = said(pair, better, 0);
-        assert_eq!(
+        // Whoever watches may have ended it meanwhile.
+        assert_ne!(
             ledger.vote(&pairs, &pair.id, &said).await.unwrap(),
-            retune_ledger::Voted::Kept
+            retune_ledger::Voted::Late
         );
     }
 }

@@ -61,6 +61,23 @@ impl Rater<'_> {
     }
 }
 
+/// Waits until the monitor says that so many pairs wait.
+async fn waiting(server: &Server, is_right: impl Fn(u64) -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    loop {
+        waiting(&server, |pairs| pairs == 0).await;
+        let metrics = server.get("/metrics").await.text().await.unwrap();
+        let pairs = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("retune_pairs_waiting{task=\"about\"} "));
+        if pairs.is_some_and(|pairs| is_right(pairs.parse().unwrap())) {
+            return;
+        }
+        assert!(Instant::now() < give_up, "{pairs:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn raters_decide_blindly_and_the_run_goes_on_by_itself() {
     let folder = folder();
@@ -114,6 +131,8 @@ async fn raters_decide_blindly_and_the_run_goes_on_by_itself() {
         rater.vote("pair-none", &json!({"choice": "tie"})).await,
         404
     );
+
+    waiting(&server, |pairs| pairs > 0).await;
 
     // As many as it takes, each blind: by its words alone.
     let mut votes = 0;
