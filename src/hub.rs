@@ -275,6 +275,23 @@ fn is_whole(folder: &Path) -> bool {
     weights && has(CONFIG) && TOKENIZER.iter().all(|name| has(name))
 }
 
+/// Bytes of a base's weights; none where they are not at `base`, a folder or a GGUF file.
+pub(crate) fn weight_bytes(base: &Path) -> Option<u64> {
+    let ggufs = retune_task::ggufs(base);
+    let files = match ggufs.is_empty() {
+        false => ggufs,
+        true if base.join(INDEX).is_file() => {
+            let shards = shards(base).ok()?;
+            shards.iter().map(|shard| base.join(shard)).collect()
+        }
+        true => vec![base.join(WEIGHTS)],
+    };
+    let sizes = files
+        .iter()
+        .map(|file| Some(fs::metadata(file).ok()?.len()));
+    sizes.sum()
+}
+
 /// The weight files that the index names.
 fn shards(folder: &Path) -> Result<Vec<String>> {
     let path = folder.join(INDEX);
@@ -403,6 +420,24 @@ mod tests {
         ] {
             assert_eq!(Model::named(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn weights_are_counted_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        assert_eq!(weight_bytes(folder.path()), None);
+        write("q.gguf", "12345");
+        assert_eq!(weight_bytes(folder.path()), Some(5));
+        write(WEIGHTS, "123");
+        // Some publish the same weights once more for another program.
+        write("consolidated.safetensors", "1234567");
+        assert_eq!(weight_bytes(folder.path()), Some(3));
+        write(INDEX, r#"{"weight_map": {"a": "1", "b": "2", "c": "1"}}"#);
+        assert_eq!(weight_bytes(folder.path()), None);
+        write("1", "12");
+        write("2", "1234");
+        assert_eq!(weight_bytes(folder.path()), Some(6));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line. Each subcommand is a file under `commands/`; what they do lives in the crates beside this one.
 
+mod child;
 mod cli;
 mod client;
 mod commands;

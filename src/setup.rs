@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use retune_monitor::features::vectors::TokenVectors;
 use retune_task::{Config, EngineKind, Task};
 
@@ -42,9 +42,8 @@ enum Base {
     OnHub(Box<hub::Model>),
 }
 
-/// Looks for the base: beside the configuration, else in the binary, from which it is unpacked, else by its id in the hub's cache.
-fn look_for_base(config: &Config) -> Result<Base> {
-    let named = &config.engine.base;
+/// Looks for a base: beside the configuration, else in the binary, from which it is unpacked, else by its id in the hub's cache.
+fn look_for_base(config: &Config, named: &str) -> Result<Base> {
     let path = config.source.folder().join(named);
     if path.is_dir() || (path.is_file() && path.extension().is_some_and(|e| e == "gguf")) {
         return Ok(Base::Here(path));
@@ -64,11 +63,10 @@ fn look_for_base(config: &Config) -> Result<Base> {
     if held_elsewhere(config) {
         return Ok(Base::Here(path));
     }
-    Err(no_base(config))
+    Err(no_base(config, named))
 }
 
-fn no_base(config: &Config) -> anyhow::Error {
-    let named = &config.engine.base;
+fn no_base(config: &Config, named: &str) -> anyhow::Error {
     anyhow!(
         "no model at {} (engine.base = \"{named}\"); expected a folder with config.json, tokenizer.json and model.safetensors, a GGUF \
          file, or the Hugging Face id of a model; without engine.base it is the pocket model that Retune carries",
@@ -78,11 +76,13 @@ fn no_base(config: &Config) -> anyhow::Error {
 
 /// What a start would take for the base, for people to read; a hub is asked whether it has it.
 pub(crate) fn base_told(config: &Config) -> Result<String> {
-    match look_for_base(config)? {
+    match look_for_base(config, &config.engine.base)? {
         Base::Here(path) => Ok(path.display().to_string()),
         Base::OnHub(model) if held_elsewhere(config) => Ok(model.to_string()),
         Base::OnHub(model) => {
-            model.look_up().with_context(|| no_base(config))?;
+            model
+                .look_up()
+                .with_context(|| no_base(config, &config.engine.base))?;
             Ok(format!(
                 "{model}, to be downloaded from {}",
                 model.endpoint()
@@ -93,9 +93,21 @@ pub(crate) fn base_told(config: &Config) -> Result<String> {
 
 /// The base's folder, if its files are on this machine: where little depends on it nothing is downloaded.
 pub(crate) fn base_here(config: &Config) -> Option<PathBuf> {
-    match look_for_base(config) {
+    match look_for_base(config, &config.engine.base) {
         Ok(Base::Here(path)) if path.is_dir() => Some(path),
         _ => None,
+    }
+}
+
+/// A base that is tried and not configured, named as `engine.base` names one; nothing is downloaded for it.
+pub(crate) fn other_base(config: &Config, named: &str) -> Result<PathBuf> {
+    match look_for_base(config, named)? {
+        Base::Here(path) => Ok(path),
+        Base::OnHub(model) => bail!(
+            "{model} is not whole on this machine and would have to be downloaded from {}, which is not done to try it; download it \
+             with `hf download`, or leave it out",
+            model.endpoint()
+        ),
     }
 }
 
@@ -103,7 +115,7 @@ pub(crate) fn base_here(config: &Config) -> Option<PathBuf> {
 /// the base's, if its files are on this machine.
 pub(crate) fn vectors_here(config: &Config) -> Result<Option<TokenVectors>> {
     let Some(named) = &config.monitor.embeddings else {
-        let Ok(Base::Here(base)) = look_for_base(config) else {
+        let Ok(Base::Here(base)) = look_for_base(config, &config.engine.base) else {
             return Ok(None);
         };
         let vectors = match base.is_dir() {
@@ -128,17 +140,17 @@ pub(crate) fn vectors_here(config: &Config) -> Result<Option<TokenVectors>> {
 
 /// The base's files, downloaded if they are on the hub alone.
 pub(crate) async fn base(config: &Config) -> Result<PathBuf> {
-    let model = match look_for_base(config)? {
+    let model = match look_for_base(config, &config.engine.base)? {
         Base::Here(path) => return Ok(path),
         Base::OnHub(model) => model,
     };
     let downloaded = tokio::task::spawn_blocking(move || model.download()).await?;
-    downloaded.with_context(|| no_base(config))
+    downloaded.with_context(|| no_base(config, &config.engine.base))
 }
 
 /// What a server needs of the base: where other servers hold it, a name alone, until something is trained on it.
 pub(crate) async fn base_to_serve(config: &Config) -> Result<PathBuf> {
-    match look_for_base(config)? {
+    match look_for_base(config, &config.engine.base)? {
         Base::OnHub(_) if held_elsewhere(config) => {
             Ok(config.source.folder().join(&config.engine.base))
         }

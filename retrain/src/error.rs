@@ -31,6 +31,16 @@ pub enum Error {
     },
     #[error("{path}: {what}")]
     Base { path: PathBuf, what: String },
+    #[error("{path}: {what}")]
+    Prompt { path: PathBuf, what: String },
+    #[error(
+        "no exchange of task `{task}` has a known answer to measure by: a correction, or a rating of 5{}; rate and correct answers, or bring \
+         some with `retune ledger import` or `retune dataset import`",
+        among_examples(.in_prompts)
+    )]
+    NothingKnown { task: String, in_prompts: u64 },
+    #[error("no row fits into the context of {base} beside the prompt {prompt}")]
+    NothingFits { base: String, prompt: String },
     #[error(
         "no example of task `{task}` is left to train on after tokenising ({too_long} are longer than the model's {context} tokens)"
     )]
@@ -100,5 +110,12 @@ impl Error {
     pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { path, source }
+    }
+}
+
+fn among_examples(rows: &u64) -> String {
+    match rows {
+        0 => String::new(),
+        rows => format!(" ({rows} have one, and are among the prompts' own examples)"),
     }
 }

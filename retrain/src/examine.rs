@@ -27,7 +27,7 @@ use crate::verdict::{Figures, length_fits};
 use crate::{Error, Options, slices, trust};
 
 /// Prompts under examination at once; each asks the candidate and then the baseline.
-const CONCURRENCY: usize = 4;
+pub(crate) const CONCURRENCY: usize = 4;
 /// Rows of several replicas may become visible this much out of order.
 const DISORDER_SECONDS: i64 = 120;
 
@@ -218,27 +218,44 @@ pub(crate) struct Contest {
     pub(crate) baseline: String,
 }
 
-/// Both are asked every question of a list, a few at a time. Dropping it stops the asking.
-pub(crate) struct Asking {
-    asking: JoinSet<Result<(usize, Answers), Error>>,
-    answered: Vec<(usize, Answers)>,
+/// Every question of a list is asked, a few at a time. Dropping it stops the asking.
+pub(crate) struct Asking<T> {
+    asking: JoinSet<Result<(usize, T), Error>>,
+    answered: Vec<(usize, T)>,
 }
 
-impl Asking {
+impl Asking<Answers> {
+    /// Asks both.
     pub(crate) fn start(
         server: &Server,
         contest: &Contest,
         questions: impl Iterator<Item = Question>,
     ) -> Self {
-        let slots = Arc::new(Semaphore::new(CONCURRENCY));
+        let (server, contest) = (server.clone(), Arc::new(contest.clone()));
+        Self::each(CONCURRENCY, questions, move |question| {
+            let (server, contest) = (server.clone(), Arc::clone(&contest));
+            async move { ask_both(&server, &contest, &question).await }
+        })
+    }
+}
+
+impl<T: Send + 'static> Asking<T> {
+    /// Has `ask` ask each, so many at once.
+    pub(crate) fn each<F>(
+        at_once: usize,
+        questions: impl Iterator<Item = Question>,
+        ask: impl Fn(Question) -> F,
+    ) -> Self
+    where
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let slots = Arc::new(Semaphore::new(at_once));
         let mut asking = JoinSet::new();
         for (index, question) in questions.enumerate() {
-            let (server, contest, slots) = (server.clone(), contest.clone(), Arc::clone(&slots));
+            let (asked, slots) = (ask(question), Arc::clone(&slots));
             asking.spawn(async move {
                 let _slot = slots.acquire_owned().await.map_err(|_| Error::Stopped)?;
-                ask_both(&server, &contest, &question)
-                    .await
-                    .map(|answers| (index, answers))
+                asked.await.map(|answer| (index, answer))
             });
         }
         Self {
@@ -247,7 +264,7 @@ impl Asking {
         }
     }
 
-    /// Waits for one more prompt; how many are done, `None` once all are. The first error ends the examination.
+    /// Waits for one more prompt; how many are done, `None` once all are. The first error ends the asking.
     pub(crate) async fn next(&mut self) -> Result<Option<usize>, Error> {
         let Some(finished) = self.asking.join_next().await else {
             return Ok(None);
@@ -257,12 +274,10 @@ impl Asking {
     }
 
     /// The answers, in the list's order.
-    pub(crate) fn finish(mut self) -> Vec<Answers> {
+    pub(crate) fn finish(mut self) -> Vec<T> {
         self.answered.sort_by_key(|(index, _)| *index);
-        self.answered
-            .into_iter()
-            .map(|(_, answers)| answers)
-            .collect()
+        let answered = self.answered.into_iter();
+        answered.map(|(_, answer)| answer).collect()
     }
 }
 

@@ -6,7 +6,7 @@
 //! through the running server, as an app would ask it: what is examined is what will be served. A fine-tuning job (`job`) is training
 //! alone: somebody brought the file, and judges what comes of it.
 
-mod advise;
+pub mod advise;
 mod api;
 mod book;
 mod canary;

@@ -25,6 +25,8 @@ pub(crate) struct Server {
     who: Option<String>,
     /// The decision after which they are moved.
     after: Option<u64>,
+    /// What its questions are for.
+    purpose: &'static str,
 }
 
 /// What is asked.
@@ -87,6 +89,7 @@ impl Server {
             limits: limits.clone(),
             who: None,
             after: None,
+            purpose: "examination",
         }
     }
 
@@ -106,7 +109,15 @@ impl Server {
         }
     }
 
-    /// One greedy answer of `model`, marked as an examination of `run_id`.
+    /// The same, that is asked as users ask it: answers are held to their format, as the task is enforced.
+    pub(crate) fn like_a_user(self) -> Self {
+        Self {
+            purpose: "user",
+            ..self
+        }
+    }
+
+    /// One greedy answer of `model`, marked as asked for `run_id`; as an examination, unless it is asked as a user.
     pub(crate) async fn ask(
         &self,
         model: &str,
@@ -121,7 +132,7 @@ impl Server {
         let sent = self
             .send(&request, Method::POST, "/v1/chat/completions", |builder| {
                 builder
-                    .header("retune-purpose", "examination")
+                    .header("retune-purpose", self.purpose)
                     .header("retune-run", run_id)
                     .json(&body)
             })

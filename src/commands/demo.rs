@@ -13,10 +13,10 @@ use retune_demo::{Client, Generation, Play, Played, Story, Summary};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::child::Server;
 use crate::cli::Common;
 use crate::stop::{self, Stop};
 use crate::{memory, output};
-use child::Server;
 
 /// The built-in configuration's task.
 const TASK: &str = "triage";
@@ -77,9 +77,9 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     if args.generations {
         child::configure(&folder)?;
     }
-    let mut server = Server::start(&folder).context("cannot start the server")?;
+    let mut server = child::start(&folder).context("cannot start the server")?;
     let result = tokio::select! {
-        result = with_server(common, args, seed, &story, &mut server, &stop) => result,
+        result = with_server(common, args, seed, &story, (&mut server, &folder), &stop) => result,
         () = stop.asked.cancelled() => Err(anyhow::anyhow!("stopped before the loop's end")),
     };
     let code = match result {
@@ -100,7 +100,7 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
         }
     };
     if !args.once {
-        let stopped = go_on_serving(&story, &mut server, &stop).await;
+        let stopped = go_on_serving(&story, (&mut server, &folder), &stop).await;
         if stop.at_once.is_cancelled() {
             return Ok(stop::code(&stop, code));
         }
@@ -114,14 +114,13 @@ async fn with_server(
     args: &Args,
     seed: u64,
     story: &Story,
-    server: &mut Server,
+    (server, folder): (&mut Server, &Path),
     stop: &Stop,
 ) -> Result<ExitCode> {
     let url = server.listening().await?;
-    let folder = server.folder().to_owned();
     story.tell(format_args!(
         "A server listens on {url}; its store is {}.",
-        server.folder().display()
+        folder.display()
     ));
     let (peak, peak_seen) = watch::channel(0);
     let mut lookout = JoinSet::new();
@@ -132,7 +131,7 @@ async fn with_server(
     let playing = async {
         play.first().await?;
         match args.generations && play.goes_on() {
-            true => generations(&mut play, &url, &folder).await,
+            true => generations(&mut play, &url, folder).await,
             false => Ok(Vec::new()),
         }
     };
@@ -141,12 +140,12 @@ async fn with_server(
         ended = server.ended() => bail!("the server ended by itself: {ended}"),
     };
     let played = play.played().await?;
-    server.keep_metrics().await?;
+    child::keep_metrics(server, folder).await?;
     let logged = if args.once {
         server.stop(&stop.at_once).await?;
-        server.logged().await?
+        child::logged(folder).await?
     } else {
-        appended(server, played.asked.len()).await?
+        appended(folder, played.asked.len()).await?
     };
     let mut summary = Summary::new(&played, &logged, story.elapsed().as_secs_f64());
     summary.generations = generations;
@@ -190,10 +189,10 @@ fn verdict_on_machinery(played: &Played) -> ExitCode {
 }
 
 /// The rows in the ledger of a server that goes on: they arrive within seconds.
-async fn appended(server: &Server, expected: usize) -> Result<Vec<String>> {
+async fn appended(folder: &Path, expected: usize) -> Result<Vec<String>> {
     let give_up = tokio::time::Instant::now() + APPENDED_WITHIN;
     loop {
-        let logged = server.logged().await?;
+        let logged = child::logged(folder).await?;
         if logged.len() >= expected || tokio::time::Instant::now() > give_up {
             return Ok(logged);
         }
@@ -223,7 +222,11 @@ fn tell_end(story: &Story, summary: &Summary, peak: u64) {
     ));
 }
 
-async fn go_on_serving(story: &Story, server: &mut Server, stop: &Stop) -> Result<()> {
+async fn go_on_serving(
+    story: &Story,
+    (server, folder): (&mut Server, &Path),
+    stop: &Stop,
+) -> Result<()> {
     let url = server.listening().await?;
     story.tell("It goes on serving until Ctrl-C. Ask it yourself:");
     story.tell(format_args!(
@@ -234,7 +237,7 @@ async fn go_on_serving(story: &Story, server: &mut Server, stop: &Stop) -> Resul
     story.tell(format_args!("  metrics: {metrics}; Grafana's dashboards and Prometheus' rules are in the source's grafana/"));
     story.tell(format_args!(
         "  its tables, adapters and log: {}",
-        server.folder().display()
+        folder.display()
     ));
     tokio::select! {
         () = stop.asked.cancelled() => {}

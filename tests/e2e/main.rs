@@ -8,6 +8,7 @@
 )]
 
 mod adapters;
+mod advise;
 mod alarms;
 mod api;
 mod bad_input;

@@ -3,9 +3,15 @@
 //! It is worth it where a good prompt falls short, or where the prompt is most of the cost; it needs a few hundred examples; it teaches behaviour and
 //! no facts; and what changes every month is learned too late. `figures` counts each of these in the ledger, `verdict` weighs them,
 //! both pure. Where nobody has said anything nothing is guessed: the advice is then to collect.
+//!
+//! On request the simpler ways are tried before a training is advised: `measure` asks bases and prompts (`prompts`) what was logged, and
+//! `choose` names the one that will do, or that an adapter has to beat.
 
+mod choose;
 mod figures;
 mod gap;
+mod measure;
+mod prompts;
 
 use std::path::Path;
 
@@ -17,8 +23,11 @@ use serde::Serialize;
 use crate::shape::Shape;
 use crate::{Encoder, Error, shelf, trust};
 
+pub use choose::{Baseline, Measurement, Unmeasured};
 use figures::Figures;
 pub use gap::Cluster;
+pub use measure::{Candidate, Drawn, Measured, Share, Yardstick, draw};
+pub use prompts::{NamedPrompt, prompts};
 
 /// Ratings below which nobody knows how good the answers are.
 const LEAST_RATINGS: u64 = 50;
@@ -79,6 +88,24 @@ pub struct Advice {
     /// Why the prompt's tokens could not be counted, where its base is here and cannot be read.
     #[serde(skip)]
     pub unread: Option<String>,
+    /// Bases and prompts, where they were measured.
+    #[serde(flatten)]
+    pub measured: Option<Measurement>,
+}
+
+impl Advice {
+    /// The same, knowing what was measured: where a prompt will do, there is nothing to train for.
+    pub fn after(mut self, measured: Measurement) -> Self {
+        let because = measured.baseline.because.clone();
+        if measured.baseline.will_do {
+            self.verdict = Advised::Prompt;
+            self.reasons.insert(0, because);
+        } else {
+            self.reasons.push(because);
+        }
+        self.measured = Some(measured);
+        self
+    }
 }
 
 /// Reads a task's logs and advises. `base`: its folder, for its tokenizer; without one nothing is said of the prompt's tokens.
@@ -101,6 +128,7 @@ pub async fn advise(ledger: &Ledger, task: &Task, base: Option<&Path>) -> Result
         reasons,
         gap,
         unread,
+        measured: None,
     })
 }
 
