@@ -179,12 +179,7 @@ impl Metrics {
                 // Under way; or done without a verdict, when its alarm was about a champion of yesterday and it never began.
                 _ => continue,
             };
-            // The row of one whose candidate was promoted later is younger than its end.
-            let finished = run
-                .report
-                .as_ref()
-                .and_then(|report| report["finished"].as_str());
-            let at = finished.and_then(|at| at.parse().ok()).unwrap_or(run.ts);
+            let at = run.ended();
             let ended = last.entry(&run.task).or_insert(at);
             *ended = at.max(*ended);
             if counted.get(&run.run_id).map(String::as_str) != Some(verdict) {
