@@ -172,3 +172,12 @@ pub struct Run {
     pub error: Option<String>,
     pub report: Option<Value>,
 }
+
+impl Run {
+    /// When it ended, by its report; its row may be younger, since its candidate was promoted later. The row's time where no report says so.
+    pub fn ended(&self) -> DateTime<Utc> {
+        let report = self.report.as_ref();
+        let finished = report.and_then(|report| report["finished"].as_str());
+        finished.and_then(|at| at.parse().ok()).unwrap_or(self.ts)
+    }
+}

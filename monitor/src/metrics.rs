@@ -8,6 +8,7 @@ use prometheus::{
     CounterVec, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
 use retune_ledger::Run;
+use serde_json::Value;
 
 use crate::streams::{State, Stream, StreamReport};
 
@@ -16,6 +17,8 @@ const VERDICTS: [&str; 5] = ["promote", "canary", "wait", "reject", FAILED];
 const FAILED: &str = "failed";
 /// What a run's cost is made of.
 const COSTS: [&str; 2] = ["training", "examination"];
+/// What an exchange's cost is made of.
+const KINDS: [&str; 4] = ["prompt", "completion", "retries", "edits"];
 
 macro_rules! metrics {
     ($(#[doc = $help:literal] $field:ident: $kind:ident = $name:literal [$($label:literal),*],)*) => {
@@ -79,6 +82,8 @@ metrics! {
     runs: IntCounterVec = "runs_total" ["task", "verdict"],
     /// What runs that came to a verdict have cost, by the prices in [cost]: training and examination.
     run_cost: CounterVec = "run_cost_total" ["task", "kind"],
+    /// What a thousand exchanges are estimated to cost less with the candidate that was examined last than with what it was compared with, by the prices in [cost].
+    saving: GaugeVec = "saving_per_thousand" ["task", "kind"],
     /// When the task's last run ended, in seconds since 1970.
     last_run: GaugeVec = "last_run_timestamp_seconds" ["task"],
     /// How far the task's run is with what it does now (training, examining), 0 to 1; 0 where none is under way.
@@ -169,6 +174,7 @@ impl Metrics {
     /// The counters begin with what the ledger has, at the first look and not at 0 before it: a restart is no increase.
     pub(crate) fn runs(&mut self, runs: &[Run]) {
         self.under_way(runs);
+        self.savings(runs);
         if self.counted.is_none() {
             for (task, verdict) in self.tasks.iter().flat_map(|t| VERDICTS.map(|v| (t, v))) {
                 self.runs.with_label_values(&[task.as_str(), verdict]);
@@ -186,12 +192,7 @@ impl Metrics {
                 // Under way; or done without a verdict, when its alarm was about a champion of yesterday and it never began.
                 _ => continue,
             };
-            // The row of one whose candidate was promoted later is younger than its end.
-            let finished = run
-                .report
-                .as_ref()
-                .and_then(|report| report["finished"].as_str());
-            let at = finished.and_then(|at| at.parse().ok()).unwrap_or(run.ts);
+            let at = run.ended();
             let ended = last.entry(&run.task).or_insert(at);
             *ended = at.max(*ended);
             if counted.get(&run.run_id).map(String::as_str) != Some(verdict) {
@@ -217,6 +218,31 @@ impl Metrics {
 }
 
 impl Metrics {
+    /// Of each task's last run that came to a cost by kinds.
+    fn savings(&self, runs: &[Run]) {
+        let mut last: BTreeMap<&str, (DateTime<Utc>, &Value, &Value)> = BTreeMap::new();
+        for run in runs {
+            let cost = run.report.as_ref().and_then(|report| report.get("cost"));
+            let of = |side| cost?.get(side).filter(|kinds| kinds.is_object());
+            if let (Some(candidate), Some(baseline)) = (of("candidate_kinds"), of("baseline_kinds"))
+            {
+                let it = (run.ended(), candidate, baseline);
+                let known = last.entry(&run.task).or_insert(it);
+                if it.0 > known.0 {
+                    *known = it;
+                }
+            }
+        }
+        for (task, (_, candidate, baseline)) in last {
+            for kind in KINDS {
+                let price = |kinds: &Value| kinds[kind].as_f64().unwrap_or_default();
+                self.saving
+                    .with_label_values(&[task, kind])
+                    .set(price(baseline) - price(candidate));
+            }
+        }
+    }
+
     fn under_way(&self, runs: &[Run]) {
         let mut newest: BTreeMap<&str, &Run> = BTreeMap::new();
         for run in runs {
@@ -243,4 +269,61 @@ fn kept<C: Collector + Clone + 'static>(
 ) -> Result<C, prometheus::Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn run(id: &str, state: &str, report: Value) -> Run {
+        Run {
+            run_id: id.to_owned(),
+            task: "ask".to_owned(),
+            state: state.to_owned(),
+            verdict: (state == "done").then(|| "promote".to_owned()),
+            report: Some(report),
+            ..Run::default()
+        }
+    }
+
+    fn ended(day: u32, retries: f64) -> Value {
+        let kinds = |retries, edits| json!({"prompt": 1.0, "completion": 2.0, "retries": retries, "edits": edits});
+        json!({
+            "finished": format!("2026-03-{day:02}T00:00:00Z"),
+            "cost": {"training": 2.0, "examination": 0.5, "candidate_kinds": kinds(0.1, 0.0), "baseline_kinds": kinds(retries, 7.0)},
+        })
+    }
+
+    #[test]
+    fn the_last_examined_candidate_s_savings_are_shown_and_each_run_s_cost_is_counted_once() {
+        let tasks = BTreeSet::from(["ask".to_owned()]);
+        let mut metrics = Metrics::new(&Registry::new(), &tasks).unwrap();
+        let cost =
+            |metrics: &Metrics, kind| metrics.run_cost.with_label_values(&["ask", kind]).get();
+        let saving =
+            |metrics: &Metrics, kind| metrics.saving.with_label_values(&["ask", kind]).get();
+        // In any order; what came to no cost, or to one without kinds, changes nothing.
+        let runs = [
+            run("c", "done", ended(3, 0.4)),
+            run("b", "done", ended(2, 0.9)),
+            run(
+                "e",
+                "done",
+                json!({"finished": "2026-03-05T00:00:00Z", "cost": {"training": 1.0, "examination": 0.0}}),
+            ),
+            run("d", FAILED, json!({"training_seconds": 7.0})),
+        ];
+        for _ in 0..2 {
+            metrics.runs(&runs);
+            assert_eq!(
+                KINDS.map(|kind| saving(&metrics, kind)),
+                [0.0, 0.0, 0.4 - 0.1, 7.0]
+            );
+            assert_eq!(COSTS.map(|kind| cost(&metrics, kind)), [5.0, 1.0]);
+        }
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use retune_ledger::{Ledger, Run};
 use serde_json::{Value, json};
 
@@ -153,15 +153,6 @@ pub(crate) fn spent(run: &Run, training_hour: f64) -> f64 {
         .and_then(Value::as_f64)
         .or_else(training)
         .unwrap_or_default()
-}
-
-/// When a run ended; its row may be younger, since its candidate was promoted later.
-pub(crate) fn ended(run: &Run) -> DateTime<Utc> {
-    let finished = run
-        .report
-        .as_ref()
-        .and_then(|report| report["finished"].as_str());
-    finished.and_then(|at| at.parse().ok()).unwrap_or(run.ts)
 }
 
 pub(crate) fn new_row(task: &str, started_by: String, run_id: String) -> Run {

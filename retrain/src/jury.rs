@@ -9,21 +9,22 @@ use crate::judge::{self, Judge, Judged};
 use crate::report::Report;
 use crate::{Error, Options};
 
-/// Puts the pairs where people judge, or may; what is known of the judge goes into the report. The pairs that the run has to wait for, if
-/// people are its judges.
+/// Puts the pairs where people judge and the verdict is still open, or may check a model; what is known of the judge goes into the report. The
+/// pairs that the run has to wait for, if people are its judges.
 pub(crate) async fn put(
     o: &Options,
     task: &Task,
     judge: &Judge,
     report: &mut Report,
     number: u32,
-    pairs: &[Pair],
-    judged: &[Judged],
+    (pairs, judged, is_open): (&[Pair], &[Judged], bool),
 ) -> Result<Option<Pairs>, Error> {
     let policy = &task.retrain.judge;
-    if policy.by == JudgedBy::KnownAnswer {
-        return Ok(None);
-    }
+    let asks_people = match policy.by {
+        JudgedBy::KnownAnswer => return Ok(None),
+        JudgedBy::Model(_) => true,
+        JudgedBy::People => is_open,
+    };
     let wait = TimeDelta::from_std(policy.longest).unwrap_or(TimeDelta::MAX);
     let put = Pairs {
         task: task.name.clone(),
@@ -37,11 +38,12 @@ pub(crate) async fn put(
         judge::unseat(judged.left.clone(), judged.right.clone(), pair.candidate)
     };
     let marks: Vec<_> = pairs.iter().zip(judged).map(unseat).collect();
-    let mut judging = Judging {
-        until: Some(put.until),
-        asked: put.asked().count() as u64,
-        ..Judging::of(judged, &marks)
-    };
+    let mut judging = Judging::of(judged, &marks);
+    if asks_people {
+        judging.until = Some(put.until);
+        judging.asked = put.asked().count() as u64;
+        o.ledger.put_pairs(&put).await?;
+    }
     if let Judge::Model(_) = judge {
         let mut runs = Vec::new();
         for earlier in o.ledger.all_pairs(&task.name).await? {
@@ -51,6 +53,6 @@ pub(crate) async fn put(
         judging.agreement = Agreement::of(&runs);
     }
     report.judging = Some(judging);
-    o.ledger.put_pairs(&put).await?;
-    Ok(Some(put).filter(|_| policy.by == JudgedBy::People))
+    let waits = asks_people && policy.by == JudgedBy::People;
+    Ok(waits.then_some(put))
 }

@@ -63,7 +63,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use advise::{Advice, Advised, Because, Cluster, advise};
-pub use cost::{Cost, Tokens};
+pub use cost::{Corrections, Cost, Kinds, Tokens};
 pub use curate::{Reason, Taken};
 pub use encode::{Encoded, Encoder};
 pub use error::Error;

@@ -59,6 +59,15 @@ async fn from_corrections_to_a_champion_and_never_twice() {
         "{report:?}"
     );
     assert!(report.p_value.unwrap() < 0.05);
+    // People corrected all that the baseline said; the candidate is right each time, and the baseline never.
+    let corrections = report.corrections;
+    assert_eq!(
+        (corrections.exchanges, corrections.corrected),
+        (EXCHANGES, EXCHANGES)
+    );
+    let cost = report.cost.as_ref().unwrap();
+    let corrected = [cost.candidate_kinds, cost.baseline_kinds].map(|of| of.unwrap().corrected);
+    assert_eq!(corrected, [Some(0.0), Some(1000.0)]);
 
     let ledger = &house.options.ledger;
     let adapter = ledger.adapter("ask", 1).await.unwrap();

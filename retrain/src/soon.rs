@@ -54,9 +54,7 @@ pub(crate) fn cooling(
             && run.state == DONE
             && run.verdict.is_some()
     });
-    let until = ended
-        .map(|run| book::ended(run) + delta(policy.cool_down))
-        .max();
+    let until = ended.map(|run| run.ended() + delta(policy.cool_down)).max();
     until.filter(|until| now < *until)
 }
 
@@ -134,7 +132,7 @@ fn spent(
     let mut costs: Vec<(DateTime<Utc>, f64)> = runs
         .iter()
         .filter(|run| run.task == task)
-        .map(|run| (book::ended(run), book::spent(run, prices.training_hour)))
+        .map(|run| (run.ended(), book::spent(run, prices.training_hour)))
         .filter(|(at, _)| now - *at < quarter)
         .collect();
     costs.sort_by_key(|(ts, _)| *ts);

@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use retune_ledger::{AdapterRef, FeedbackQuery, Pair, Pairs, Reference, Span, Table, Trigger};
-use retune_task::{ChatMessage, Task};
+use retune_task::{ChatMessage, Enforce, Task};
 
 use crate::book::{Book, DATASET, DONE, EXAMINING};
 use crate::conclusion::conclude;
-use crate::cost::{self, Counted, Tokens};
+use crate::cost::{self, Corrections, Counted, Side, Tokens};
 use crate::coverage;
 use crate::dataset::Dataset;
 use crate::examine::{self, Contest, Examined, Snapshot, Voted};
-use crate::judge::{Judge, Judged, Vote};
+use crate::judge::{Judge, Judged, Vote, known};
 use crate::pace::Pace;
 use crate::regression::Regression;
 use crate::report::{Lineage, Report, SAMPLES, Sample};
@@ -120,6 +120,7 @@ async fn read(
         Some(number) => name(&task.name, number),
         None => retune_task::ModelName::Baseline(task.name.clone()).to_string(),
     };
+    let corrections = Corrections::of(&baseline, &exchanges, &feedback);
     let report = Report {
         run_id: book.run.run_id.clone(),
         task: task.name.clone(),
@@ -132,6 +133,7 @@ async fn read(
         exchanges_version: tables.version(Table::Exchanges),
         feedback_version: tables.version(Table::Feedback),
         dataset: dataset.counts.clone(),
+        corrections,
         coverage: coverage::coverage(task, &exchanges, &dataset),
         taken: crate::report::some_of_each(&dataset.taken),
         examples_train: dataset.train.len() as u64,
@@ -243,8 +245,13 @@ async fn examine(
     let counted = Counted {
         training_seconds: book.training_seconds(),
         examined: figures.examined() + in_suite,
-        candidate: tokens(examined.iter().map(|pair| &pair.candidate)),
-        baseline: tokens(examined.iter().map(|pair| &pair.baseline)),
+        candidate: side(task, &examined, figures.format.candidate, |pair| {
+            &pair.candidate
+        }),
+        baseline: side(task, &examined, figures.format.baseline, |pair| {
+            &pair.baseline
+        }),
+        corrections: report.corrections,
         adapter_bytes: retune_ledger::ADAPTER_FILES
             .iter()
             .filter_map(|file| candidate.folder.join(file).metadata().ok())
@@ -252,15 +259,17 @@ async fn examine(
             .sum(),
         exchanges_per_day: snapshot.per_day,
     };
-    report.cost = Some(cost::cost(&o.config.cost, &counted, Utc::now()));
+    let cost = cost::cost(&o.config.cost, &counted, Utc::now());
+    report.cost = Some(Box::new(cost));
     let seconds: Vec<(f64, f64)> = examined
         .iter()
         .map(|pair| (pair.candidate.seconds, pair.baseline.seconds))
         .collect();
     report.pace = Pace::of(&seconds);
     let pairs = examine::pairs(task, &contest, &examined, &judged);
-    let put = jury::put(o, task, judge, report, candidate.number, &pairs, &judged).await?;
-    let waits = put.filter(|_| people::is_open(task, &pairs, &figures));
+    let is_open = people::is_open(task, &pairs, &figures);
+    let of = (&pairs[..], &judged[..], is_open);
+    let waits = jury::put(o, task, judge, report, candidate.number, of).await?;
     if waits.is_none() {
         let voted = |pair: &Pair| Some(Voted::of(pair, pair.judged?));
         let votes: Vec<Voted> = pairs.iter().filter_map(voted).collect();
@@ -303,10 +312,24 @@ async fn prompts(
     Ok(until.map(|until| Span { from, until }))
 }
 
-fn tokens<'a>(answers: impl ExactSizeIterator<Item = &'a Answer> + Clone) -> Tokens {
-    Tokens {
-        prompt: mean(answers.clone().map(|answer| answer.prompt_tokens)).unwrap_or_default(),
-        completion: mean(answers.map(|answer| answer.completion_tokens)).unwrap_or_default(),
+/// What one side's answers were like, of which `valid` hold the format.
+fn side(task: &Task, examined: &[Examined], valid: u64, of: fn(&Examined) -> &Answer) -> Side {
+    let answers = examined.iter().map(of);
+    let is_wrong = |pair: &&Examined| !known::is_right(&pair.row.answer, &of(pair).content);
+    let wrong = examined.iter().filter(is_wrong).count() as u64;
+    let invalid = match task.enforce {
+        // Users get no such answer; the examination asks without the constraint.
+        Enforce::Constrain => 0,
+        Enforce::Off | Enforce::Retry => (examined.len() as u64).saturating_sub(valid),
+    };
+    let share = |count: u64| count as f64 / examined.len().max(1) as f64;
+    Side {
+        tokens: Tokens {
+            prompt: mean(answers.clone().map(|answer| answer.prompt_tokens)).unwrap_or_default(),
+            completion: mean(answers.map(|answer| answer.completion_tokens)).unwrap_or_default(),
+        },
+        invalid: share(invalid),
+        wrong: share(wrong),
     }
 }
 

@@ -81,14 +81,17 @@ fn when_a_run_may_begin_and_what_it_may_cost() {
     };
     assert_eq!(inside("[22, 2]"), [0, 1, 22, 23]);
     assert_eq!(inside("[9, 12]"), [9, 10, 11]);
-    let priced = config("[cost]\nprompt_million = 0.5", "").unwrap().cost;
+    let priced = config("[cost]\nprompt_million = 0.5\nedit = 2", "")
+        .unwrap()
+        .cost;
     assert_eq!(
         (
             priced.prompt_million,
             priced.training_hour,
+            priced.edit,
             priced.currency.as_str()
         ),
-        (0.5, 0.0, "USD")
+        (0.5, 0.0, 2.0, "USD")
     );
 }
 

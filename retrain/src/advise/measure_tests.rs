@@ -45,6 +45,7 @@ fn candidate(prompt: &str) -> Candidate {
 fn answer(content: &str) -> Answer {
     Answer {
         content: content.to_owned(),
+        id: None,
         adapter: "ask@base".to_owned(),
         digest: None,
         prompt_tokens: 8,

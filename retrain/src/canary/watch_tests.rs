@@ -99,7 +99,7 @@ async fn one_that_is_not_worse_is_promoted_and_its_run_says_so() {
     assert_eq!(report["promoted"], true);
     // Its row is younger than its end, by which budgets and pauses are counted.
     assert_eq!(
-        crate::book::ended(&runs[0]).to_rfc3339(),
+        runs[0].ended().to_rfc3339(),
         report["finished"]
             .as_str()
             .unwrap()
@@ -107,7 +107,7 @@ async fn one_that_is_not_worse_is_promoted_and_its_run_says_so() {
             .unwrap()
             .to_rfc3339()
     );
-    assert!(crate::book::ended(&runs[0]) < runs[0].ts);
+    assert!(runs[0].ended() < runs[0].ts);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,6 +39,16 @@ pub fn closeness(known: &str, answer: &str) -> f64 {
     }
 }
 
+/// Whether an answer says what the known one says: where `closeness` is 1, told without measuring.
+pub fn is_right(known: &str, answer: &str) -> bool {
+    match serde_json::from_str::<Value>(known) {
+        Ok(known @ (Value::Object(_) | Value::Array(_))) => {
+            serde_json::from_str::<Value>(answer).is_ok_and(|answer| answer == known)
+        }
+        _ => known.split_whitespace().eq(answer.split_whitespace()),
+    }
+}
+
 fn equal_fields(known: &Value, answer: &Value) -> f64 {
     if known == answer {
         return 1.0;
@@ -196,6 +206,12 @@ mod tests {
             prop_assert_eq!(closeness(&known, &known), 1.0);
             prop_assert_ne!(judge(&BlindPair { known: &known, left: &known, right: &other }), Choice::Right);
             prop_assert!((0.0..=1.0).contains(&closeness(&known, &other)));
+        }
+
+        #[test]
+        fn what_is_right_is_as_close_as_can_be(known in answers(), answer in answers()) {
+            prop_assert!(is_right(&known, &known));
+            prop_assert_eq!(is_right(&known, &answer), closeness(&known, &answer) == 1.0);
         }
 
         #[test]

@@ -1,6 +1,7 @@
 //! What a run leaves behind: every figure of it, for programs (JSON) and for people (Markdown, and a page of HTML).
 
 mod lineage;
+mod money;
 mod page;
 pub(crate) mod parts;
 mod plot;
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use lineage::Lineage;
 
 use crate::Error;
-use crate::cost::Cost;
+use crate::cost::{Corrections, Cost};
 use crate::coverage::Coverage;
 use crate::curate::Taken;
 use crate::dataset::Counts;
@@ -49,6 +50,9 @@ pub struct Report {
     pub exchanges_version: u64,
     pub feedback_version: u64,
     pub dataset: Counts,
+    /// Of the baseline's answers, in the traffic that the dataset was read from.
+    #[serde(default)]
+    pub corrections: Corrections,
     /// Some of the usable rows that were not learned from.
     #[serde(default)]
     pub taken: Vec<Taken>,
@@ -101,9 +105,9 @@ pub struct Report {
     /// Mean tokens of an examined prompt, as each is served.
     pub prompt_tokens: Option<f64>,
     pub prompt_tokens_baseline: Option<f64>,
-    /// None where nothing was examined.
+    /// None where nothing was examined. Elsewhere in memory, since a run's steps hand the report on.
     #[serde(default)]
-    pub cost: Option<Cost>,
+    pub cost: Option<Box<Cost>>,
     pub verdict: Verdict,
     pub reasons: Vec<String>,
     pub promoted: bool,
@@ -350,7 +354,7 @@ impl Report {
                     "| answer tokens, mean | {:.1} | {:.1} |",
                     now.completion, then.completion
                 )?;
-                writeln!(page, "\n## Cost\n\n{cost}")?;
+                self.write_cost(page, cost)?;
             }
             self.write_parts(page)?;
             samples(page, "Won", &self.won)?;

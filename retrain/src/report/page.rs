@@ -27,7 +27,6 @@ struct Page<'a> {
     slices: Vec<Part>,
     suite: Vec<Part>,
     lost: Vec<Lost>,
-    cost: Option<String>,
     pages: [(&'static str, Vec<Pair>); 2],
     settings: String,
 }
@@ -79,7 +78,6 @@ impl Report {
             slices: self.slice_parts(),
             suite: self.suite_parts(),
             lost: self.lost_in_suite(),
-            cost: self.cost.as_ref().map(ToString::to_string),
             pages: [("Won", pairs(&self.won)), ("Lost", pairs(&self.lost))],
             settings: self.lineage(),
         };

@@ -5,8 +5,10 @@
 use serde_json::{Value, json};
 
 use super::Report;
+use crate::cost::{Corrections, Counted, Side, cost};
 use crate::regression::{Lost, Regression};
 use crate::slices::Slice;
+use crate::testing::time;
 use crate::verdict::Paired;
 
 /// A report as it was before there were slices and suites.
@@ -39,6 +41,54 @@ fn an_old_report_is_read_and_says_nothing_of_what_it_did_not_ask() {
             !page.contains("Regression suite") && !page.contains("By parts"),
             "{page}"
         );
+    }
+}
+
+#[test]
+fn what_an_exchange_costs_is_told_by_kind_on_both_pages() {
+    let mut report: Report = serde_json::from_value(old()).unwrap();
+    report.corrections = Corrections {
+        exchanges: 900,
+        corrected: 90,
+    };
+    let side = |wrong| Side {
+        invalid: wrong,
+        wrong,
+        ..Side::default()
+    };
+    let counted = Counted {
+        candidate: side(0.25),
+        baseline: side(0.5),
+        corrections: report.corrections,
+        ..Counted::default()
+    };
+    let prices = retune_task::Prices {
+        currency: "E<U>R".to_owned(),
+        edit: 0.5,
+        ..Default::default()
+    };
+    report.cost = Some(Box::new(cost(&prices, &counted, time(0))));
+    for (page, cells) in [
+        (
+            report.markdown(),
+            [
+                "| 25.0000 (50 times) | 50.0000 (100 times) |",
+                "exchanges, E U R",
+            ],
+        ),
+        (
+            report.html().unwrap(),
+            [
+                "<td>25.0000 (50 times)</td><td>50.0000 (100 times)</td>",
+                "E&#60;U&#62;R",
+            ],
+        ),
+    ] {
+        let said =
+            "People corrected 90 of the 900 exchanges of ask@base that the dataset was read from.";
+        for part in cells.into_iter().chain([said]) {
+            assert!(page.contains(part), "{part} in {page}");
+        }
     }
 }
 

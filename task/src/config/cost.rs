@@ -1,4 +1,4 @@
-//! `[cost]`: what things cost. Retune counts tokens, hours and bytes; prices make money of them.
+//! `[cost]`: what things cost. Retune counts tokens, hours, bytes and corrections; prices make money of them.
 
 use super::reader::Section;
 
@@ -15,6 +15,8 @@ pub struct Prices {
     pub completion_million: f64,
     /// A GiB kept for a month.
     pub storage_gib_month: f64,
+    /// That somebody corrects one answer by hand.
+    pub edit: f64,
 }
 
 pub(super) fn read(mut s: Section<'_>) -> Prices {
@@ -25,6 +27,7 @@ pub(super) fn read(mut s: Section<'_>) -> Prices {
         prompt_million: price("prompt_million"),
         completion_million: price("completion_million"),
         storage_gib_month: price("storage_gib_month"),
+        edit: price("edit"),
         currency: currency.map_or_else(|| "USD".to_owned(), |(currency, _)| currency),
     };
     s.finish();
