@@ -35,6 +35,7 @@ pub(crate) fn conclude(
         slices: &report.slices,
         regression: report.regression.as_ref(),
         pace: report.pace.as_ref(),
+        prompted: report.prompted.as_ref(),
         judging: report.judging.as_ref().map(|of| (of, &policy.judge)),
     };
     let (verdict, more) = slices::temper(whole, &beside);

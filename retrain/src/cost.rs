@@ -92,6 +92,8 @@ pub(crate) struct Counted {
     /// Of the baseline, in the traffic that the dataset was read from.
     pub(crate) corrections: Corrections,
     pub(crate) adapter_bytes: u64,
+    /// All tokens that were asked for beside those.
+    pub(crate) beside: Tokens,
     /// Of the traffic that the dataset was read from.
     pub(crate) exchanges_per_day: Option<f64>,
 }
@@ -243,7 +245,10 @@ pub(crate) fn cost(prices: &Prices, counted: &Counted, now: DateTime<Utc>) -> Co
     let baseline = Kinds::of(prices, &counted.baseline, corrected.map(|both| both.1));
     let training = counted.training_seconds / 3600.0 * prices.training_hour;
     // The examination asks nothing twice, and nobody corrects it.
-    let examination = counted.examined as f64 * (candidate.tokens() + baseline.tokens()) / 1e3;
+    let beside = counted.beside.prompt * prices.prompt_million
+        + counted.beside.completion * prices.completion_million;
+    let examination =
+        counted.examined as f64 * (candidate.tokens() + baseline.tokens()) / 1e3 + beside / 1e6;
     let total = training + examination;
     let saved = (baseline.total() - candidate.total()) / 1e3;
     let break_even_exchanges = (saved > 0.0).then(|| (total / saved).ceil() as u64);

@@ -34,6 +34,7 @@ fn counted() -> Counted {
         examined: 200,
         candidate: side(100.0),
         baseline: side(900.0),
+        beside: Tokens::default(),
         corrections: Corrections::default(),
         adapter_bytes: 1 << 29,
         exchanges_per_day: Some(1_000.0),
@@ -53,6 +54,16 @@ fn the_shorter_prompt_pays_for_the_run() {
     near(cost.examination, 0.28);
     near(cost.total, 1.28);
     near(cost.storage_per_month, 0.05);
+    // What was asked of a third: 10,000 tokens read, 500 written.
+    let beside = Tokens {
+        prompt: 10_000.0,
+        completion: 500.0,
+    };
+    let more = Counted {
+        beside,
+        ..counted()
+    };
+    near(super::cost(&prices(), &more, time(0)).examination, 0.292);
     // 1.28 over 0.0008 an exchange.
     assert_eq!(cost.break_even_exchanges, Some(1_600));
     assert_eq!(cost.break_even, Some(time(138_240)));

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use retune_ledger::{ExchangeQuery, Ledger, Pair, PairVote, Pairs, Run};
 use retune_stats::Told;
-use retune_task::{Choice, Marks, Task};
+use retune_task::{Choice, Marks, ModelName, Task};
 
 use crate::book::{Book, JUDGING};
 use crate::conclusion::conclude;
@@ -199,7 +199,10 @@ async fn found(
 
 /// Of `task@3` the 3.
 fn number(adapter: &str) -> Option<u32> {
-    adapter.rsplit_once('@')?.1.parse().ok()
+    match ModelName::parse(adapter)? {
+        ModelName::Adapter { number, .. } => Some(number),
+        _ => None,
+    }
 }
 
 /// Some that were won, and some that were lost, with their texts.
@@ -215,10 +218,8 @@ async fn samples(
             Vote::Loss => &mut lost,
             Vote::Tie => continue,
         };
-        let pair = pairs.pairs.iter();
-        let pair = pair
-            .clone()
-            .find(|pair| pair.request_id == voted.request_id);
+        let mut all = pairs.pairs.iter();
+        let pair = all.find(|pair| pair.request_id == voted.request_id);
         if let Some(pair) = pair.filter(|_| into.len() < SAMPLES) {
             into.extend(sample(ledger, pair).await?);
         }

@@ -19,6 +19,7 @@ use crate::examine::Voted;
 use crate::judge::Vote;
 use crate::judge::report::Judging;
 use crate::pace::Pace;
+use crate::prompted::Prompted;
 use crate::regression::{self, Regression};
 use crate::report::parts::cell;
 use crate::verdict::{Paired, SIGNIFICANCE, Verdict};
@@ -219,6 +220,7 @@ pub(crate) struct Beside<'a> {
     pub(crate) slices: &'a [Slice],
     pub(crate) regression: Option<&'a Regression>,
     pub(crate) pace: Option<&'a Pace>,
+    pub(crate) prompted: Option<&'a Prompted>,
     pub(crate) judging: Option<(&'a Judging, &'a JudgePolicy)>,
 }
 
@@ -229,14 +231,25 @@ pub(crate) fn temper(verdict: Verdict, beside: &Beside<'_>) -> (Verdict, Vec<Str
         slices,
         regression,
         pace,
+        prompted,
         judging,
     } = *beside;
     let worse: Vec<&Slice> = slices.iter().filter(|slice| slice.is_worse()).collect();
     let mut reasons: Vec<String> = worse.iter().map(|slice| slice.in_words()).collect();
     let default = regression.filter(|suite| !suite.own);
     reasons.extend(default.and_then(|suite| regression::in_words(&suite.suite)));
+    reasons.extend(prompted.map(Prompted::in_words));
     reasons.extend(pace.map(Pace::in_words));
     reasons.extend(judging.into_iter().flat_map(|(of, by)| of.in_words(by)));
+    if matches!(verdict, Verdict::Promote | Verdict::Canary)
+        && prompted.is_some_and(Prompted::is_worse)
+    {
+        reasons.push(
+            "better than what serves, and worse than the base with its prompt: a person has to say which of them is to serve"
+                .to_owned(),
+        );
+        return (Verdict::Wait, reasons);
+    }
     let asks = !worse.is_empty()
         || default.is_some_and(Regression::asks_for_a_canary)
         || pace.is_some_and(Pace::is_slower)

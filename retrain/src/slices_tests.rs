@@ -125,6 +125,31 @@ fn a_whole_that_is_better_hides_a_part_that_is_worse() {
 }
 
 #[test]
+fn what_a_prompt_does_better_is_left_to_a_person() {
+    let prompted = |losses| -> Prompted {
+        let paired = serde_json::json!({"prompts": 40, "candidate": 40, "baseline": 40, "gained": 0, "lost": 0});
+        let of = serde_json::json!({"baseline": "ask@base", "wins": 2, "losses": losses, "ties": 9, "format": paired,
+            "tokens": {"prompt": 1.0, "completion": 1.0}});
+        serde_json::from_value(of).unwrap()
+    };
+    for (losses, before, after) in [
+        (20, Verdict::Promote, Verdict::Wait),
+        (20, Verdict::Canary, Verdict::Wait),
+        (20, Verdict::Reject, Verdict::Reject),
+        (6, Verdict::Promote, Verdict::Promote),
+    ] {
+        let prompted = prompted(losses);
+        let beside = Beside {
+            prompted: Some(&prompted),
+            ..Beside::default()
+        };
+        let (verdict, reasons) = temper(before, &beside);
+        assert_eq!(verdict, after, "{reasons:?}");
+        assert!(reasons[0].contains("ask@base with its full prompt"));
+    }
+}
+
+#[test]
 fn a_format_that_is_lost_in_one_part_is_found() {
     let none = Metadata::new();
     let mut all = vec![seen(&none, 10, Vote::Win); 100];

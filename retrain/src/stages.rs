@@ -21,7 +21,8 @@ use crate::run::Event;
 use crate::server::{Answer, Question, Server};
 use crate::verdict::{self, Verdict};
 use crate::{
-    Error, Options, StartedBy, candidate, jury, people, promote, regression, shelf, staging, trust,
+    Error, Options, StartedBy, candidate, jury, people, promote, prompted, regression, shelf,
+    staging, trust,
 };
 
 pub(crate) type Observer<'a> = &'a mut (dyn FnMut(&Event) + Send);
@@ -154,6 +155,7 @@ async fn read(
         figures: None,
         slices: Vec::new(),
         regression: None,
+        prompted: None,
         pace: None,
         lineage: Some(Lineage::of(task, &dataset)),
         votes: None,
@@ -238,6 +240,9 @@ async fn examine(
     figures.regression = suite.map(Regression::binding).unwrap_or_default();
     let in_suite = suite.map_or(0, |suite| suite.suite.prompts);
 
+    report.prompted =
+        prompted::examine(task, book, server, judge, asked, &examined, observer).await?;
+
     report.examination_seconds = Some(started.elapsed().as_secs_f64());
     report.judge = Some(judge.name());
     report.prompt_tokens = mean(examined.iter().map(|pair| pair.candidate.prompt_tokens));
@@ -251,6 +256,11 @@ async fn examine(
         baseline: side(task, &examined, figures.format.baseline, |pair| {
             &pair.baseline
         }),
+        beside: report
+            .prompted
+            .as_ref()
+            .map(|of| of.tokens)
+            .unwrap_or_default(),
         corrections: report.corrections,
         adapter_bytes: retune_ledger::ADAPTER_FILES
             .iter()

@@ -5,6 +5,7 @@ mod money;
 mod page;
 pub(crate) mod parts;
 mod plot;
+mod samples;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -14,6 +15,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use lineage::Lineage;
+pub use samples::Sample;
+use samples::samples;
 
 use crate::Error;
 use crate::cost::{Corrections, Cost};
@@ -24,6 +27,7 @@ use crate::examine::Voted;
 use crate::judge::report::Judging;
 use crate::pace::Pace;
 use crate::preferences::PreferenceCounts;
+use crate::prompted::Prompted;
 use crate::regression::Regression;
 use crate::slices::Slice;
 use crate::verdict::{Figures, Verdict};
@@ -87,6 +91,9 @@ pub struct Report {
     /// None where the policy has no suite, or nothing came to be examined.
     #[serde(default)]
     pub regression: Option<Regression>,
+    /// Beside the base with the full prompt; None where that is the champion, and where people judged.
+    #[serde(default)]
+    pub prompted: Option<Prompted>,
     /// How long answers took.
     #[serde(default)]
     pub pace: Option<Pace>,
@@ -160,18 +167,6 @@ pub struct PreferenceTraining {
     pub loss_last: Option<f64>,
     pub training_steps: Option<u64>,
     pub training_seconds: Option<f64>,
-}
-
-/// One examined prompt with both answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sample {
-    pub request_id: String,
-    /// The last user message.
-    pub prompt: String,
-    /// Empty where there was none to judge by.
-    pub known: String,
-    pub candidate: String,
-    pub baseline: String,
 }
 
 impl Report {
@@ -468,32 +463,6 @@ fn write_whole(path: &Path, text: &str) -> Result<(), Error> {
     let partial = path.with_added_extension("partial");
     std::fs::write(&partial, text).map_err(Error::file(&partial))?;
     std::fs::rename(&partial, path).map_err(Error::file(path))
-}
-
-fn samples(page: &mut String, title: &str, samples: &[Sample]) -> std::fmt::Result {
-    if samples.is_empty() {
-        return Ok(());
-    }
-    writeln!(page, "\n### {title}")?;
-    for sample in samples {
-        writeln!(page)?;
-        let texts = [
-            ("prompt", &sample.prompt),
-            ("known", &sample.known),
-            ("candidate", &sample.candidate),
-            ("baseline", &sample.baseline),
-        ];
-        let is_there = |(what, text): &(&str, &String)| *what != "known" || !text.is_empty();
-        for (what, text) in texts.into_iter().filter(is_there) {
-            // Indented text is literal in Markdown, whatever a user wrote.
-            writeln!(
-                page,
-                "    {what:>9}: {}",
-                text.replace('\n', "\n               ")
-            )?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
