@@ -229,7 +229,7 @@ pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Data
                 continue;
             }
         };
-        if !conversations.insert(row.conversation.clone()) {
+        if !conversations.insert(exchange.conversation.as_str()) {
             counts.older_in_conversation += 1;
         } else if !texts.insert(digest(&row)) {
             counts.same_text += 1;
@@ -240,22 +240,20 @@ pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Data
     drop((conversations, texts));
     rows.reverse();
     rows.sort_by_key(|row| row.ts);
-    let (rows, taken) = curate::curate(rows, &personal(task));
+    let (mut rows, taken) = curate::curate(rows, &personal(task));
     counts.curated = curate::counts(&taken);
-    let mut dataset = Dataset {
+    for row in &rows {
+        *counts.kept_by(row.known_by) += 1;
+    }
+    let mut part = |split| rows.extract_if(.., |row| row.split == split).collect();
+    Dataset {
+        development: part(Split::Development),
+        held_out: part(Split::HeldOut),
+        train: rows,
         counts,
         taken,
-        ..Dataset::default()
-    };
-    for row in rows {
-        *dataset.counts.kept_by(row.known_by) += 1;
-        match row.split {
-            Split::Train => dataset.train.push(row),
-            Split::Development => dataset.development.push(row),
-            Split::HeldOut => dataset.held_out.push(row),
-        }
+        preferences: Preferences::default(),
     }
-    dataset
 }
 
 /// Of all that is said in a row: a million texts need not be kept twice.

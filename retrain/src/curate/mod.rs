@@ -67,9 +67,9 @@ pub struct Taken {
 }
 
 /// Rows that are worth learning from, in their order, and those that are not; `personal` is what none may hold.
-pub(crate) fn curate(rows: Vec<Row>, personal: &Redaction) -> (Vec<Row>, Vec<Taken>) {
+pub(crate) fn curate(mut rows: Vec<Row>, personal: &Redaction) -> (Vec<Row>, Vec<Taken>) {
     let mut taken = Vec::new();
-    let rows = keep(rows, &mut taken, |place, rows| {
+    keep(&mut rows, &mut taken, |place, rows| {
         let row = &rows[place];
         let texts = row.messages.iter().map(|said| &said.content);
         let holds = texts
@@ -78,11 +78,11 @@ pub(crate) fn curate(rows: Vec<Row>, personal: &Redaction) -> (Vec<Row>, Vec<Tak
         holds.then_some((Reason::Personal, None))
     });
     let far = outliers(&rows);
-    let rows = keep(rows, &mut taken, |place, _| {
+    keep(&mut rows, &mut taken, |place, _| {
         far[place].then_some((Reason::Outlier, None))
     });
     let twins = twins::twins(&rows);
-    let rows = keep(rows, &mut taken, |place, rows| {
+    keep(&mut rows, &mut taken, |place, rows| {
         let (reason, like) = match twins[place]? {
             Twin::Duplicate(like) => (Reason::Duplicate, like),
             Twin::Overruled(like) => (Reason::Overruled, like),
@@ -97,7 +97,7 @@ pub(crate) fn curate(rows: Vec<Row>, personal: &Redaction) -> (Vec<Row>, Vec<Tak
         .collect();
     let prompts: Vec<&[ChatMessage]> = rows.iter().map(|row| &row.messages[..]).collect();
     let leaks = twins::leaks(&prompts, &held_out);
-    let rows = keep(rows, &mut taken, |place, rows| {
+    keep(&mut rows, &mut taken, |place, rows| {
         let like = leaks[place].filter(|_| rows[place].split != Split::HeldOut)?;
         Some((Reason::NearHeldOut, Some(held_out[like].request_id.clone())))
     });
@@ -106,23 +106,23 @@ pub(crate) fn curate(rows: Vec<Row>, personal: &Redaction) -> (Vec<Row>, Vec<Tak
 
 /// Takes out the rows (by their place) for which there is a reason.
 fn keep(
-    rows: Vec<Row>,
+    rows: &mut Vec<Row>,
     taken: &mut Vec<Taken>,
     why: impl Fn(usize, &[Row]) -> Option<(Reason, Option<String>)>,
-) -> Vec<Row> {
-    let why: Vec<_> = (0..rows.len()).map(|place| why(place, &rows)).collect();
-    let mut kept = Vec::with_capacity(rows.len());
-    for (row, why) in rows.into_iter().zip(why) {
-        match why {
-            None => kept.push(row),
-            Some((reason, like)) => taken.push(Taken {
-                request_id: row.request_id,
-                reason,
-                like,
-            }),
-        }
-    }
-    kept
+) {
+    let why: Vec<_> = (0..rows.len()).map(|place| why(place, rows)).collect();
+    let mut why = why.into_iter();
+    rows.retain_mut(|row| {
+        let Some((reason, like)) = why.next().flatten() else {
+            return true;
+        };
+        taken.push(Taken {
+            request_id: std::mem::take(&mut row.request_id),
+            reason,
+            like,
+        });
+        false
+    });
 }
 
 /// How many each reason took.

@@ -50,19 +50,38 @@ impl Shingles {
         both as f64 / either as f64
     }
 
-    /// The least of each of many hash functions, folded into a number a band.
-    fn bands(&self) -> [u64; BANDS] {
+    /// The least of each of many hash functions, folded into a number a band; half of it is enough, since what a band gives is looked at.
+    pub(super) fn bands(&self, key: u64) -> Bands {
         std::array::from_fn(|band| {
-            (0..ROWS).fold(band as u64, |folded, row| {
+            let whole = (0..ROWS).fold(band as u64, |folded, row| {
                 let (multiplier, addend) = function(band * ROWS + row);
                 let least = self.0.iter().map(|x| {
                     // Multiply and shift (Dietzfelbinger et al. 1997).
                     (multiplier.wrapping_mul(u64::from(*x)).wrapping_add(addend) >> 32) as u32
                 });
                 mix(folded ^ u64::from(least.min().unwrap_or(u32::MAX)))
-            })
+            });
+            half(whole ^ key)
         })
     }
+}
+
+/// What a text with a key is found by.
+pub(super) type Bands = [u32; BANDS];
+
+/// Which of the texts share a band with another one. All others are near none, and need not be kept to find that out.
+pub(super) fn met(texts: &[Bands]) -> Vec<bool> {
+    let mut met = vec![false; texts.len()];
+    for n in 0..BANDS {
+        let band = texts.iter().map(|bands| bands[n]);
+        let mut band: Vec<(u32, u32)> = band.zip(0..).collect();
+        band.sort_unstable();
+        let alike = band.chunk_by(|a, b| a.0 == b.0);
+        for (_, place) in alike.filter(|alike| alike.len() > 1).flatten() {
+            met[*place as usize] = true;
+        }
+    }
+    met
 }
 
 /// Lower case; letters, digits and single spaces.
@@ -107,12 +126,12 @@ fn function(n: usize) -> (u64, u64) {
 /// Texts that were seen, to be asked for those near another.
 ///
 /// Most texts are alone in their bands, of which there are twenty million for a million texts: so a band has no list of its own, but
-/// its newest text, and each text the one before it in each of its bands. Half a key is enough, since what a band gives is looked at.
+/// its newest text, and each text the one before it in each of its bands.
 #[derive(Default)]
 pub(crate) struct Index {
     texts: Vec<Shingles>,
     newest: [HashMap<u32, u32>; BANDS],
-    before: Vec<[u32; BANDS]>,
+    before: Vec<Bands>,
 }
 
 /// There is no text before.
@@ -121,10 +140,8 @@ const NONE: u32 = u32::MAX;
 impl Index {
     /// Those seen with the same key that are at least so like, the likest first.
     pub(crate) fn near(&self, text: &Shingles, key: u64, least: f64) -> Vec<usize> {
-        let bands = text.bands().into_iter().enumerate();
-        let mut found: Vec<u32> = bands
-            .flat_map(|(n, band)| self.members(n, half(band ^ key)))
-            .collect();
+        let bands = text.bands(key).into_iter().enumerate();
+        let mut found: Vec<u32> = bands.flat_map(|(n, band)| self.members(n, band)).collect();
         found.sort_unstable();
         found.dedup();
         let found = found.into_iter().map(|place| place as usize);
@@ -140,8 +157,7 @@ impl Index {
     pub(crate) fn add(&mut self, text: Shingles, key: u64) {
         let place = self.texts.len() as u32;
         let mut before = [NONE; BANDS];
-        for (n, band) in text.bands().into_iter().enumerate() {
-            let band = half(band ^ key);
+        for (n, band) in text.bands(key).into_iter().enumerate() {
             if self.members(n, band).count() < MOST {
                 before[n] = self.newest[n].insert(band, place).unwrap_or(NONE);
             }
@@ -198,6 +214,8 @@ mod tests {
                     Shingles::of(&text.join(" "))
                 })
                 .collect();
+            let bands: Vec<Bands> = texts.iter().map(|text| text.bands(0)).collect();
+            let met = met(&bands);
             let mut index = Index::default();
             let (mut found, mut there) = (0, 0);
             for (n, text) in texts.iter().enumerate() {
@@ -205,6 +223,7 @@ mod tests {
                 let all = (0..n).filter(|m| texts[*m].jaccard(text) >= 0.8);
                 let all: Vec<usize> = all.collect();
                 prop_assert!(near.iter().all(|place| all.contains(place)));
+                prop_assert!(near.iter().all(|place| met[*place] && met[n]));
                 found += near.len();
                 there += all.len();
                 prop_assert!(index.near(text, 1, 0.8).is_empty(), "another key");

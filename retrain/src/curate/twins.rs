@@ -12,7 +12,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use retune_task::ChatMessage;
 
-use super::near::{Index, Shingles, plain};
+use super::near::{self, Index, Shingles, plain};
 use crate::dataset::{KnownBy, Row};
 
 /// Questions are near, and answers alike, from this similarity on.
@@ -33,7 +33,10 @@ pub(super) enum Twin {
 
 /// For each row whether it stays (`None`), or why it does not.
 pub(super) fn twins(rows: &[Row]) -> Vec<Option<Twin>> {
-    let mut order: Vec<usize> = (0..rows.len()).collect();
+    // Most rows are like no other, and of a million the texts that are looked through would take a gigabyte.
+    let bands = rows.iter().map(|row| Question::of(&row.messages).bands());
+    let met = near::met(&bands.collect::<Vec<_>>());
+    let mut order: Vec<usize> = (0..rows.len()).filter(|place| met[*place]).collect();
     let known = |place: &usize| {
         let row = &rows[*place];
         (rank(row), row.ts, row.request_id.as_str())
@@ -101,6 +104,10 @@ impl Question {
             asked: Shingles::of(&plain),
             plain,
         }
+    }
+
+    fn bands(&self) -> near::Bands {
+        self.asked.bands(self.numbers)
     }
 }
 
