@@ -258,6 +258,8 @@ mod tests {
     fn what_is_no_prompt_is_named() {
         let huge = vec![b'a'; LARGEST as usize + 1];
         let user = br#"{"role": "user", "content": "a"}"#;
+        let example = br#"{"role": "user", "content": "a"}
+{"role": "assistant", "content": "b"}"#;
         for (files, expected) in [
             (&[][..], "no file *.txt"),
             (&[("a.md", &b"text"[..])], "no file *.txt"),
@@ -265,7 +267,10 @@ mod tests {
             (&[("a.txt", b" \n")], "a.txt: is empty"),
             (&[("a.txt", &huge)], "more than 1048576 bytes"),
             (&[("current.txt", b"x")], "called \"current\""),
-            (&[("a.txt", b"x"), ("a.jsonl", user)], "called \"a\""),
+            (
+                &[("a.txt", b"x"), ("a.jsonl", &example[..])],
+                "called \"a\"",
+            ),
             (&[("a.jsonl", b"\n{\"role\": 1}")], "line 2: "),
             (
                 &[("a.jsonl", b"{\"messages\": []}")],
