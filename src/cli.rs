@@ -43,33 +43,40 @@ pub(crate) struct Common {
     pub(crate) json: bool,
 }
 
+// A documentation comment here would take the place of all that a command says of itself.
 #[derive(Subcommand)]
 enum Command {
-    /// Serve, monitor and retrain, all in one.
+    #[command(about = "Serve, monitor and retrain, all in one")]
     Up(up::Args),
-    /// Serve the OpenAI API, and nothing else.
+    #[command(about = "Serve the OpenAI API, and nothing else")]
     Serve(serve::Args),
-    /// Look for drifts in what the ledger holds.
+    #[command(about = "Look for drifts in what the ledger holds")]
     Monitor(monitor::Args),
-    /// Make an adapter from what users rated, examine it, promote it where it is better.
+    #[command(
+        about = "Make an adapter from what users rated, examine it, promote it where it is better"
+    )]
     Retrain(retrain::Args),
-    /// Look at adapters, bring them, and decide where they stand.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        about = "Look at adapters, bring them, and decide where they stand"
+    )]
     Adapter(adapter::Command),
-    /// Look at what a task's next adapter would be made of, add to it, take it along.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        about = "Look at what a task's next adapter would be made of, add to it, take it along"
+    )]
     Dataset(dataset::Command),
-    /// Make, list and revoke API keys.
-    #[command(subcommand)]
+    #[command(subcommand, about = "Make, list and revoke API keys")]
     Keys(keys::Command),
-    /// Say whether fine-tuning is what a task needs at all, from its own logs.
+    #[command(about = "Say whether fine-tuning is what a task needs at all, from its own logs")]
     Advise(advise::Args),
-    /// Ask the ledger.
-    #[command(subcommand)]
+    #[command(subcommand, about = "Ask the ledger")]
     Ledger(ledger::Command),
-    /// See the whole loop on simulated traffic: a drift, the alarm, a retraining, the better adapter.
+    #[command(
+        about = "See the whole loop on simulated traffic: a drift, the alarm, a retraining, the better adapter"
+    )]
     Demo(demo::Args),
-    /// Look over the configuration, and name everything that is wrong with it.
+    #[command(about = "Look over the configuration, and name everything that is wrong with it")]
     Check(check::Args),
 }
 

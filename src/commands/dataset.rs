@@ -68,9 +68,11 @@ pub(crate) enum Command {
         /// A file of conversations, or of preferences. Exits 1 where a line is bad.
         file: Option<PathBuf>,
     },
-    /// Have a stronger model write examples, into a file that a person reviews.
+    #[command(about = "Have a stronger model write examples, into a file that a person reviews")]
     Synth(Box<super::synth::Args>),
-    /// Accept, edit or reject what a model wrote, one row after the other, on a terminal.
+    #[command(
+        about = "Accept, edit or reject what a model wrote, one row after the other, on a terminal"
+    )]
     Review(super::review::Args),
     /// Say which examples were added and removed between two datasets.
     Diff {

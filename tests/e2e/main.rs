@@ -25,6 +25,7 @@ mod generations;
 #[path = "../../serve/tests/http/gguf.rs"]
 mod gguf;
 mod harness;
+mod help;
 mod hub;
 mod in_and_out;
 mod keys;
