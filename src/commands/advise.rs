@@ -33,8 +33,9 @@ use crate::{output, setup, stop};
                   retune advise --task triage --prompts prompts/            the present prompt, and each in a folder\n  \
                   retune advise --task triage --bases models/small,models/large --prompts prompts/ --rows 200\n  \
                   retune advise --task triage --prompts prompts/ --json | jq -r .baseline.text > triage.txt\n\n\
-                  A few-shot prompt is a text with examples in it, or a *.jsonl with a message a line:\n  \
-                  {\"role\": \"system\", \"content\": \"Sort the message.\"}    without it, the task's own prompt comes first\n  \
+                  A few-shot prompt is a text with examples in it, or a *.jsonl with a message a line; where the first is no system message, \
+                  the task's own prompt comes before them:\n  \
+                  {\"role\": \"system\", \"content\": \"Sort the message.\"}\n  \
                   {\"role\": \"user\", \"content\": \"My parcel never came.\"}\n  \
                   {\"role\": \"assistant\", \"content\": \"shipping\"}"
 )]

@@ -181,6 +181,15 @@ fn what_cannot_be_measured_is_said_and_a_stopped_measurement_leaves_nothing() {
         let said = text(&output.stderr);
         assert!(said.contains(expected), "{expected:?} is not in {said}");
     }
+    let help = text(&advise(folder, &[], &["advise", "--help"]).stdout);
+    for taught in [
+        "retrieve",
+        "held-out",
+        "kind = \"upstream\"",
+        ".baseline.text",
+    ] {
+        assert!(help.contains(taught), "{taught:?} is not in {help}");
+    }
     // A base that no server starts on is told with the server's own words, and keeps nobody else from being measured.
     fs::create_dir_all(folder.join("models/empty")).unwrap();
     let advice = measured(folder, &[], &["--bases", "models/empty,models/pocket"]);
