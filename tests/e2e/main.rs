@@ -16,6 +16,7 @@ mod bases;
 mod canary;
 mod capabilities;
 mod dataset;
+mod deploy;
 mod enforce;
 mod families;
 mod fine_tuning;

@@ -8,7 +8,7 @@ use crate::harness::{ROOT, folder, retune, text};
 const LONGEST: usize = 500;
 
 /// Every file of the source with this ending; what a build or Git made is none.
-fn files(ending: &str) -> Vec<PathBuf> {
+pub(crate) fn files(ending: &str) -> Vec<PathBuf> {
     fn walk(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
