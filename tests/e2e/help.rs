@@ -27,6 +27,6 @@ fn every_command_says_more_of_itself_than_a_line() {
             before.unwrap_or_default()
         };
         let (short, long) = (said("-h"), said("--help"));
-        assert!(short > 0 && long > short + 50, "{command}: {short}, {long}");
+        assert!(short > 0 && long > short + 20, "{command}: {short}, {long}");
     }
 }
