@@ -93,7 +93,7 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     if let Err(error) = log::start(runtime.handle()) {
-        output::problem(format_args!("{error:#}"));
+        output::problem(output::with_causes(&error));
         return ExitCode::FAILURE;
     }
     let result = runtime.block_on(run(cli));
@@ -105,7 +105,7 @@ pub(crate) fn main() -> ExitCode {
         // Whoever read the output has had enough of it.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::problem(format_args!("{error:#}"));
+            output::problem(output::with_causes(&error));
             ExitCode::FAILURE
         }
     }

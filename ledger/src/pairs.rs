@@ -2,7 +2,8 @@
 //!
 //! A candidate's pairs are a file that is created once. A vote on one of them is a file as well, named after the pair: whoever comes
 //! second finds it there, on whichever replica, so that a pair has one vote and nobody's is written over. A third file says that nothing more is
-//! asked. None of them has a text: what was asked and answered is in the exchanges, and goes with them.
+//! asked. None of them has a text: what was asked and answered is in the exchanges, and goes with them; of what is forgotten nobody is asked, and
+//! what is left of it here are ids.
 
 use chrono::{DateTime, Utc};
 use retune_task::{Choice, Marks, Side};
@@ -21,6 +22,9 @@ pub struct Pairs {
     pub number: u32,
     /// The run that made it.
     pub run_id: String,
+    /// Who judged: what else judges is compared with people by itself.
+    #[serde(default)]
+    pub judge: Option<String>,
     /// Until then they wait.
     pub until: DateTime<Utc>,
     /// What makes an answer better, in the owner's words.
@@ -104,8 +108,34 @@ impl Ledger {
     /// A candidate's pairs.
     pub async fn pairs(&self, task: &str, number: u32) -> Result<Option<Pairs>, Error> {
         let task = task.to_owned();
-        self.blocking(move |store| folder(store, &task, number).join(PAIRS).read_json())
-            .await
+        let found = self
+            .blocking(move |store| folder(store, &task, number).join(PAIRS).read_json())
+            .await?;
+        let mut found: Vec<Pairs> = found.into_iter().collect();
+        self.ask_nothing_forgotten(&mut found).await?;
+        Ok(found.pop())
+    }
+
+    /// Of exchanges that were forgotten nobody is asked, and nothing is known.
+    async fn ask_nothing_forgotten(&self, all: &mut [Pairs]) -> Result<(), Error> {
+        let ids = |pair: &Pair| {
+            let ids = [
+                Some(&pair.request_id),
+                pair.left.as_ref(),
+                pair.right.as_ref(),
+            ];
+            ids.into_iter().flatten().cloned().collect::<Vec<String>>()
+        };
+        let pairs = all.iter().flat_map(|pairs| &pairs.pairs);
+        let every: Vec<String> = pairs.flat_map(ids).collect();
+        let gone = self.forgotten(every.iter().map(String::as_str)).await?;
+        for pair in all.iter_mut().flat_map(|pairs| &mut pairs.pairs) {
+            if ids(pair).iter().any(|id| gone.contains(id)) {
+                pair.asked = false;
+                pair.judged = None;
+            }
+        }
+        Ok(())
     }
 
     /// All pairs of a task's candidates, oldest candidate first.
@@ -118,13 +148,21 @@ impl Ledger {
     /// Pairs of a task that people are asked about at a time.
     pub async fn open_pairs(&self, task: &str, now: DateTime<Utc>) -> Result<Vec<Pairs>, Error> {
         let task = task.to_owned();
-        self.blocking(move |store| {
+        let open = self.blocking(move |store| {
             let is_open = |folder: &Place| Ok(!folder.names()?.iter().any(|name| name == END));
-            let mut open = all(store, &task, is_open)?;
-            open.retain(|pairs| now < pairs.until);
+            let mut open = Vec::new();
+            for pairs in all(store, &task, is_open)? {
+                match now < pairs.until {
+                    true => open.push(pairs),
+                    // So that nobody reads it again.
+                    false => end(store, &task, pairs.number)?,
+                }
+            }
             Ok(open)
-        })
-        .await
+        });
+        let mut open = open.await?;
+        self.ask_nothing_forgotten(&mut open).await?;
+        Ok(open)
     }
 
     /// Keeps a vote on one of a candidate's pairs, if it is the first.
@@ -168,17 +206,18 @@ impl Ledger {
     /// Asks nobody any more about a candidate's pairs.
     pub async fn end_pairs(&self, task: &str, number: u32) -> Result<(), Error> {
         let task = task.to_owned();
-        let end = serde_json::json!({ "at": Utc::now() });
-        self.blocking(move |store| {
-            let folder = folder(store, &task, number);
-            // Of candidates that nobody was asked about there is nothing to end.
-            if folder.join(PAIRS).read()?.is_some() {
-                folder.join(END).create_json_once(&end)?;
-            }
-            Ok(())
-        })
-        .await
+        self.blocking(move |store| end(store, &task, number)).await
     }
+}
+
+fn end(store: &Place, task: &str, number: u32) -> Result<(), Error> {
+    let folder = folder(store, task, number);
+    // Of candidates that nobody was asked about there is nothing to end.
+    if folder.join(PAIRS).read()?.is_some() {
+        let at = serde_json::json!({ "at": Utc::now() });
+        folder.join(END).create_json_once(&at)?;
+    }
+    Ok(())
 }
 
 const PAIRS: &str = "pairs.json";
@@ -242,6 +281,7 @@ mod tests {
             task: "ask".to_owned(),
             number,
             run_id: "run-1".to_owned(),
+            judge: None,
             until,
             criteria: None,
             pairs: (0..3).map(pair).collect(),
@@ -272,7 +312,6 @@ mod tests {
         assert_eq!(first.asked().count(), 2);
         let open = async |at| ledger.open_pairs("ask", at).await.unwrap();
         assert_eq!(open(now).await, [first.clone(), tenth.clone()]);
-        assert_eq!(open(first.until).await, std::slice::from_ref(&tenth));
 
         let vote = |choice, at| PairVote {
             at,
@@ -293,7 +332,9 @@ mod tests {
         assert_eq!(ledger.voted("ask", 2).await.unwrap(), ["pair-2-1"]);
         assert!(ledger.voted("ask", 10).await.unwrap().is_empty());
 
-        for number in [2, 2, 99] {
+        // Whoever looks after their time ends them.
+        assert_eq!(open(first.until).await, std::slice::from_ref(&tenth));
+        for number in [2, 99] {
             ledger.end_pairs("ask", number).await.unwrap();
         }
         assert_eq!(open(now).await, std::slice::from_ref(&tenth));

@@ -1,6 +1,6 @@
 //! A chat completions API as OpenAI has it, wherever it is.
 //!
-//! What says "later" (429, 503, and what gateways say for it), and what does not come in time, is tried again with doubled pauses, the
+//! What says "later" (429, 408, and what servers and gateways say of their own trouble), and what does not come in time, is tried again with doubled pauses, the
 //! server's `retry-after` first. An answer goes where it was asked and nowhere else: a redirection is an error, and so is one that does
 //! not end.
 
@@ -15,7 +15,7 @@ use crate::server::retry_after;
 use crate::{Error, Limits};
 
 /// Tries of one request, the first included.
-const TRIES: u32 = 8;
+const TRIES: u32 = 12;
 /// Of one that did not come in time: each waits long enough.
 const TIMEOUTS: u32 = 3;
 /// Bytes of an answer.
@@ -129,13 +129,11 @@ impl Api {
                     }
                 }
                 Ok(response) => {
-                    let later = matches!(
-                        response.status(),
-                        StatusCode::TOO_MANY_REQUESTS
-                            | StatusCode::BAD_GATEWAY
-                            | StatusCode::SERVICE_UNAVAILABLE
-                            | StatusCode::GATEWAY_TIMEOUT
-                    );
+                    let later = response.status().is_server_error()
+                        || matches!(
+                            response.status(),
+                            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+                        );
                     let named = retry_after(&response);
                     let error = self.refused(response).await;
                     if !later {

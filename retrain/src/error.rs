@@ -102,6 +102,12 @@ pub enum Error {
     Memory { used_mib: u64, allowed_mib: u64 },
     #[error("a thread for the training could not be started: {0}")]
     Thread(std::io::Error),
+    #[error("there is no run `{run_id}`")]
+    NoRun { run_id: String },
+    #[error(
+        "the run `{run_id}` waits for people, and this version cannot read what it knows: its candidate stays as it is, and its votes are in the store"
+    )]
+    OldReport { run_id: String },
     #[error("the run was told to stop")]
     Stopped,
 }

@@ -389,14 +389,14 @@ pub(crate) fn pairs(
         Pair {
             id: format!("pair-{}", &digest[..24]),
             request_id: request_id.clone(),
-            asked: !judged.is_plain && left.is_some() && right.is_some(),
+            asked: judged.plain.is_none() && left.is_some() && right.is_some(),
             left,
             right,
             candidate,
             format_valid: is_valid(task, &one.candidate.content),
             baseline_format_valid: is_valid(task, &one.baseline.content),
             parts,
-            judged: judged.choice,
+            judged: judged.choice.or(judged.plain),
         }
     };
     all.map(pair).collect()

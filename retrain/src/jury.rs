@@ -7,6 +7,7 @@ use retune_task::{JudgedBy, Task};
 use crate::judge::report::{Agreement, Judging};
 use crate::judge::{self, Judge, Judged};
 use crate::report::Report;
+use crate::slices::OWN_PARTS;
 use crate::{Error, Options};
 
 /// Puts the pairs where people judge and the verdict is still open, or may check a model; what is known of the judge goes into the report. The
@@ -30,9 +31,10 @@ pub(crate) async fn put(
         task: task.name.clone(),
         number,
         run_id: report.run_id.clone(),
+        judge: Some(judge.identity()),
         until: Utc::now() + wait,
         criteria: policy.criteria.clone(),
-        pairs: pairs.to_vec(),
+        pairs: pairs.iter().map(without_metadata).collect(),
     };
     let unseat = |(pair, judged): (&Pair, &Judged)| {
         judge::unseat(judged.left.clone(), judged.right.clone(), pair.candidate)
@@ -42,17 +44,31 @@ pub(crate) async fn put(
     if asks_people {
         judging.until = Some(put.until);
         judging.asked = put.asked().count() as u64;
-        o.ledger.put_pairs(&put).await?;
     }
     if let Judge::Model(_) = judge {
         let mut runs = Vec::new();
-        for earlier in o.ledger.all_pairs(&task.name).await? {
+        let mut earlier = o.ledger.all_pairs(&task.name).await?;
+        earlier.retain(|pairs| pairs.judge == put.judge);
+        for earlier in earlier {
             let votes = o.ledger.votes(&task.name, earlier.number).await?;
             runs.push((earlier, votes));
         }
         judging.agreement = Agreement::of(&runs);
     }
     report.judging = Some(judging);
-    let waits = asks_people && policy.by == JudgedBy::People;
-    Ok(waits.then_some(put))
+    if policy.by != JudgedBy::People {
+        o.ledger.put_pairs(&put).await?;
+        return Ok(None);
+    }
+    // Put when everything else is there that a run which waits has to leave behind.
+    Ok(asks_people.then_some(put))
+}
+
+/// What requests carried goes when they are forgotten, and is in no file beside them.
+fn without_metadata(pair: &Pair) -> Pair {
+    let is_ours = |(by, _): &&(String, String)| OWN_PARTS.contains(&by.as_str());
+    Pair {
+        parts: pair.parts.iter().filter(is_ours).cloned().collect(),
+        ..pair.clone()
+    }
 }

@@ -203,6 +203,8 @@ pub enum StartedBy {
     Trigger(String),
     /// Somebody asked; each time is a run of its own.
     Person,
+    /// Somebody asked before: the run with that id, and no other.
+    Before(String),
     /// The time that a schedule named.
     Schedule(chrono::DateTime<chrono::Utc>),
 }
@@ -224,7 +226,7 @@ impl std::fmt::Display for StartedBy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Trigger(alarm) => write!(f, "trigger:{alarm}"),
-            Self::Person => f.write_str("person"),
+            Self::Person | Self::Before(_) => f.write_str("person"),
             Self::Schedule(time) => write!(
                 f,
                 "schedule:{}",

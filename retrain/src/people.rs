@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{ExchangeQuery, Ledger, Pair, PairVote, Pairs, Run};
+use retune_ledger::{ExchangeQuery, Ledger, Pair, PairVote, Pairs, Run, Stage};
 use retune_stats::Told;
 use retune_task::{Choice, Marks, ModelName, Task};
 
@@ -50,30 +50,41 @@ impl Tally {
             asked: pairs.asked().count(),
         };
         let by_id: HashMap<&str, &Pair> = pairs.asked().map(|of| (of.id.as_str(), of)).collect();
+        let plain: Vec<(&Pair, Choice)> = pairs
+            .pairs
+            .iter()
+            .filter(|pair| !pair.asked)
+            .filter_map(|pair| Some((pair, pair.judged?)))
+            .collect();
         let mut choices: HashMap<&str, Choice> = HashMap::new();
-        for pair in pairs.pairs.iter().filter(|pair| !pair.asked) {
-            if let Some(choice) = pair.judged {
-                tally.figures.vote(judge::unblind(choice, pair.candidate));
-                choices.insert(&pair.id, choice);
-            }
-        }
         let mut by_time: Vec<&(String, PairVote)> = votes.iter().collect();
         by_time.sort_by_key(|(id, vote)| (vote.at, id));
+        let mut counted = 0;
         for (id, vote) in by_time {
             if tally.figures.told() != Told::Open {
                 break;
             }
-            if let Some(pair) = by_id.get(id.as_str()) {
-                tally
-                    .figures
-                    .vote(judge::unblind(vote.choice, pair.candidate));
-                choices.insert(&pair.id, vote.choice);
-                let marks = (vote.left.clone(), vote.right.clone());
-                tally
-                    .marks
-                    .push(judge::unseat(marks.0, marks.1, pair.candidate));
-                tally.voted += 1;
+            let Some(pair) = by_id.get(id.as_str()) else {
+                continue;
+            };
+            tally.voted += 1;
+            let marks = (vote.left.clone(), vote.right.clone());
+            tally
+                .marks
+                .push(judge::unseat(marks.0, marks.1, pair.candidate));
+            let mut count = |pair: &'_ Pair, choice| {
+                tally.figures.vote(judge::unblind(choice, pair.candidate));
+            };
+            count(pair, vote.choice);
+            choices.insert(&pair.id, vote.choice);
+            // As large a share of what is plain as of what people are asked, in the order that was drawn: all of it first would begin the test
+            // near its end, with answers that are like no others.
+            let due = plain.len() * tally.voted / tally.asked.max(1);
+            for (pair, choice) in plain.iter().take(due).skip(counted) {
+                count(pair, *choice);
+                choices.insert(&pair.id, *choice);
             }
+            counted = due.max(counted);
         }
         let voted = |pair: &Pair| Some(Voted::of(pair, *choices.get(pair.id.as_str())?));
         tally.votes = pairs.pairs.iter().filter_map(voted).collect();
@@ -90,10 +101,9 @@ pub(crate) fn is_open(task: &Task, pairs: &[Pair], figures: &Figures) -> bool {
     pairs.iter().any(|pair| pair.asked)
         && figures.examined() >= task.retrain.min_pairs as u64
         && !figures.worse()
-        && figures.told() == Told::Open
 }
 
-/// Leaves the run to people, whose pairs are in the ledger.
+/// Leaves the run to people.
 pub(crate) async fn leave(
     o: &Options,
     book: &mut Book<'_>,
@@ -101,6 +111,7 @@ pub(crate) async fn leave(
     pairs: &Pairs,
     observer: Observer<'_>,
 ) -> Result<Report, Error> {
+    o.ledger.put_pairs(pairs).await?;
     let asked = pairs.asked().count();
     tell(&mut report, pairs, 0, asked);
     stages::show_nothing_forgotten(o, &mut report).await?;
@@ -139,6 +150,14 @@ pub(crate) async fn go_on(
         return stages::finish(o, task, book, report, observer).await;
     };
     let tally = Tally::of(&pairs, &votes, report.figures.unwrap_or_default());
+    if has_moved(&o.ledger, task, pairs.number).await? {
+        o.ledger.end_pairs(&task.name, pairs.number).await?;
+        report.reasons = vec![format!(
+            "{} of {} pairs had a vote of people when somebody decided about it",
+            tally.voted, tally.asked
+        )];
+        return stages::finish(o, task, book, report, observer).await;
+    }
     if !tally.is_settled(pairs.until, Utc::now()) {
         tell(&mut report, &pairs, tally.voted, tally.asked);
         book.waits(tally.voted, tally.asked).await?;
@@ -166,11 +185,27 @@ pub(crate) async fn is_settled(ledger: &Ledger, task: &Task, run: &Run) -> Resul
     let Some(report) = report else {
         return Ok(true);
     };
+    if is_moved(ledger, task, run).await? {
+        return Ok(true);
+    }
     let found = found(ledger, task, &report).await?;
     Ok(found.is_none_or(|(pairs, votes)| {
         Tally::of(&pairs, &votes, report.figures.unwrap_or_default())
             .is_settled(pairs.until, Utc::now())
     }))
+}
+
+/// Whether somebody has decided about a run's candidate while it waited.
+pub(crate) async fn is_moved(ledger: &Ledger, task: &Task, run: &Run) -> Result<bool, Error> {
+    match run.adapter.as_deref().and_then(number) {
+        Some(number) => has_moved(ledger, task, number).await,
+        None => Ok(false),
+    }
+}
+
+async fn has_moved(ledger: &Ledger, task: &Task, number: u32) -> Result<bool, Error> {
+    let stage = ledger.stages(&task.name).await?.stage(number);
+    Ok(matches!(stage, Stage::Champion | Stage::Rejected))
 }
 
 /// How many of its pairs have a vote.
@@ -198,7 +233,7 @@ async fn found(
 }
 
 /// Of `task@3` the 3.
-fn number(adapter: &str) -> Option<u32> {
+pub(crate) fn number(adapter: &str) -> Option<u32> {
     match ModelName::parse(adapter)? {
         ModelName::Adapter { number, .. } => Some(number),
         _ => None,

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use proptest::prelude::*;
-use retune_ledger::Stage;
+use retune_ledger::{Action, Stage};
 use retune_task::Side;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::book::{DONE, FAILED};
+use crate::book::{DONE, EXAMINING, FAILED};
 use crate::house::{AUTO, EXCHANGES, Fault, House, start};
 use crate::run::run;
-use crate::{Launch, watch};
+use crate::{Launch, Start, StartedBy, watch};
 
 fn by_people() -> String {
     format!("{AUTO}\n[task.retrain.judge]\nby = \"people\"\ncriteria = \"it is right\"\n")
@@ -203,6 +203,7 @@ fn pairs(count: usize) -> Pairs {
         task: "ask".to_owned(),
         number: 1,
         run_id: "run-1".to_owned(),
+        judge: None,
         until: Utc::now(),
         criteria: None,
         pairs: (0..count).map(pair).collect(),
@@ -239,28 +240,105 @@ proptest! {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_was_killed_before_it_could_wait_asks_nobody_about_its_first_try() {
-    let house = House::new(EXCHANGES, &by_people()).await;
-    let ledger = &house.options.ledger;
-    let reached = tokio::sync::Notify::new();
-    let mut watch = |event: &Event| {
-        if matches!(event, Event::State { state, .. } if *state == JUDGING) {
-            reached.notify_one();
-        }
+    let house = Arc::new(House::new(EXCHANGES, &by_people()).await);
+    let killed = {
+        let house = Arc::clone(&house);
+        tokio::spawn(async move {
+            let mut watch = |event: &Event| {
+                let is_it = matches!(event, Event::State { state, .. } if *state == JUDGING);
+                assert!(!is_it, "killed");
+            };
+            run(&house.options, &start(), &mut watch).await.is_ok()
+        })
     };
-    let start = start();
-    tokio::select! {
-        biased;
-        () = reached.notified() => {}
-        _ = run(&house.options, &start, &mut watch) => panic!("it was not killed"),
-    }
+    assert!(killed.await.unwrap_err().is_panic());
+    let ledger = &house.options.ledger;
     assert!(ledger.pairs("ask", 1).await.unwrap().is_some());
-    if house.row(&start).await.state == JUDGING {
-        // The row was faster than the kill: then it waits, as it should.
-        return;
-    }
-    house.run(&start).await.0.unwrap();
+    assert_eq!(house.row(&start()).await.state, EXAMINING);
+    house.run(&start()).await.0.unwrap();
     let open = ledger.open_pairs("ask", Utc::now()).await.unwrap();
     let numbers: Vec<u32> = open.iter().map(|pairs| pairs.number).collect();
     assert_eq!(numbers, [2]);
-    assert_eq!(house.row(&start).await.state, JUDGING);
+    assert_eq!(house.row(&start()).await.state, JUDGING);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_s_run_ends_as_itself_whatever_fails() {
+    let house = House::new(EXCHANGES, &by_people()).await;
+    let of = |started_by| Start {
+        task: "ask".to_owned(),
+        started_by,
+    };
+    let waiting = house.run(&of(StartedBy::Person)).await.0.unwrap();
+    vote(&house, 1, 100, true).await;
+    house.fail_once(Fault {
+        path: "promote",
+        done: false,
+    });
+    let before = of(StartedBy::Before(waiting.run_id.clone()));
+    assert!(house.run(&before).await.0.is_err());
+    // Whoever asks next, it is this run that goes on, and a second one that was late finds it done.
+    let done = house.run(&of(StartedBy::Person)).await.0.unwrap();
+    assert_eq!((&done.run_id, done.promoted), (&waiting.run_id, true));
+    let late = house.run(&before).await.0.unwrap();
+    assert_eq!(late.run_id, waiting.run_id);
+    assert_eq!(house.options.ledger.runs().await.unwrap().len(), 1);
+    let none = of(StartedBy::Before("run-none".to_owned()));
+    let error = house.run(&none).await.0.unwrap_err();
+    assert!(error.to_string().contains("run-none"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_decides_meanwhile_ends_it() {
+    let house = House::new(EXCHANGES, &by_people()).await;
+    house.run(&start()).await.0.unwrap();
+    vote(&house, 1, 2, true).await;
+    let ledger = &house.options.ledger;
+    let stages = ledger.stages("ask").await.unwrap();
+    let rejected = stages.after("ask", Some(1), Action::Reject, &[]).unwrap();
+    ledger
+        .set_stages("ask", stages.seq, rejected)
+        .await
+        .unwrap();
+    let task = &house.options.config.tasks[0];
+    let row = house.row(&start()).await;
+    assert!(is_settled(ledger, task, &row).await.unwrap());
+    let report = house.run(&start()).await.0.unwrap();
+    assert_eq!((report.verdict, report.promoted), (Verdict::Wait, false));
+    assert!(report.reasons[0].contains("2 of"), "{:?}", report.reasons);
+    assert_eq!(house.row(&start()).await.state, DONE);
+    assert!(
+        ledger
+            .open_pairs("ask", Utc::now())
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[test]
+fn what_is_plain_counts_with_people_s_votes_and_not_before_them() {
+    let mut pairs = pairs(120);
+    for pair in &mut pairs.pairs[..20] {
+        pair.asked = false;
+        pair.judged = Some(match pair.candidate {
+            Side::Left => Choice::Left,
+            Side::Right => Choice::Right,
+        });
+    }
+    let none = Tally::of(&pairs, &[], Figures::default());
+    assert_eq!((none.figures.judged(), none.asked), (0, 100));
+    // They like the baseline's as often.
+    let votes: Vec<(String, PairVote)> = pairs
+        .asked()
+        .enumerate()
+        .map(|(n, pair)| (pair.id.clone(), said(pair, n % 2 == 0, n as i64)))
+        .collect();
+    let some = Tally::of(&pairs, &votes[..10], Figures::default());
+    assert_eq!(
+        (some.voted, some.figures.wins, some.figures.losses),
+        (10, 7, 5)
+    );
+    let whole = Tally::of(&pairs, &votes, Figures::default());
+    assert!(whole.figures.told() != Told::Better, "{:?}", whole.figures);
 }

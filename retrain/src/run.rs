@@ -68,7 +68,8 @@ pub enum Event {
 
 /// The id of the run that `start` asks for; a person's request has no other name than its time.
 pub fn run_id(start: &Start) -> String {
-    let when = match start.started_by {
+    let when = match &start.started_by {
+        StartedBy::Before(run_id) => return run_id.clone(),
         StartedBy::Person => format!(":{}", Utc::now().to_rfc3339()),
         StartedBy::Trigger(_) | StartedBy::Schedule(_) => String::new(),
     };
@@ -86,18 +87,23 @@ pub async fn run(
     if task.retrain.trainer == Trainer::Native {
         crate::trainable(&o.base)?;
     }
-    let lease = o.ledger.lease(&format!("retrain-{}", task.name)).await?;
+    let lease = o.ledger.lease(&lease(&task.name)).await?;
     let lease = lease.ok_or_else(|| Error::Busy {
         task: task.name.clone(),
     })?;
     // Nobody else works at the task now: an open run of a person's is one that was stopped, and goes on.
     let run_id = match start.started_by {
         StartedBy::Person => stopped(&o.ledger.runs().await?, &task.name, Utc::now()),
-        StartedBy::Trigger(_) | StartedBy::Schedule(_) => None,
+        StartedBy::Before(_) | StartedBy::Trigger(_) | StartedBy::Schedule(_) => None,
     };
     let run_id = run_id.unwrap_or_else(|| self::run_id(start));
     let alone = Box::pin(alone(o, task, start, run_id, observer));
     lease.during(alone).await
+}
+
+/// What a process that works at a task's runs holds.
+pub(crate) fn lease(task: &str) -> String {
+    format!("retrain-{task}")
 }
 
 /// The task's newest run that a person asked for, if it neither ended nor failed, and waits for people or is not so old that nobody means it
@@ -108,8 +114,11 @@ pub(crate) fn stopped(runs: &[Run], task: &str, now: DateTime<Utc>) -> Option<St
         .iter()
         .filter(|run| run.task == task && run.started_by == by_person);
     let newest = of.max_by_key(|run| run.ts)?;
-    let is_open = newest.state != DONE && newest.state != FAILED;
-    let is_meant = newest.state == JUDGING || now - newest.ts < TimeDelta::days(1);
+    // One that failed behind its verdict has that to be carried out.
+    let is_decided = newest.verdict.is_some();
+    let is_open = newest.state != DONE && (newest.state != FAILED || is_decided);
+    let is_young = now - newest.ts < TimeDelta::days(1);
+    let is_meant = newest.state == JUDGING || is_decided || is_young;
     (is_open && is_meant).then(|| newest.run_id.clone())
 }
 
@@ -130,6 +139,11 @@ async fn alone(
     if let Some(report) = before.as_ref().and_then(finished) {
         return Ok(report);
     }
+    if before.is_none()
+        && let StartedBy::Before(_) = start.started_by
+    {
+        return Err(Error::NoRun { run_id });
+    }
     let report = before.as_ref().and_then(report_of);
     let mut book;
     let done = match (report, before) {
@@ -141,6 +155,7 @@ async fn alone(
             book = Book::open(&o.ledger, run);
             Box::pin(stages::finish(o, task, &mut book, report, observer)).await
         }
+        (None, Some(run)) if run.state == JUDGING => return Err(Error::OldReport { run_id }),
         (_, before) => {
             // Of what was done before nothing counts but what it cost.
             let report = before.and_then(|run| run.report);

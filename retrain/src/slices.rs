@@ -26,6 +26,8 @@ use crate::verdict::{Paired, SIGNIFICANCE, Verdict};
 
 /// Prompts of a value of metadata below which it has no part of its own: so few could show nothing, and might name somebody.
 const LEAST: usize = 6;
+/// What parts are by beside the policy's keys.
+pub(crate) const OWN_PARTS: [&str; 2] = ["known by", "prompt"];
 /// Values of a key that have a part of their own, the most frequent ones.
 const VALUES: usize = 12;
 
@@ -113,14 +115,14 @@ pub(crate) fn parts<'a>(
             Some(_) => "others".to_owned(),
         });
     }
-    add("known by", &|row| match row.known_by {
+    add(OWN_PARTS[0], &|row| match row.known_by {
         KnownBy::Correction => "correction".to_owned(),
         KnownBy::Rating(_) => "rating".to_owned(),
         // None is examined.
         KnownBy::Synthetic => "synthetic".to_owned(),
     });
     if let Some((short, medium)) = thirds(&rows) {
-        add("prompt", &|row| match length(row) {
+        add(OWN_PARTS[1], &|row| match length(row) {
             length if length <= short => format!("short (up to {short} characters)"),
             length if length <= medium => format!("medium (up to {medium} characters)"),
             _ => format!("long (above {medium} characters)"),

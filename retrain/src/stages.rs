@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{AdapterRef, FeedbackQuery, Pair, Pairs, Reference, Span, Table, Trigger};
+use retune_ledger::{
+    AdapterRef, FeedbackQuery, Pair, Pairs, Reference, Span, Stage, Table, Trigger,
+};
 use retune_task::{ChatMessage, Enforce, Task};
 
 use crate::book::{Book, DATASET, DONE, EXAMINING};
@@ -283,6 +285,10 @@ async fn examine(
     if waits.is_none() {
         let voted = |pair: &Pair| Some(Voted::of(pair, pair.judged?));
         let votes: Vec<Voted> = pairs.iter().filter_map(voted).collect();
+        // What is plain, where people were to judge and are not asked.
+        if figures.judged() == 0 {
+            votes.iter().for_each(|voted| figures.vote(voted.vote));
+        }
         report.won = samples(&examined, &votes, Vote::Win);
         report.lost = samples(&examined, &votes, Vote::Loss);
         conclude(task, report, &pairs, figures, votes);
@@ -388,15 +394,16 @@ pub(crate) async fn finish(
         book.run.error = None;
         book.decide(&report)?;
         book.write().await?;
-        let champion = o
-            .ledger
-            .stages(&task.name)
-            .await?
-            .champion
-            .map(|number| name(&task.name, number));
+        let stages = o.ledger.stages(&task.name).await?;
+        let is = |stage| people::number(&candidate).map(|n| stages.stage(n)) == Some(stage);
+        let wins = matches!(report.verdict, Verdict::Promote | Verdict::Canary);
         // A run that died between its promotion and its last row finds the work done.
-        let outcome = if champion.as_ref() == Some(&candidate) {
+        let outcome = if is(Stage::Champion) && wins {
             Ok(())
+        } else if is(Stage::Champion) || is(Stage::Rejected) && report.verdict != Verdict::Reject {
+            Err(format!(
+                "somebody has decided about `{candidate}` meanwhile"
+            ))
         } else {
             let server = Server::new(o.http.clone(), &o.server, &o.limits).by(&report.run_id);
             promote::carry_out(&server, &task.retrain, &report, &candidate).await?

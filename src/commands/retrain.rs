@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// The schedule's time that this run answers, as RFC 3339 has it.
     #[arg(long, value_name = "TIME", value_parser = DateTime::parse_from_rfc3339)]
     scheduled: Option<DateTime<FixedOffset>>,
+    /// The run of a person's that this goes on with, where people have judged its pairs.
+    #[arg(long, value_name = "ID", hide = true, requires = "task", conflicts_with_all = ["trigger", "scheduled"])]
+    run: Option<String>,
     /// The running server [default: the configuration's address].
     #[arg(long, value_name = "URL")]
     server: Option<String>,
@@ -99,7 +102,10 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
             let started_by = match (&args.trigger, args.scheduled) {
                 (Some(alarm), _) => StartedBy::Trigger(alarm.clone()),
                 (None, Some(time)) => StartedBy::Schedule(time.to_utc()),
-                (None, None) => StartedBy::Person,
+                (None, None) => match &args.run {
+                    Some(run_id) => StartedBy::Before(run_id.clone()),
+                    None => StartedBy::Person,
+                },
             };
             let start = Start {
                 task: task.clone(),

@@ -149,6 +149,9 @@ fn arguments(launch: &Launch, server: &str) -> Vec<OsString> {
                 StartedBy::Schedule(time) => {
                     arguments.extend(["--scheduled".into(), time.to_rfc3339().into()]);
                 }
+                StartedBy::Before(run_id) => {
+                    arguments.extend(["--run".into(), run_id.into()]);
+                }
                 StartedBy::Person => {}
             }
         }

@@ -62,8 +62,8 @@ pub(crate) struct Judged {
     /// Both answers' marks, where somebody gave any.
     pub(crate) left: Marks,
     pub(crate) right: Marks,
-    /// Nobody was asked: the answers are the same, or one of them is none.
-    pub(crate) is_plain: bool,
+    /// What is so whoever is asked: the answers are the same, or one of them is none.
+    pub(crate) plain: Option<Choice>,
     /// It was the place that the model preferred.
     pub(crate) swayed: bool,
     /// What the model said could not be read.
@@ -76,7 +76,7 @@ impl Judged {
     fn plainly(choice: Choice) -> Self {
         Self {
             choice: Some(choice),
-            is_plain: true,
+            plain: Some(choice),
             ..Self::default()
         }
     }
@@ -142,6 +142,14 @@ impl Judge {
         }
     }
 
+    /// What tells it from other judges.
+    pub(crate) fn identity(&self) -> String {
+        match self {
+            Self::Model(model) => model.identity(),
+            Self::KnownAnswer | Self::People => self.name(),
+        }
+    }
+
     /// What is said of some pairs, in their order; `done` hears how many are judged. Of people's nothing is known but what is plain.
     pub(crate) async fn judge(
         &self,
@@ -163,9 +171,10 @@ impl Judge {
                 })
                 .collect()),
             Self::People => Ok(pairs
-                .map(|(_, left, right)| match plain(left, right) {
-                    Some(choice) => Judged::plainly(choice),
-                    None => Judged::default(),
+                .map(|(_, left, right)| Judged {
+                    // It counts with people's votes, and not before them: what is plain is no sample of what is not.
+                    plain: plain(left, right),
+                    ..Judged::default()
                 })
                 .collect()),
             Self::Model(model) => model.judge(task, pairs.collect(), &mut done).await,

@@ -84,6 +84,17 @@ impl Model {
         self.api.model()
     }
 
+    /// What tells it from other judges: another prompt makes another judge, too.
+    pub(super) fn identity(&self) -> String {
+        let rules = retune_task::sha256(&self.rules);
+        format!(
+            "model {} at {}, {}",
+            self.name(),
+            self.api.url(),
+            &rules[..12]
+        )
+    }
+
     /// Asks it which of two plain answers is better: a judge that is away, or cannot say so, is missed before anything is trained for it.
     ///
     /// # Errors
@@ -128,7 +139,19 @@ impl Model {
             let (model, slots) = (self.clone(), Arc::clone(&slots));
             asking.spawn(async move {
                 let _slot = slots.acquire_owned().await.map_err(|_| Error::Stopped)?;
-                Ok::<_, Error>((index, model.pair(orders).await?))
+                let said = match model.pair(orders).await {
+                    // Too long for it, or not to be spoken of: that is about this pair alone.
+                    Err(Error::Refused {
+                        status: 400 | 413 | 422,
+                        ..
+                    }) => Judged {
+                        choice: Some(Choice::Tie),
+                        unread: true,
+                        ..Judged::default()
+                    },
+                    said => said?,
+                };
+                Ok::<_, Error>((index, said))
             });
         }
         done(judged.len() - asking.len());

@@ -89,7 +89,10 @@ async fn each_pair_is_asked_about_in_both_orders() {
     let choices: Vec<_> = judged.iter().map(|one| one.choice.unwrap()).collect();
     assert_eq!(choices, [Choice::Left, Choice::Right, Choice::Tie]);
     assert_eq!(done, [1, 2, 3]);
-    assert!(judged[2].is_plain && !judged[0].is_plain);
+    assert_eq!(
+        (judged[2].plain, judged[0].plain),
+        (Some(Choice::Tie), None)
+    );
     assert_eq!((judged[0].prompt_tokens, judged[2].prompt_tokens), (20, 0));
     let marks = |of: &[(&str, f64)]| -> Marks {
         of.iter()

@@ -17,6 +17,7 @@ const FAIR: f64 = 0.4;
 
 /// How the answers of a run were judged.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Judging {
     /// Pairs that were judged without asking anybody: both answers are the same, or one is none.
     pub plain: u64,
@@ -52,7 +53,7 @@ impl Judging {
     pub(crate) fn of(judged: &[Judged], marks: &[(Marks, Marks)]) -> Self {
         let count = |is_one: fn(&&Judged) -> bool| judged.iter().filter(is_one).count() as u64;
         Self {
-            plain: count(|one| one.is_plain),
+            plain: count(|one| one.plain.is_some()),
             swayed: count(|one| one.swayed),
             unread: count(|one| one.unread),
             prompt_tokens: judged.iter().map(|one| one.prompt_tokens).sum(),

@@ -207,7 +207,8 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
             return Ok(());
         }
         let row = latest(ledger, &id).await?;
-        if row.as_ref().is_some_and(|run| run.state == JUDGING) {
+        let waits = |run: &Run| run.state == JUDGING && run.verdict.is_none();
+        if row.as_ref().is_some_and(waits) {
             return Ok(());
         }
         let first = ExchangeQuery {

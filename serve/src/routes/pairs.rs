@@ -26,8 +26,13 @@ const LIST: Rules = Rules {
     metadata: false,
 };
 
+/// Pairs whose texts are looked for, for one page: of those that are too old to be kept there is none.
+const MOST_LOOKED_AT: usize = 100;
+
 /// `GET /v1/pairs`: some that wait.
 pub(crate) async fn list(app: web::Data<App>, http: HttpRequest) -> Result<HttpResponse, Error> {
+    let caller = Caller::of(&http);
+    app.rates.admit(caller.key_id.as_deref(), Instant::now())?;
     let page = Page::read(http.query_string(), &LIST)?;
     let sets = open(&app, page.filter("task")).await?;
     let mut waiting: Vec<(&Pairs, &Pair)> = Vec::new();
@@ -37,27 +42,19 @@ pub(crate) async fn list(app: web::Data<App>, http: HttpRequest) -> Result<HttpR
         let of = pairs.asked().filter(|pair| !voted.contains(&pair.id));
         waiting.extend(of.map(|pair| (pairs, pair)));
     }
-    let rater = Caller::of(&http).key_id.unwrap_or_default();
-    waiting.sort_by_cached_key(|(_, pair)| {
-        retune_task::sha256(&format!("pairs\n{rater}\n{}", pair.id))
-    });
-    let first = match &page.after {
-        None => 0,
-        Some(id) => {
-            let place = waiting.iter().position(|(_, pair)| pair.id == *id);
-            let gone = || {
-                let message = format!("Invalid 'after': no pair '{id}' waits.");
-                Error::param("after", "invalid_value", message)
-            };
-            place.ok_or_else(gone)? + 1
-        }
-    };
+    let rater = caller.key_id.unwrap_or_default();
+    let place = |id: &str| retune_task::sha256(&format!("pairs\n{rater}\n{id}"));
+    waiting.sort_by_cached_key(|(_, pair)| place(&pair.id));
+    // One that has a vote by now has its place in the order still.
+    let after = page.after.as_deref().map(place);
+    let is_past = |id: &str| after.as_ref().is_some_and(|after| place(id) <= *after);
+    let mut rest = waiting.iter().filter(|(_, pair)| !is_past(&pair.id));
     let mut data = Vec::new();
-    let mut rest = waiting.iter().skip(first);
-    while data.len() < page.limit
-        && let Some((pairs, pair)) = rest.next()
-    {
+    for (pairs, pair) in rest.by_ref().take(MOST_LOOKED_AT) {
         data.extend(shown(&app, pairs, pair).await?);
+        if data.len() == page.limit {
+            break;
+        }
     }
     Ok(HttpResponse::Ok().json(json!({
         "object": "list",
