@@ -21,7 +21,8 @@ RUN cargo build --release --locked --bin retune
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --no-create-home --home-dir /data --uid 10001 retune && install -d -o retune -g retune /data
+    && groupadd --gid 10001 retune && useradd --no-create-home --home-dir /data --uid 10001 --gid retune retune \
+    && install -d -o retune -g retune /data
 COPY --from=build /src/target/release/retune /usr/local/bin/retune
 # All that Retune writes is in the volume: the store, the pocket model unpacked, what comes from Hugging Face. And in /tmp questions that outgrow their
 # memory. So the root file system can be read-only.
