@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::TimeDelta;
 use retune_ledger::{
@@ -225,16 +226,18 @@ pub(crate) struct Asking<T> {
 }
 
 impl Asking<Answers> {
-    /// Asks both.
+    /// Asks both, in turn one of them first: who is always first waits for the other questions, and seems slower.
     pub(crate) fn start(
         server: &Server,
         contest: &Contest,
         questions: impl Iterator<Item = Question>,
     ) -> Self {
         let (server, contest) = (server.clone(), Arc::new(contest.clone()));
+        let turn = AtomicUsize::new(0);
         Self::each(CONCURRENCY, questions, move |question| {
             let (server, contest) = (server.clone(), Arc::clone(&contest));
-            async move { ask_both(&server, &contest, &question).await }
+            let is_first = turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+            async move { ask_both(&server, &contest, &question, is_first).await }
         })
     }
 }
@@ -285,10 +288,19 @@ async fn ask_both(
     server: &Server,
     contest: &Contest,
     question: &Question,
+    candidate_first: bool,
 ) -> Result<Answers, Error> {
-    let run_id = &contest.run_id;
-    let candidate = server.ask(&contest.candidate, question, run_id).await?;
-    let baseline = server.ask(&contest.baseline, question, run_id).await?;
+    let ask = |model| server.ask(model, question, &contest.run_id);
+    let (candidate, baseline) = match candidate_first {
+        true => {
+            let candidate = ask(&contest.candidate).await?;
+            (candidate, ask(&contest.baseline).await?)
+        }
+        false => {
+            let baseline = ask(&contest.baseline).await?;
+            (ask(&contest.candidate).await?, baseline)
+        }
+    };
     for (asked, answer) in [
         (&contest.candidate, &candidate),
         (&contest.baseline, &baseline),

@@ -204,8 +204,8 @@ pub(crate) async fn is_moved(ledger: &Ledger, task: &Task, run: &Run) -> Result<
 }
 
 async fn has_moved(ledger: &Ledger, task: &Task, number: u32) -> Result<bool, Error> {
-    let stage = ledger.stages(&task.name).await?.stage(number);
-    Ok(matches!(stage, Stage::Champion | Stage::Rejected))
+    let stages = ledger.stages(&task.name).await?;
+    Ok(stages.champion == Some(number) || stages.stage(number) == Stage::Rejected)
 }
 
 /// How many of its pairs have a vote.

@@ -395,12 +395,14 @@ pub(crate) async fn finish(
         book.decide(&report)?;
         book.write().await?;
         let stages = o.ledger.stages(&task.name).await?;
-        let is = |stage| people::number(&candidate).map(|n| stages.stage(n)) == Some(stage);
+        let number = people::number(&candidate);
+        let serves = number.is_some() && stages.champion == number;
+        let is_rejected = number.map(|number| stages.stage(number)) == Some(Stage::Rejected);
         let wins = matches!(report.verdict, Verdict::Promote | Verdict::Canary);
         // A run that died between its promotion and its last row finds the work done.
-        let outcome = if is(Stage::Champion) && wins {
+        let outcome = if serves && wins {
             Ok(())
-        } else if is(Stage::Champion) || is(Stage::Rejected) && report.verdict != Verdict::Reject {
+        } else if serves || is_rejected && report.verdict != Verdict::Reject {
             Err(format!(
                 "somebody has decided about `{candidate}` meanwhile"
             ))

@@ -245,7 +245,7 @@ async fn what_an_api_answers_instead_is_named() {
     for (reply, says, tries) in [
         (401, "answered with 401: no such key", 1),
         (302, "answered with 302", 1),
-        (429, "answered with 429", 8),
+        (429, "answered with 429", 12),
         // In its body.
         (0, "no choices[0].message", 1),
         // Never.
