@@ -1,7 +1,10 @@
 //! `[task.retrain]`: what makes a task's adapters, when, and at what price.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use retune_task::{Config, OtherTrainer, RegressionSuite, RetrainPolicy, Trainer, TrainerServer};
+use retune_task::{
+    Config, JudgeModel, JudgedBy, OtherTrainer, RegressionSuite, RetrainPolicy, Trainer,
+    TrainerServer,
+};
 
 fn config(before: &str, keys: &str) -> Result<Config, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -63,6 +66,48 @@ fn a_trainer_has_what_it_needs_and_nothing_of_another() {
         ),
     ] {
         let error = trainer(keys).unwrap_err();
+        assert!(error.contains(part), "{part} in {error}");
+    }
+}
+
+#[test]
+fn a_judge_has_what_it_needs_and_nothing_of_another() {
+    let judge = |keys: &str| Ok::<_, String>(policy(&format!("judge = {{ {keys} }}"))?.judge);
+    assert_eq!(judge("").unwrap().by, JudgedBy::KnownAnswer);
+    let people = judge("by = \"people\", days = 3, criteria = \" it is kind \"").unwrap();
+    assert_eq!(people.by, JudgedBy::People);
+    assert_eq!(people.longest.as_secs(), 3 * 86_400);
+    assert_eq!(people.criteria.as_deref(), Some("it is kind"));
+    let model = "by = \"model\", url = \"https://api.example.com/v1/\", model = \"strong\"";
+    assert_eq!(
+        judge(&format!("{model}, api_key_env = \"KEY\""))
+            .unwrap()
+            .by,
+        JudgedBy::Model(JudgeModel {
+            url: "https://api.example.com/v1".to_owned(),
+            model: "strong".to_owned(),
+            api_key_env: Some("KEY".to_owned()),
+        })
+    );
+    for (keys, part) in [
+        ("by = \"model\"", "judge.url: is missing"),
+        (
+            "by = \"model\", url = \"https://x/v1\"",
+            "judge.model: is missing",
+        ),
+        (
+            "by = \"model\", url = \"x\", model = \"m\"",
+            "judge.url: is",
+        ),
+        ("url = \"https://x/v1\"", "belongs to by = \"model\""),
+        ("days = 3", "belongs to by = \"model\" and by = \"people\""),
+        ("by = \"people\", days = 0", "judge.days: is 0"),
+        (
+            "by = \"jury\"",
+            "expected \"known-answer\" or \"model\" or \"people\"",
+        ),
+    ] {
+        let error = judge(keys).unwrap_err();
         assert!(error.contains(part), "{part} in {error}");
     }
 }
