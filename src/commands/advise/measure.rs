@@ -258,7 +258,7 @@ mod tests {
     fn bases_are_looked_for_before_anything_is_asked() {
         let (folder, config) = config("");
         for (named, expected) in [
-            (&["models/none"][..], "no model at"),
+            (&["models/none"][..], "would have to be downloaded"),
             (&["org/none-of-this-name"], "would have to be downloaded"),
             (&[" "], "empty"),
         ] {
