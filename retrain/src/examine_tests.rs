@@ -17,21 +17,14 @@ use super::{Asking, Contest, Examined, Voted, choose, count, draw, pairs};
 use crate::dataset::{Dataset, KnownBy, Row};
 use crate::judge::Judge;
 use crate::server::{Answer, Question, Server};
-use crate::testing::{Reply, Request, StandIn, task, time, user};
+use crate::testing::{self, Reply, Request, StandIn, task};
 use crate::verdict::Figures;
 use crate::{Error, Limits};
 
 fn row(n: usize, split: Split, known_by: KnownBy) -> Row {
     Row {
-        request_id: format!("request-{n}"),
-        ts: time(n as i64),
-        conversation: format!("conversation-{n}"),
-        user: None,
-        metadata: Default::default(),
         split,
-        messages: vec![user(&format!("prompt {n}"))],
-        answer: format!(r#"{{"is":"{n}"}}"#),
-        known_by,
+        ..testing::row(n, known_by)
     }
 }
 

@@ -8,16 +8,17 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use retune_ledger::{ExchangeQuery, Ledger, Pair, PairVote, Pairs, Run, Stage};
 use retune_stats::Told;
-use retune_task::{Choice, Marks, ModelName, Task};
+use retune_task::{Choice, Marks, Task};
 
 use crate::book::{Book, JUDGING};
 use crate::conclusion::conclude;
+use crate::dataset::question;
 use crate::examine::Voted;
 use crate::judge::rubric::criteria;
 use crate::judge::{self, Vote};
 use crate::report::{Report, SAMPLES, Sample};
 use crate::run::Event;
-use crate::stages::{self, Observer};
+use crate::stages::{self, Observer, number};
 use crate::verdict::{Figures, Verdict};
 use crate::{Error, Options};
 
@@ -232,14 +233,6 @@ async fn found(
     Ok(pairs.map(|pairs| (pairs, votes)))
 }
 
-/// Of `task@3` the 3.
-pub(crate) fn number(adapter: &str) -> Option<u32> {
-    match ModelName::parse(adapter)? {
-        ModelName::Adapter { number, .. } => Some(number),
-        _ => None,
-    }
-}
-
 /// Some that were won, and some that were lost, with their texts.
 async fn samples(
     ledger: &Ledger,
@@ -275,7 +268,8 @@ async fn sample(ledger: &Ledger, pair: &Pair) -> Result<Option<Sample>, Error> {
     let Ok([left, right]) = <[_; 2]>::try_from(found) else {
         return Ok(None);
     };
-    let prompt = stages::question(left.messages.as_deref().unwrap_or_default());
+    let asked = question(left.messages.as_deref().unwrap_or_default());
+    let prompt = asked.unwrap_or_default().to_owned();
     let (candidate, baseline) = judge::unseat(left.answer, right.answer, pair.candidate);
     Ok(Some(Sample {
         request_id: pair.request_id.clone(),

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use retune_task::{Format, RegressionSuite, Suite};
 
 use super::{DEFAULT, LONGEST, SHOWN, chosen, count, in_words};
+use crate::Limits;
+use crate::conclusion::{Beside, temper};
 use crate::examine::{Answers, Asking, Contest};
 use crate::server::{Answer, Question, Server};
 use crate::testing::{Reply, Request, StandIn, config};
 use crate::verdict::{Figures, Verdict, verdict};
-use crate::{Limits, slices};
 
 fn answer(content: &str) -> Answer {
     Answer {
@@ -174,11 +175,11 @@ fn of(own: bool, lost: usize) -> (Verdict, String) {
         figures.length.observe(true, true);
     }
     let (whole, mut reasons) = verdict(&figures, 150);
-    let (verdict, more) = slices::temper(
+    let (verdict, more) = temper(
         whole,
-        &slices::Beside {
+        &Beside {
             regression: Some(&counted),
-            ..slices::Beside::default()
+            ..Beside::default()
         },
     );
     reasons.extend(more);

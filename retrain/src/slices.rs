@@ -11,18 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use retune_stats::{holm, sign_test};
-use retune_task::JudgePolicy;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{KnownBy, Row};
 use crate::examine::Voted;
 use crate::judge::Vote;
-use crate::judge::report::Judging;
-use crate::pace::Pace;
-use crate::prompted::Prompted;
-use crate::regression::{self, Regression};
 use crate::report::parts::cell;
-use crate::verdict::{Paired, SIGNIFICANCE, Verdict};
+use crate::verdict::{Paired, SIGNIFICANCE};
 
 /// Prompts of a value of metadata below which it has no part of its own: so few could show nothing, and might name somebody.
 const LEAST: usize = 6;
@@ -72,7 +67,7 @@ impl Slice {
     }
 
     /// For people.
-    fn in_words(&self) -> String {
+    pub(crate) fn in_words(&self) -> String {
         let mut what = Vec::new();
         if self.votes_worse {
             what.push(format!(
@@ -214,56 +209,6 @@ fn test(slices: &mut [Slice]) {
             }
         }
     }
-}
-
-/// What is known beside the votes of the whole.
-#[derive(Default)]
-pub(crate) struct Beside<'a> {
-    pub(crate) slices: &'a [Slice],
-    pub(crate) regression: Option<&'a Regression>,
-    pub(crate) pace: Option<&'a Pace>,
-    pub(crate) prompted: Option<&'a Prompted>,
-    pub(crate) judging: Option<(&'a Judging, &'a JudgePolicy)>,
-}
-
-/// The verdict on the whole in the light of its parts, of a suite that rejects nobody, of how long answers take, and of what the judge marked;
-/// with reasons.
-pub(crate) fn temper(verdict: Verdict, beside: &Beside<'_>) -> (Verdict, Vec<String>) {
-    let Beside {
-        slices,
-        regression,
-        pace,
-        prompted,
-        judging,
-    } = *beside;
-    let worse: Vec<&Slice> = slices.iter().filter(|slice| slice.is_worse()).collect();
-    let mut reasons: Vec<String> = worse.iter().map(|slice| slice.in_words()).collect();
-    let default = regression.filter(|suite| !suite.own);
-    reasons.extend(default.and_then(|suite| regression::in_words(&suite.suite)));
-    reasons.extend(prompted.map(Prompted::in_words));
-    reasons.extend(pace.map(Pace::in_words));
-    reasons.extend(judging.into_iter().flat_map(|(of, by)| of.in_words(by)));
-    if matches!(verdict, Verdict::Promote | Verdict::Canary)
-        && prompted.is_some_and(Prompted::is_worse)
-    {
-        reasons.push(
-            "better than what serves, and worse than the base with its prompt: a person has to say which of them is to serve"
-                .to_owned(),
-        );
-        return (Verdict::Wait, reasons);
-    }
-    let asks = !worse.is_empty()
-        || default.is_some_and(Regression::asks_for_a_canary)
-        || pace.is_some_and(Pace::is_slower)
-        || judging.is_some_and(|(of, _)| of.asks_for_a_canary());
-    if verdict != Verdict::Promote || !asks {
-        return (verdict, reasons);
-    }
-    reasons.push(
-        "the whole is better and something in it or beside it is worse: a share of the live traffic has to tell whether that matters"
-            .to_owned(),
-    );
-    (Verdict::Canary, reasons)
 }
 
 #[cfg(test)]

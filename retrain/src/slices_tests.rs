@@ -6,10 +6,14 @@ use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use retune_task::{Side, Split};
+use retune_task::Side;
 
 use super::*;
-use crate::testing::{time, user};
+use crate::conclusion::{Beside, temper};
+use crate::pace::Pace;
+use crate::prompted::Prompted;
+use crate::testing::{self, user};
+use crate::verdict::Verdict;
 
 type Metadata = BTreeMap<String, String>;
 
@@ -34,15 +38,9 @@ struct Seen<'a> {
 
 fn of(keys: &[String], seen: &[Seen<'_>]) -> Vec<Slice> {
     let row = |one: &Seen<'_>| Row {
-        request_id: String::new(),
-        ts: time(0),
-        conversation: String::new(),
-        user: None,
         metadata: one.metadata.clone(),
-        split: Split::HeldOut,
         messages: vec![user(&"x".repeat(one.length))],
-        answer: String::new(),
-        known_by: one.known_by,
+        ..testing::row(0, one.known_by)
     };
     let vote = |one: &Seen<'_>| Voted {
         request_id: String::new(),

@@ -7,13 +7,13 @@ use chrono::{DateTime, Utc};
 use retune_ledger::{
     AdapterRef, FeedbackQuery, Pair, Pairs, Reference, Span, Stage, Table, Trigger,
 };
-use retune_task::{ChatMessage, Enforce, Task};
+use retune_task::{Enforce, ModelName, Task};
 
 use crate::book::{Book, DATASET, DONE, EXAMINING};
 use crate::conclusion::conclude;
 use crate::cost::{self, Corrections, Counted, Side, Tokens};
 use crate::coverage;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, question};
 use crate::examine::{self, Contest, Examined, Snapshot, Voted};
 use crate::judge::{Judge, Judged, Vote, known};
 use crate::pace::Pace;
@@ -99,11 +99,19 @@ fn too_few(task: &Task, dataset: &Dataset) -> Option<String> {
 }
 
 pub(crate) fn name(task: &str, number: u32) -> String {
-    retune_task::ModelName::Adapter {
+    ModelName::Adapter {
         task: task.to_owned(),
         number,
     }
     .to_string()
+}
+
+/// Of `task@3` the 3.
+pub(crate) fn number(adapter: &str) -> Option<u32> {
+    match ModelName::parse(adapter)? {
+        ModelName::Adapter { number, .. } => Some(number),
+        _ => None,
+    }
 }
 
 /// Reads the ledger into a dataset, and begins the report.
@@ -121,7 +129,7 @@ async fn read(
     let champion = o.ledger.stages(&task.name).await?.champion;
     let baseline = match champion {
         Some(number) => name(&task.name, number),
-        None => retune_task::ModelName::Baseline(task.name.clone()).to_string(),
+        None => ModelName::Baseline(task.name.clone()).to_string(),
     };
     let corrections = Corrections::of(&baseline, &exchanges, &feedback);
     let report = Report {
@@ -354,12 +362,6 @@ fn mean(tokens: impl ExactSizeIterator<Item = u64>) -> Option<f64> {
     (count > 0).then(|| tokens.sum::<u64>() as f64 / count as f64)
 }
 
-/// The last user message.
-pub(crate) fn question(messages: &[ChatMessage]) -> String {
-    let last = messages.iter().rev().find(|said| said.role == "user");
-    last.map(|said| said.content.clone()).unwrap_or_default()
-}
-
 fn samples(examined: &[Examined], votes: &[Voted], vote: Vote) -> Vec<Sample> {
     let voted = votes.iter().filter(|voted| voted.vote == vote);
     let ids: HashSet<&str> = voted.map(|voted| voted.request_id.as_str()).collect();
@@ -369,7 +371,7 @@ fn samples(examined: &[Examined], votes: &[Voted], vote: Vote) -> Vec<Sample> {
         .take(SAMPLES)
         .map(|pair| Sample {
             request_id: pair.row.request_id.clone(),
-            prompt: question(&pair.row.messages),
+            prompt: question(&pair.row.messages).unwrap_or_default().to_owned(),
             known: pair.row.answer.clone(),
             candidate: pair.candidate.content.clone(),
             baseline: pair.baseline.content.clone(),
@@ -395,7 +397,7 @@ pub(crate) async fn finish(
         book.decide(&report)?;
         book.write().await?;
         let stages = o.ledger.stages(&task.name).await?;
-        let number = people::number(&candidate);
+        let number = self::number(&candidate);
         let serves = number.is_some() && stages.champion == number;
         let is_rejected = number.map(|number| stages.stage(number)) == Some(Stage::Rejected);
         let wins = matches!(report.verdict, Verdict::Promote | Verdict::Canary);

@@ -15,12 +15,14 @@ use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use retune_ledger::{Exchange, Feedback, Purpose};
-use retune_task::{ChatMessage, Config, Task};
+use retune_task::{ChatMessage, Config, Split, Task};
 use retune_trainer::{DType, Model, ModelConfig};
 use serde_json::{Value, json};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::dataset::{KnownBy, Row};
 
 pub(crate) fn time(second: i64) -> DateTime<Utc> {
     DateTime::<Utc>::UNIX_EPOCH + TimeDelta::seconds(1_700_000_000 + second)
@@ -251,6 +253,21 @@ pub(crate) fn config(folder: &Path, more: &str) -> Config {
 pub(crate) fn task() -> Arc<Task> {
     let folder = tempfile::tempdir().unwrap();
     config(folder.path(), "").tasks.remove(0)
+}
+
+/// The `n`th row, held out, asked at second `n`.
+pub(crate) fn row(n: usize, known_by: KnownBy) -> Row {
+    Row {
+        request_id: format!("request-{n}"),
+        ts: time(n as i64),
+        conversation: format!("conversation-{n}"),
+        user: None,
+        metadata: Default::default(),
+        split: Split::HeldOut,
+        messages: vec![user(&format!("prompt {n}"))],
+        answer: format!(r#"{{"is":"{n}"}}"#),
+        known_by,
+    }
 }
 
 /// The `n`th exchange, asked at second `n`.

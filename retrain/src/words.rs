@@ -7,6 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use retune_task::ChatMessage;
 
+use crate::dataset::question;
+
 /// Words of a prompt that are looked at, the first: documents would fill the memory, and say what they are about at their beginning.
 const WORDS: usize = 200;
 
@@ -19,8 +21,7 @@ pub(crate) struct Prompt<'a> {
 impl<'a> Prompt<'a> {
     /// None where no user says anything.
     pub(crate) fn of(id: &'a str, messages: &[ChatMessage]) -> Option<Self> {
-        let last = messages.iter().rev().find(|m| m.role == "user")?;
-        let grams = grams(&last.content);
+        let grams = grams(question(messages)?);
         Some(Self { id, grams })
     }
 }

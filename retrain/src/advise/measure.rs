@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::prompts::NamedPrompt;
 use super::{BROKEN, CONFIDENCE};
 use crate::curate::plain;
-use crate::dataset::{Dataset, Row};
+use crate::dataset::{Dataset, Row, question};
 use crate::examine::{Asking, CONCURRENCY};
 use crate::judge::known::closeness;
 use crate::server::{Answer, Question, Server};
@@ -81,8 +81,7 @@ fn padded(text: &str) -> String {
 
 /// Whether a prompt has the row's question in it, as an example would: a short one only beside its answer.
 fn shows(prompt: &str, row: &Row) -> bool {
-    let asked = row.messages.iter().rev().find(|m| m.role == "user");
-    let question = padded(asked.map_or("", |message| &message.content));
+    let question = padded(question(&row.messages).unwrap_or_default());
     let telling = question.split_whitespace().count() >= TELLING;
     let has = |text: &str| !text.trim().is_empty() && prompt.contains(text);
     has(&question) && (telling || has(&padded(&row.answer)))

@@ -7,19 +7,14 @@ use retune_task::{Redaction, Sensitive, Split};
 
 use super::{Reason, counts, curate};
 use crate::dataset::{KnownBy, Row};
-use crate::testing::{time, user};
+use crate::testing::{self, user};
 
 pub(super) fn row(n: usize, asked: &str, answer: &str, split: Split) -> Row {
     Row {
-        request_id: format!("request-{n}"),
-        ts: time(n as i64),
-        conversation: format!("conversation-{n}"),
-        user: None,
-        metadata: Default::default(),
         split,
         messages: vec![user(asked)],
         answer: answer.to_owned(),
-        known_by: KnownBy::Rating(5),
+        ..testing::row(n, KnownBy::Rating(5))
     }
 }
 

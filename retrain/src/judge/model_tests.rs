@@ -4,23 +4,14 @@
 
 use std::time::Duration;
 
-use proptest::prelude::*;
-use retune_task::Split;
-
 use super::*;
-use crate::testing::{Reply, Request, StandIn, task, time, user};
+use crate::testing::{self, Reply, Request, StandIn, task};
+use proptest::prelude::*;
 
 fn row(n: usize, known_by: KnownBy) -> Row {
     Row {
-        request_id: format!("request-{n}"),
-        ts: time(n as i64),
-        conversation: format!("conversation-{n}"),
-        user: None,
-        metadata: Default::default(),
-        split: Split::HeldOut,
-        messages: vec![user(&format!("prompt {n}"))],
         answer: "the expert's".to_owned(),
-        known_by,
+        ..testing::row(n, known_by)
     }
 }
 

@@ -21,6 +21,8 @@ use retune_wire::TrainingLine;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::dataset::question;
+
 pub use crate::api::Api;
 pub use filter::{Refusal, Why};
 pub use review::{Desk, Key, Progress, objection, shown};
@@ -112,8 +114,7 @@ impl Row {
 
     /// What is asked.
     pub fn question(&self) -> &str {
-        let asked = self.messages.iter().rev().find(|m| m.role == "user");
-        asked.map_or("", |message| &message.content)
+        question(&self.messages).unwrap_or_default()
     }
 
     /// OpenAI's chat shape alone.

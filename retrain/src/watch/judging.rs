@@ -11,34 +11,43 @@ use crate::run;
 use crate::{Error, Launch, Start, StartedBy, people, soon};
 
 impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
-    pub(super) async fn judged(&mut self, task: &Task) -> Result<(), Error> {
-        let mut runs = self.o.ledger.runs().await?;
-        runs.retain(|run| {
-            let is_decided = run.state != DONE && run.verdict.is_some();
-            run.task == task.name && (run.state == JUDGING || is_decided)
-        });
+    /// Of all tasks, which share the table of runs: it is read once.
+    pub(super) async fn judged(&mut self) -> Result<(), Error> {
+        let o = self.o;
+        let is_decided = |run: &Run| run.state != DONE && run.verdict.is_some();
+        let mut runs = o.ledger.runs().await?;
+        runs.retain(|run| run.state == JUDGING || is_decided(run));
         for run in runs {
-            if self.stop.is_cancelled() || !self.is_due(task, &run).await? {
+            let task = o.config.tasks.iter().find(|task| task.name == run.task);
+            let Some(task) = task.filter(|task| self.may_train(task)) else {
                 continue;
-            }
-            // Whoever works at the task is not in its way: another look will find it free.
-            let lease = self.o.ledger.lease(&run::lease(&task.name)).await?;
-            match lease {
-                None => continue,
-                Some(lease) => lease.give_back().await,
-            }
-            let started_by = match StartedBy::read(&run.started_by) {
-                Some(StartedBy::Person) => StartedBy::Before(run.run_id.clone()),
-                Some(started_by) => started_by,
-                None => continue,
             };
-            let start = Start {
-                task: task.name.clone(),
-                started_by,
-            };
-            self.launch(&start, run.run_id).await?;
+            if let Err(error) = self.take_up(task, &run).await {
+                tracing::warn!(task = task.name, run_id = run.run_id, %error, "a run that people judge could not be looked at; trying again");
+            }
         }
         Ok(())
+    }
+
+    async fn take_up(&mut self, task: &Task, run: &Run) -> Result<(), Error> {
+        if self.stop.is_cancelled() || !self.is_due(task, run).await? {
+            return Ok(());
+        }
+        // Whoever works at the task is not in its way: another look will find it free.
+        match self.o.ledger.lease(&run::lease(&task.name)).await? {
+            None => return Ok(()),
+            Some(lease) => lease.give_back().await,
+        }
+        let started_by = match StartedBy::read(&run.started_by) {
+            Some(StartedBy::Person) => StartedBy::Before(run.run_id.clone()),
+            Some(started_by) => started_by,
+            None => return Ok(()),
+        };
+        let start = Start {
+            task: task.name.clone(),
+            started_by,
+        };
+        self.launch(&start, run.run_id.clone()).await
     }
 
     /// Votes are read only where there are new ones: a store elsewhere takes its time for each.

@@ -156,8 +156,11 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
     /// keeps no other one from its run.
     async fn pass(&mut self) {
         let o = self.o;
+        if let Err(error) = Box::pin(self.judged()).await {
+            tracing::warn!(%error, "runs that people judge could not be looked through; trying again");
+        }
         for task in &o.config.tasks {
-            if task.retrain.trainer == Trainer::Native && !self.trainable {
+            if !self.may_train(task) {
                 continue;
             }
             if let Err(error) = Box::pin(self.look_at(task)).await {
@@ -173,8 +176,11 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
         }
     }
 
+    fn may_train(&self, task: &Task) -> bool {
+        self.trainable || task.retrain.trainer != Trainer::Native
+    }
+
     async fn look_at(&mut self, task: &Task) -> Result<(), Error> {
-        self.judged(task).await?;
         let ledger = &self.o.ledger;
         let mut triggers = ledger.triggers(Some(&task.name)).await?;
         triggers.retain(|trigger| task.retrain.on.contains(&trigger.kind));
