@@ -13,12 +13,17 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::ledger::{Ledger, blocking};
-use crate::queries::{ConversationQuery, ExchangeQuery, FeedbackQuery};
-use crate::rows::{Exchange, Feedback, Run};
+use crate::queries::{
+    ConversationQuery, ExchangeQuery, FeedbackQuery, WindowQuery, of_ids, quoted,
+};
+use crate::rows::{Exchange, Feedback, Run, Window, standing};
 use crate::schema::{Table, texts};
 use crate::session::Answer;
+use crate::traffic::{Traffic, TrafficQuery};
 use crate::wal::pending::{self, Pending};
 
+/// Of exchanges.
+const ORDER: &str = "ts, replica, seq";
 /// Tries of a question whose files all can be read, afterwards.
 const TRIES: usize = 3;
 
@@ -53,8 +58,7 @@ impl Ledger {
     /// some milliseconds after its `ts`, two processes' rows out of order, so that whoever reads on from a cursor stays
     /// [`Ledger::settled`] behind the present.
     pub async fn exchanges(&self, q: &ExchangeQuery) -> Result<Vec<Exchange>, Error> {
-        let made = q.request_id.as_deref().and_then(|id| self.made_at(id));
-        self.rows(Table::Exchanges, &exchanges(q, made)).await
+        self.rows(Table::Exchanges, &exchanges(q)).await
     }
 
     /// Conversations in the order (ts, replica, seq), or its reverse.
@@ -63,9 +67,47 @@ impl Ledger {
         self.rows(Table::Exchanges, &conversations(q, made)).await
     }
 
-    /// Feedback in the order of its time.
+    /// An exchange by its id.
+    pub async fn exchange(&self, id: &str) -> Result<Option<Exchange>, Error> {
+        Ok(self.exchanges_of(&[id]).await?.pop())
+    }
+
+    /// Some exchanges by their ids, in the order (ts, replica, seq); those that are not there are left out.
+    pub async fn exchanges_of(&self, ids: &[&str]) -> Result<Vec<Exchange>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let made: Vec<DateTime<Utc>> = ids.iter().filter_map(|id| self.made_at(id)).collect();
+        let query = select(Table::Exchanges, &of_ids(ids, &made), ORDER, None);
+        self.rows(Table::Exchanges, &query).await
+    }
+
+    /// Feedback in the order of its time, without what whoever said it took back.
     pub async fn feedback(&self, q: &FeedbackQuery) -> Result<Vec<Feedback>, Error> {
-        self.rows(Table::Feedback, &feedback(q)).await
+        Ok(standing(self.rows(Table::Feedback, &feedback(q)).await?))
+    }
+
+    /// A stream's states, oldest first.
+    pub async fn windows(&self, q: &WindowQuery) -> Result<Vec<Window>, Error> {
+        let query = select(Table::Windows, &q.conditions(), "ts desc", q.limit);
+        let mut windows = self.rows(Table::Windows, &query).await?;
+        windows.reverse();
+        Ok(windows)
+    }
+
+    /// The newest state of each stream of each adapter of a task.
+    pub async fn stream_states(&self, task: &str) -> Result<Vec<Window>, Error> {
+        let query = format!(
+            "select * from (select *, row_number() over (partition by adapter, stream order by ts desc) as place \
+             from windows where task = {}) where place = 1 order by adapter, stream",
+            quoted(task)
+        );
+        self.rows(Table::Windows, &query).await
+    }
+
+    /// How a task's adapters answered apps since a time: a row an adapter, the busiest first.
+    pub async fn traffic(&self, q: &TrafficQuery) -> Result<Vec<Traffic>, Error> {
+        self.rows(Table::Exchanges, &q.sql()).await
     }
 
     /// The newest row of every run, oldest run first.
@@ -239,12 +281,14 @@ impl Snapshot {
 
     /// As [`Ledger::exchanges`].
     pub async fn exchanges(&self, q: &ExchangeQuery) -> Result<Vec<Exchange>, Error> {
-        Table::Exchanges.decode(&self.ask(&exchanges(q, None)).await?)
+        Table::Exchanges.decode(&self.ask(&exchanges(q)).await?)
     }
 
     /// As [`Ledger::feedback`].
     pub async fn feedback(&self, q: &FeedbackQuery) -> Result<Vec<Feedback>, Error> {
-        Table::Feedback.decode(&self.ask(&feedback(q)).await?)
+        Ok(standing(
+            Table::Feedback.decode(&self.ask(&feedback(q)).await?)?,
+        ))
     }
 
     async fn ask(&self, query: &str) -> Result<Vec<RecordBatch>, Error> {
@@ -255,9 +299,8 @@ impl Snapshot {
     }
 }
 
-fn exchanges(q: &ExchangeQuery, made: Option<DateTime<Utc>>) -> String {
-    let order = "ts, replica, seq";
-    select(Table::Exchanges, &q.conditions(made), order, q.limit)
+fn exchanges(q: &ExchangeQuery) -> String {
+    select(Table::Exchanges, &q.conditions(), ORDER, q.limit)
 }
 
 fn conversations(q: &ConversationQuery, made: Option<DateTime<Utc>>) -> String {

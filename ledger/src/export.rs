@@ -50,10 +50,10 @@ impl Ledger {
         let keys = self.keys().await?;
         let trusted = match keys.raters() {
             None => "true".to_owned(),
-            Some(raters) if raters.is_empty() => "rater is null".to_owned(),
+            Some(raters) if raters.is_empty() => "f.rater is null".to_owned(),
             Some(raters) => {
                 let raters: Vec<String> = raters.into_iter().map(quoted).collect();
-                format!("rater is null or rater in ({})", raters.join(", "))
+                format!("f.rater is null or f.rater in ({})", raters.join(", "))
             }
         };
         let mut conditions = vec![
@@ -67,10 +67,17 @@ impl Ledger {
         conditions.extend(least.map(|least| format!("s.rating >= {least}")));
         let conditions = conditions.join(" and ");
         let query = format!(
-            "with said as (
-               select request_id, min(rating) as rating,
-                      last_value(correction order by ts) filter (where correction is not null and ({trusted})) as correction
-               from feedback group by request_id)
+            "with taken_back as (
+               select request_id, source, rater, max(ts) as ts from feedback
+               where rating is null and correction is null and rubric is null and comment is null and preferred_over is null
+               group by request_id, source, rater),
+             said as (
+               select f.request_id, min(f.rating) as rating,
+                      last_value(f.correction order by f.ts) filter (where f.correction is not null and ({trusted})) as correction
+               from feedback f left join taken_back t
+                 on f.request_id = t.request_id and (f.source is not distinct from t.source) and (f.rater is not distinct from t.rater)
+               where t.ts is null or f.ts > t.ts
+               group by f.request_id)
              select e.messages, coalesce(s.correction, e.answer) as answer,
                     case when s.correction is null then e.tool_calls end as tool_calls
              from exchanges e left join said s on e.request_id = s.request_id

@@ -123,11 +123,19 @@ impl<'a> Importer<'a> {
         }
     }
 
-    /// Keeps one line that a model wrote and a person accepted: an example that is no user's, and says where it comes from.
+    /// Keeps one line that a model wrote, and, of examples, a person accepted: it is no user's, and says where it comes from.
     pub async fn synthetic_line(&mut self, text: &str, source: Value) -> Result<Imported, Error> {
         self.synthetic = Some(source);
         let done = self.line(text).await;
         self.synthetic = None;
+        done
+    }
+
+    /// Keeps one line that a model wrote and nobody has accepted: raters are shown it, and it is an example once one of them says so.
+    pub async fn unreviewed_line(&mut self, text: &str, source: Value) -> Result<Imported, Error> {
+        let by_experts = std::mem::take(&mut self.by_experts);
+        let done = self.synthetic_line(text, source).await;
+        self.by_experts = by_experts;
         done
     }
 

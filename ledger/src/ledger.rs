@@ -188,6 +188,11 @@ impl Ledger {
         self.0.ids.is_own(id)
     }
 
+    /// What only this installation, of whatever replica, can say of a text: 64 hex digits. For cookies and the like.
+    pub fn seal(&self, text: &str) -> String {
+        self.0.ids.seal(text)
+    }
+
     /// Keeps an exchange and gives it its sequence number. When this returns, the row is in the log: a kill does not lose it, and
     /// questions see it.
     pub async fn append_exchange(&self, mut row: Exchange) -> Result<(), Error> {

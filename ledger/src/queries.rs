@@ -11,8 +11,6 @@ const AROUND: TimeDelta = TimeDelta::days(1);
 /// Which exchanges; every field that is set narrows.
 #[derive(Debug, Clone, Default)]
 pub struct ExchangeQuery {
-    /// This one.
-    pub request_id: Option<String>,
     /// Of this task.
     pub task: Option<String>,
     /// Answered by this adapter.
@@ -30,12 +28,18 @@ pub struct ExchangeQuery {
 /// Which of the apps' own conversations whose text was kept and whose answer is whole.
 #[derive(Debug, Clone, Default)]
 pub struct ConversationQuery {
+    /// And what was written for the dataset, beside them.
+    pub or_synthetic: bool,
     /// This one.
     pub request_id: Option<String>,
     /// Asked with this key.
     pub api_key_id: Option<String>,
+    /// Of this task.
+    pub task: Option<String>,
     /// Asked of this model, or answered by it.
     pub model: Option<String>,
+    /// At this time or later.
+    pub since: Option<DateTime<Utc>>,
     /// With all of these in the metadata.
     pub metadata: Vec<(String, String)>,
     /// Behind this place in the order.
@@ -53,14 +57,25 @@ pub struct FeedbackQuery {
     pub since: Option<DateTime<Utc>>,
 }
 
+/// Which rows of streams' states.
+#[derive(Debug, Clone, Default)]
+pub struct WindowQuery {
+    /// Of this task.
+    pub task: String,
+    /// Of this adapter.
+    pub adapter: Option<String>,
+    /// Of this stream.
+    pub stream: Option<String>,
+    /// At most so many, the newest.
+    pub limit: Option<usize>,
+}
+
 impl ExchangeQuery {
-    /// `made`: when the `request_id` was made, where it tells, so that only files of that time are looked into.
-    pub(crate) fn conditions(&self, made: Option<DateTime<Utc>>) -> Vec<String> {
-        let mut conditions: Vec<String> = made.map(around).into_iter().collect();
+    pub(crate) fn conditions(&self) -> Vec<String> {
+        let mut conditions: Vec<String> = Vec::new();
         let mut equals = |column: &str, value: Option<&str>| {
             conditions.extend(value.map(|value| format!("{column} = {}", quoted(value))));
         };
-        equals("request_id", self.request_id.as_deref());
         equals("task", self.task.as_deref());
         equals("adapter", self.adapter.as_deref());
         conditions.extend(self.purpose.map(|purpose| {
@@ -76,13 +91,17 @@ impl ExchangeQuery {
 }
 
 impl ConversationQuery {
-    /// `made` as for exchanges.
+    /// `made`: when the `request_id` was made, where it tells, so that only files of that time are looked into.
     pub(crate) fn conditions_and_order(
         &self,
         made: Option<DateTime<Utc>>,
     ) -> (Vec<String>, &'static str) {
+        let purposes = match self.or_synthetic {
+            true => "'user', 'synthetic'",
+            false => "'user'",
+        };
         let mut conditions = vec![
-            "purpose = 'user' and code = 200 and messages is not null".to_owned(),
+            format!("purpose in ({purposes}) and code = 200 and messages is not null"),
             // Raw prompts are no conversations.
             "strpos(parameters, '\"raw_prompt\":true') = 0".to_owned(),
         ];
@@ -92,6 +111,8 @@ impl ConversationQuery {
         };
         equals("request_id", self.request_id.as_deref());
         equals("api_key_id", self.api_key_id.as_deref());
+        equals("task", self.task.as_deref());
+        conditions.extend(self.since.map(|ts| format!("ts >= {}", time(ts))));
         if let Some(model) = self.model.as_deref().map(quoted) {
             conditions.push(format!("(model_requested = {model} or adapter = {model})"));
         }
@@ -112,6 +133,32 @@ impl ConversationQuery {
         conditions.extend(self.after.as_ref().map(|cursor| behind(cursor, sign)));
         (conditions, order)
     }
+}
+
+impl WindowQuery {
+    pub(crate) fn conditions(&self) -> Vec<String> {
+        let mut conditions = vec![format!("task = {}", quoted(&self.task))];
+        for (column, value) in [("adapter", &self.adapter), ("stream", &self.stream)] {
+            let value = value.as_deref();
+            conditions.extend(value.map(|value| format!("{column} = {}", quoted(value))));
+        }
+        conditions
+    }
+}
+
+/// Some by their ids; `made` is when each was, where all of them tell.
+pub(crate) fn of_ids(ids: &[&str], made: &[DateTime<Utc>]) -> Vec<String> {
+    let quoted: Vec<String> = ids.iter().map(|id| quoted(id)).collect();
+    let mut conditions = vec![format!("request_id in ({})", quoted.join(", "))];
+    if let (true, Some(first), Some(last)) = (
+        made.len() == ids.len(),
+        made.iter().min(),
+        made.iter().max(),
+    ) {
+        let (from, to) = (time(*first - AROUND), time(*last + AROUND));
+        conditions.push(format!("ts between {from} and {to}"));
+    }
+    conditions
 }
 
 impl FeedbackQuery {

@@ -1,5 +1,6 @@
 //! The rows of the tables. A field is a column of the same name.
 
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -21,7 +22,7 @@ pub enum Purpose {
     Shadow,
     /// What the model says by itself where a task's format was enforced: asked again without the constraint, or the first of two tries.
     Probe,
-    /// Nobody asked: a stronger model wrote it for the dataset, and a person accepted it. Servers make none.
+    /// Nobody asked: a stronger model wrote it for the dataset, where it counts once a person has said that it is right. Servers make none.
     Synthetic,
 }
 
@@ -124,6 +125,64 @@ pub struct Feedback {
     pub preferred_over: Option<String>,
 }
 
+impl Feedback {
+    /// Says nothing any more: whoever said something of this exchange before takes it back. Rows stay; this one makes the earlier ones
+    /// of the same source and rater count no longer.
+    pub fn taking_back(
+        feedback_id: String,
+        request_id: &str,
+        source: Option<String>,
+        rater: Option<String>,
+    ) -> Self {
+        Self {
+            feedback_id,
+            request_id: request_id.to_owned(),
+            ts: Utc::now(),
+            source,
+            rater,
+            rating: None,
+            correction: None,
+            rubric: None,
+            comment: None,
+            preferred_over: None,
+        }
+    }
+
+    fn takes_back(&self) -> bool {
+        self.rating.is_none()
+            && self.correction.is_none()
+            && self.rubric.is_none()
+            && self.comment.is_none()
+            && self.preferred_over.is_none()
+    }
+
+    fn whose(&self) -> (&str, Option<&str>, Option<&str>) {
+        let (source, rater) = (self.source.as_deref(), self.rater.as_deref());
+        (&self.request_id, source, rater)
+    }
+}
+
+/// What still holds of feedback in the order of its time: neither what was taken back nor the taking back.
+pub(crate) fn standing(mut said: Vec<Feedback>) -> Vec<Feedback> {
+    // The place of the last row by which somebody took their words back.
+    let taken_back: HashMap<_, usize> = said
+        .iter()
+        .enumerate()
+        .filter(|(_, row)| row.takes_back())
+        .map(|(place, row)| (row.whose(), place))
+        .collect();
+    if taken_back.is_empty() {
+        return said;
+    }
+    let stands = |(place, row): (usize, &Feedback)| {
+        let until = taken_back.get(&row.whose());
+        until.is_none_or(|until| *until < place)
+    };
+    let mut stands: VecDeque<bool> = said.iter().enumerate().map(stands).collect();
+    said.retain(|_| stands.pop_front().unwrap_or_default());
+    said
+}
+
 /// The state of one stream of one adapter at one time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the columns are the design's, by their names")]
@@ -179,5 +238,35 @@ impl Run {
         let report = self.report.as_ref();
         let finished = report.and_then(|report| report["finished"].as_str());
         finished.and_then(|at| at.parse().ok()).unwrap_or(self.ts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(id: u32, of: &str, rater: &str, rating: Option<u8>) -> Feedback {
+        let id = format!("fb-{id}");
+        let source = Some("console".to_owned());
+        Feedback {
+            rating,
+            ..Feedback::taking_back(id, of, source, Some(rater.to_owned()))
+        }
+    }
+
+    #[test]
+    fn what_somebody_took_back_counts_no_longer_and_what_came_after_does() {
+        let rows = vec![
+            said(1, "a", "ann", Some(1)),
+            said(2, "a", "ben", Some(2)),
+            said(3, "b", "ann", Some(3)),
+            said(4, "a", "ann", None),
+            said(5, "a", "ann", Some(5)),
+            said(6, "c", "ann", None),
+        ];
+        let left = standing(rows);
+        let ids: Vec<&str> = left.iter().map(|row| row.feedback_id.as_str()).collect();
+        assert_eq!(ids, ["fb-2", "fb-3", "fb-5"]);
+        assert_eq!(standing(left.clone()), left);
     }
 }

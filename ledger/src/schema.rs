@@ -45,85 +45,160 @@ enum Kind {
 
 use Kind::{Flag, Json, Real, Text, Time, Whole};
 
-const EXCHANGES: &[(&str, Kind)] = &[
-    ("request_id", Text),
-    ("replica", Text),
-    ("seq", Whole),
-    ("ts", Time),
-    ("purpose", Text),
-    ("task", Text),
-    ("model_requested", Text),
-    ("adapter", Text),
-    ("adapter_digest", Text),
-    ("stage", Text),
-    ("base", Text),
-    ("api_key_id", Text),
-    ("user", Text),
-    ("metadata", Json),
-    ("conversation", Text),
-    ("messages", Json),
-    ("answer", Text),
-    ("tool_calls", Json),
-    ("finish_reason", Text),
-    ("prompt_tokens", Whole),
-    ("completion_tokens", Whole),
-    ("time_to_first_token_ms", Real),
-    ("duration_ms", Real),
-    ("parameters", Json),
-    ("code", Whole),
-    ("format_valid", Flag),
-    ("format_reason", Text),
-    ("run_id", Text),
+/// A column: its name, what it holds, and what it says.
+type Column = (&'static str, Kind, &'static str);
+
+const EXCHANGES: &[Column] = &[
+    (
+        "request_id",
+        Text,
+        "The answer's `id`: who made it, when, and a proof that this installation did",
+    ),
+    ("replica", Text, "The process that answered"),
+    ("seq", Whole, "Its number within the replica"),
+    ("ts", Time, "When the request came"),
+    (
+        "purpose",
+        Text,
+        "`user`, `examination`, `shadow`, `probe` or `synthetic`",
+    ),
+    ("task", Text, "The task; none for the bare base"),
+    ("model_requested", Text, "What the app asked for"),
+    ("adapter", Text, "Who answered: `support@3`, `support@base`"),
+    ("adapter_digest", Text, "The adapter's digest"),
+    ("stage", Text, "Where it stood then"),
+    ("base", Text, "The base's id"),
+    ("api_key_id", Text, "With which key"),
+    ("user", Text, "`safety_identifier`, or `user`"),
+    ("metadata", Json, "The request's own"),
+    (
+        "conversation",
+        Text,
+        "A digest of the first user message: what belongs together",
+    ),
+    (
+        "messages",
+        Json,
+        "As the app sent them; none with `store: false`",
+    ),
+    ("answer", Text, "The text of the answer"),
+    ("tool_calls", Json, "What it calls"),
+    ("finish_reason", Text, "`stop`, `length`, `tool_calls`"),
+    ("prompt_tokens", Whole, "Read"),
+    ("completion_tokens", Whole, "Written"),
+    (
+        "time_to_first_token_ms",
+        Real,
+        "From the arrival to the first text",
+    ),
+    ("duration_ms", Real, "From the arrival to the last token"),
+    ("parameters", Json, "Sampling, and whatever else was asked"),
+    ("code", Whole, "The HTTP status; 499: the client left"),
+    (
+        "format_valid",
+        Flag,
+        "Whether the model's own answer keeps the task's format; none where it was not checked",
+    ),
+    ("format_reason", Text, "Why not"),
+    ("run_id", Text, "The run that asked"),
 ];
-const FEEDBACK: &[(&str, Kind)] = &[
-    ("feedback_id", Text),
-    ("request_id", Text),
-    ("ts", Time),
-    ("source", Text),
-    ("rater", Text),
-    ("rating", Whole),
-    ("correction", Text),
-    ("rubric", Json),
-    ("comment", Text),
-    ("preferred_over", Text),
+const FEEDBACK: &[Column] = &[
+    ("feedback_id", Text, "Its id"),
+    ("request_id", Text, "Of which answer"),
+    ("ts", Time, "When it was said"),
+    (
+        "source",
+        Text,
+        "Where it comes from, in the app's words; `console`",
+    ),
+    ("rater", Text, "The id of the key that it came by"),
+    ("rating", Whole, "1 to 5"),
+    ("correction", Text, "What the answer should have been"),
+    (
+        "rubric",
+        Json,
+        "Marks, 1 to 5: accuracy, relevance, style, usefulness",
+    ),
+    ("comment", Text, "In words"),
+    (
+        "preferred_over",
+        Text,
+        "Another answer, which is worse. Where nothing at all is said, what the same rater said of the answer before is taken back",
+    ),
 ];
-const WINDOWS: &[(&str, Kind)] = &[
-    ("ts", Time),
-    ("task", Text),
-    ("adapter", Text),
-    ("stream", Text),
-    ("state", Text),
-    ("exchanges", Whole),
-    ("failures", Whole),
-    ("log_e", Real),
-    ("threshold_log", Real),
+const WINDOWS: &[Column] = &[
+    ("ts", Time, "When the monitor looked"),
+    ("task", Text, "The task"),
+    ("adapter", Text, "Whose answers"),
+    (
+        "stream",
+        Text,
+        "`format`, `quality`, `input`, `output` or `operations`",
+    ),
+    (
+        "state",
+        Text,
+        "`ok`, `warning`, `alarm`, `not enough data`, `no reference`",
+    ),
+    ("exchanges", Whole, "Tested so far"),
+    ("failures", Whole, "Of them, those that failed"),
+    (
+        "log_e",
+        Real,
+        "The evidence, as the natural logarithm of an e-value",
+    ),
+    ("threshold_log", Real, "Where it raises an alarm"),
 ];
-const RUNS: &[(&str, Kind)] = &[
-    ("run_id", Text),
-    ("ts", Time),
-    ("task", Text),
-    ("started_by", Text),
-    ("state", Text),
-    ("progress", Json),
-    ("adapter", Text),
-    ("baseline", Text),
-    ("exchanges_version", Whole),
-    ("feedback_version", Whole),
-    ("examples_train", Whole),
-    ("examples_development", Whole),
-    ("examples_held_out", Whole),
-    ("examples_examined", Whole),
-    ("loss_first", Real),
-    ("loss_last", Real),
-    ("votes", Whole),
-    ("wins", Whole),
-    ("ties", Whole),
-    ("p_value", Real),
-    ("judge", Text),
-    ("verdict", Text),
-    ("promoted", Flag),
-    ("error", Text),
-    ("report", Json),
+const RUNS: &[Column] = &[
+    (
+        "run_id",
+        Text,
+        "Its id, which follows from what started it; its newest row is what it is",
+    ),
+    ("ts", Time, "When the row was written"),
+    ("task", Text, "The task"),
+    (
+        "started_by",
+        Text,
+        "An alarm, a time of the schedule, or a person",
+    ),
+    (
+        "state",
+        Text,
+        "`waiting`, `dataset`, `training`, `examining`, `judging`, `done` or `failed`",
+    ),
+    ("progress", Json, "Done and total of the state's work"),
+    ("adapter", Text, "The candidate"),
+    ("baseline", Text, "What it is held against"),
+    (
+        "exchanges_version",
+        Whole,
+        "The table's version that the dataset was read from",
+    ),
+    ("feedback_version", Whole, "The same of `feedback`"),
+    ("examples_train", Whole, "Trained on"),
+    ("examples_development", Whole, "Chose the checkpoint"),
+    ("examples_held_out", Whole, "Held out"),
+    ("examples_examined", Whole, "Prompts that both were asked"),
+    (
+        "loss_first",
+        Real,
+        "Held-out loss for each token before the first step",
+    ),
+    ("loss_last", Real, "The same at the chosen checkpoint"),
+    ("votes", Whole, "Wins and losses"),
+    ("wins", Whole, "Votes for the candidate"),
+    ("ties", Whole, "Prompts without a better answer"),
+    ("p_value", Real, "Of the votes"),
+    ("judge", Text, "Who judged"),
+    ("verdict", Text, "`promote`, `canary`, `wait` or `reject`"),
+    ("promoted", Flag, "Whether it became the champion"),
+    ("error", Text, "Why it failed"),
+    (
+        "report",
+        Json,
+        "All of its figures; while it trains `{\"training_seconds\", \"curve\"}`",
+    ),
 ];
 
 impl Table {
@@ -145,7 +220,7 @@ impl Table {
         }
     }
 
-    fn columns(self) -> &'static [(&'static str, Kind)] {
+    fn columns(self) -> &'static [Column] {
         match self {
             Table::Exchanges => EXCHANGES,
             Table::Feedback => FEEDBACK,
@@ -155,7 +230,7 @@ impl Table {
     }
 
     pub(crate) fn schema(self) -> SchemaRef {
-        let field = |(name, kind): &(&str, Kind)| {
+        let field = |(name, kind, _): &Column| {
             let data_type = match kind {
                 Text | Json => DataType::Utf8,
                 Whole => DataType::Int64,
@@ -171,7 +246,7 @@ impl Table {
     }
 
     fn kind(self, column: &str) -> Option<Kind> {
-        let of_name = |(name, kind): &(&str, Kind)| (*name == column).then_some(*kind);
+        let of_name = |(name, kind, _): &Column| (*name == column).then_some(*kind);
         self.columns().iter().find_map(of_name)
     }
 
@@ -280,8 +355,33 @@ impl fmt::Display for Table {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/reference.rs"]
+mod reference;
+
+#[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used, clippy::panic, reason = "tests")]
+
     use super::*;
+
+    #[test]
+    fn the_reference_is_what_the_code_says() {
+        for table in Table::ALL {
+            let row = |(name, kind, what): &Column| {
+                let kind = match kind {
+                    Text => "text",
+                    Json => "JSON as text",
+                    Whole => "whole number",
+                    Real => "number",
+                    Flag => "true or false",
+                    Time => "time, UTC",
+                };
+                reference::row(&[&format!("`{name}`"), kind, what])
+            };
+            let made: String = table.columns().iter().map(row).collect();
+            reference::holds("tables.md", table.name(), &made);
+        }
+    }
 
     #[test]
     fn a_number_that_no_column_holds_is_refused_before_it_blocks_others() {

@@ -13,6 +13,10 @@ use crate::streams::quality::Said;
 /// Rows a question.
 const PAGE: usize = 2_000;
 
+/// One that says nothing takes back what its rater said before. A test's state follows from the rows in their order, and that it was said
+/// once is such a row: only the taking back is none.
+const SAYS: &str = "coalesce(rating is not null or correction is not null or rubric is not null or comment is not null or preferred_over is not null, false)";
+
 /// The feedback's place in the order: its time, and its id.
 pub(crate) type Place = (DateTime<Utc>, String);
 
@@ -28,7 +32,7 @@ pub(crate) async fn page(
     });
     let sql = format!(
         "select feedback_id, request_id, ts, rating, correction is not null as corrected from feedback \
-         where ts <= {}{behind} order by ts, feedback_id limit {PAGE}",
+         where ts <= {} and {SAYS}{behind} order by ts, feedback_id limit {PAGE}",
         time(until)
     );
     let said = ask(ledger, &sql, read).await?;

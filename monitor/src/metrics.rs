@@ -45,6 +45,13 @@ macro_rules! metrics {
                 }
                 Ok(metrics)
             }
+
+            /// A row each, for the reference.
+            #[cfg(test)]
+            fn reference(&self) -> String {
+                let all = [$((stringify!($kind), self.$field.desc()),)*];
+                all.iter().map(|(kind, of)| tests::row(kind, of)).collect()
+            }
         }
     };
     (@make $kind:ident, $name:expr, $help:expr, []) => { $kind::new($name, $help)? };
@@ -272,12 +279,30 @@ fn kept<C: Collector + Clone + 'static>(
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/reference.rs"]
+mod reference;
+
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use serde_json::json;
 
     use super::*;
+
+    /// A metric's row in the reference.
+    pub(super) fn row(kind: &str, of: &[&prometheus::core::Desc]) -> String {
+        let rows = of
+            .iter()
+            .map(|desc| reference::metric(kind, &desc.fq_name, &desc.variable_labels, &desc.help));
+        rows.collect()
+    }
+
+    #[test]
+    fn the_reference_is_what_the_code_says() {
+        let metrics = Metrics::new(&Registry::new(), &BTreeSet::new()).unwrap();
+        reference::holds("metrics.md", "monitor", &metrics.reference());
+    }
 
     fn run(id: &str, state: &str, report: Value) -> Run {
         Run {

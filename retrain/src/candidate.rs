@@ -72,7 +72,7 @@ pub(crate) async fn make(
             let started = Instant::now();
             let mut training = elsewhere::start(other, &order, &folder, &o.limits)?;
             while let Some(step) = training.next().await {
-                book.progress(step.step, step.steps).await?;
+                book.step(point(&step), step.steps).await?;
                 report
                     .curve
                     .extend(step.development_loss.map(|_| point(&step)));
@@ -159,7 +159,7 @@ async fn natively(
     while let Some(step) = training.next().await {
         book.run.loss_first = book.run.loss_first.or(step.held_out_loss);
         book.run.loss_last = step.held_out_loss.or(book.run.loss_last);
-        book.progress(step.step, step.steps).await?;
+        book.step(point(&step), step.steps).await?;
         observer(&Event::Training(step));
     }
     let outcome = training.finish().await?;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{ExchangeQuery, Ledger, Pair, PairVote, Pairs, Run, Stage};
+use retune_ledger::{Ledger, Pair, PairVote, Pairs, Run, Stage};
 use retune_stats::Told;
 use retune_task::{Choice, Marks, Task};
 
@@ -258,12 +258,7 @@ async fn samples(
 async fn sample(ledger: &Ledger, pair: &Pair) -> Result<Option<Sample>, Error> {
     let mut found = Vec::new();
     for id in [&pair.left, &pair.right].into_iter().flatten() {
-        let query = ExchangeQuery {
-            request_id: Some(id.clone()),
-            limit: Some(1),
-            ..ExchangeQuery::default()
-        };
-        found.extend(ledger.exchanges(&query).await?.pop());
+        found.extend(ledger.exchange(id).await?);
     }
     let Ok([left, right]) = <[_; 2]>::try_from(found) else {
         return Ok(None);

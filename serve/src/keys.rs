@@ -77,6 +77,12 @@ impl Keys {
         self.required
     }
 
+    /// The role of a key that is good now, by its id.
+    pub(crate) fn role_of(&self, id: &str) -> Option<Role> {
+        let key = self.by_id.get(id)?;
+        key.revoked.is_none().then_some(key.role)
+    }
+
     /// Who sent this `Authorization`.
     pub(crate) fn caller(&self, authorization: Option<&HeaderValue>) -> Result<Caller, Error> {
         let refused = |message: &str| Err(Error::Unauthorized(message.to_owned()));
@@ -86,12 +92,13 @@ impl Keys {
                  one with `retune keys create`.",
             );
         };
-        let key = sent
-            .to_str()
-            .ok()
-            .and_then(bearer)
-            .and_then(KeyText::parse)
-            .and_then(|text| Some((self.role(&text)?, text)));
+        self.whose(sent.to_str().ok().and_then(bearer).unwrap_or_default())
+    }
+
+    /// Whose key that is.
+    pub(crate) fn whose(&self, key: &str) -> Result<Caller, Error> {
+        let refused = |message: &str| Err(Error::Unauthorized(message.to_owned()));
+        let key = KeyText::parse(key).and_then(|text| Some((self.role(&text)?, text)));
         match key {
             Some((Some(role), text)) => Ok(Caller {
                 key_id: Some(text.id().to_owned()),

@@ -6,6 +6,7 @@
 
 mod adapters;
 mod admission;
+mod console;
 mod engine;
 mod error;
 mod exchange;
@@ -305,6 +306,7 @@ async fn state(
         refreshing: tokio::sync::Mutex::default(),
         stale: AtomicBool::new(false),
         known: AtomicBool::new(false),
+        reviews: console::Reviews::default(),
         unfit: std::sync::Mutex::default(),
     });
     match app.refresh().await? {

@@ -39,6 +39,13 @@ macro_rules! metrics {
                     )?)?,)*
                 })
             }
+
+            /// A row each, for the reference.
+            #[cfg(test)]
+            fn reference(&self) -> String {
+                let all = [$((stringify!($kind), self.$field.desc()),)*];
+                all.iter().map(|(kind, of)| tests::row(kind, of)).collect()
+            }
         }
     };
     (@buckets) => { &[] };
@@ -97,6 +104,10 @@ pub(crate) struct LedgerMetrics {
 impl LedgerMetrics {
     /// Registers them.
     pub(crate) fn register(registry: &Registry, ledger: Ledger) -> Result<(), prometheus::Error> {
+        registry.register(Box::new(Self::of(ledger)?))
+    }
+
+    fn of(ledger: Ledger) -> Result<Self, prometheus::Error> {
         let desc = |name: &str, help: &str, labels: &[&str]| {
             Desc::new(
                 name.to_owned(),
@@ -105,7 +116,7 @@ impl LedgerMetrics {
                 HashMap::new(),
             )
         };
-        registry.register(Box::new(Self {
+        Ok(Self {
             ledger,
             rows: desc(
                 "retune_ledger_rows_total",
@@ -137,7 +148,7 @@ impl LedgerMetrics {
                 "Files of a table that cannot be read, and are left out of every answer.",
                 &["table"],
             )?,
-        }))
+        })
     }
 
     fn read(&self) -> Result<Vec<MetricFamily>, prometheus::Error> {
@@ -243,5 +254,52 @@ impl Make for HistogramVec {
 impl Make for IntGauge {
     fn make(name: &str, help: &str, _: &[&str], _: &[f64]) -> Result<Self, prometheus::Error> {
         Self::new(name, help)
+    }
+}
+
+#[cfg(test)]
+#[path = "../../tests/support/reference.rs"]
+mod reference;
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "tests"
+    )]
+
+    use super::*;
+
+    /// A metric's row in the reference.
+    pub(super) fn row(kind: &str, of: &[&prometheus::core::Desc]) -> String {
+        let rows = of
+            .iter()
+            .map(|desc| reference::metric(kind, &desc.fq_name, &desc.variable_labels, &desc.help));
+        rows.collect()
+    }
+
+    #[tokio::test]
+    async fn the_reference_is_what_the_code_says() {
+        let (registry, folder) = (Registry::new(), tempfile::tempdir().unwrap());
+        let url = format!("file:{}", folder.path().display());
+        let variables = [("RETUNE_STORE__URL".to_owned(), url)];
+        let config = retune_task::Config::load(None, variables).unwrap();
+        let ledger = Ledger::open(&config.store).await.unwrap();
+        let restarts = engine_restarts(&registry).unwrap();
+        let of_ledger = LedgerMetrics::of(ledger).unwrap();
+        let ledgers: Vec<String> = of_ledger
+            .collect()
+            .iter()
+            .zip(of_ledger.desc())
+            .map(|(family, desc)| row(&format!("{:?}", family.get_field_type()), &[desc]))
+            .collect();
+        let made = [
+            Metrics::new(&registry).unwrap().reference(),
+            row("IntCounter", &restarts.desc()),
+            ledgers.concat(),
+        ];
+        reference::holds("metrics.md", "server", &made.concat());
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapters::{Adapters, name_of};
 use crate::admission::Admission;
+use crate::console::Reviews;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::keys::Keys;
@@ -62,6 +63,8 @@ pub(crate) struct App {
     pub(crate) stale: AtomicBool,
     /// Whether there was a refresh for which an engine was there: before it nobody knows who answers for a task.
     pub(crate) known: AtomicBool,
+    /// What the console's review remembers between pages.
+    pub(crate) reviews: Reviews,
     /// Tasks whose newest stages cannot be served.
     pub(crate) unfit: Mutex<HashMap<String, Unfit>>,
 }

@@ -13,6 +13,7 @@ use retune_task::Task;
 use retune_wire::TrainingLine;
 use serde_json::json;
 
+use super::ledger::Lines;
 use crate::cli::Common;
 use crate::{output, setup};
 
@@ -47,6 +48,10 @@ pub(crate) enum Command {
     Import {
         #[arg(long)]
         task: String,
+        /// Take what a model wrote and nobody has reviewed as well: raters are shown it at the console, and nothing learns from it before one of
+        /// them says that it is right.
+        #[arg(long)]
+        for_review: bool,
         /// The file; - for standard input.
         file: PathBuf,
     },
@@ -114,9 +119,12 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
     let task = setup::task(&config, name)?;
     let ledger = Ledger::open_briefly(&config.store).await?;
     match command {
-        Command::Import { file, .. } => {
-            let task = Some(task.name.as_str());
-            return super::ledger::import(common, &config, &ledger, file, task, true).await;
+        Command::Import {
+            file, for_review, ..
+        } => {
+            let (task, for_review) = (Some(task.name.as_str()), *for_review);
+            let of = Lines::Examples { for_review };
+            return super::ledger::import(common, &config, &ledger, file, task, of).await;
         }
         Command::Build { out, .. } => {
             let read = shelf::read(&ledger, task).await?;

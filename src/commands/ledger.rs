@@ -106,7 +106,7 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
             return forget(common, &ledger, user, *dry_run).await;
         }
         Command::Import { file, task } => {
-            return import(common, &config, &ledger, file, task.as_deref(), false).await;
+            return import(common, &config, &ledger, file, task.as_deref(), Lines::Log).await;
         }
         Command::Export {
             task,
@@ -325,15 +325,25 @@ fn told(done: &Forgotten, dry_run: bool) -> Result<()> {
     Ok(())
 }
 
-/// Takes a file's lines into the ledger; `as_examples`: their answers are right.
+/// What a file's lines are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lines {
+    /// Logs from elsewhere.
+    Log,
+    /// Examples: their answers are right. What a model wrote and nobody has reviewed waits in the file, or in the ledger for raters.
+    Examples { for_review: bool },
+}
+
+/// Takes a file's lines into the ledger.
 pub(super) async fn import(
     common: &Common,
     config: &Config,
     ledger: &Ledger,
     file: &Path,
     task: Option<&str>,
-    as_examples: bool,
+    of: Lines,
 ) -> Result<ExitCode> {
+    let as_examples = of != Lines::Log;
     let (mut lines, length): (Box<dyn BufRead>, _) = if file == Path::new("-") {
         (Box::new(BufReader::new(std::io::stdin())), None)
     } else {
@@ -349,7 +359,7 @@ pub(super) async fn import(
         importer = importer.as_examples();
     }
     let (mut number, mut kept, mut known, mut bad) = (0_u64, 0_u64, 0_u64, 0_u64);
-    let (mut waiting, mut rejected) = (0_u64, 0_u64);
+    let (mut waiting, mut rejected, mut offered) = (0_u64, 0_u64, 0_u64);
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -379,7 +389,13 @@ pub(super) async fn import(
                         importer.synthetic_line(&line, source).await?
                     }
                     synth::Import::Bad(what) => Imported::Bad(what),
-                    synth::Import::Waiting => {
+                    synth::Import::Waiting { line, source }
+                        if of == (Lines::Examples { for_review: true }) =>
+                    {
+                        offered += 1;
+                        importer.unreviewed_line(&line, source).await?
+                    }
+                    synth::Import::Waiting { .. } => {
                         waiting += 1;
                         continue;
                     }
@@ -411,6 +427,12 @@ pub(super) async fn import(
             ", {waiting} wait for a person's review, {rejected} rejected"
         ));
     }
+    if offered > 0 {
+        done["offered"] = json!(offered);
+        told.push_str(&format!(
+            "; {offered} of them wait for raters at /console/review, and are learned from once one of them says that they are right"
+        ));
+    }
     match common.json {
         true => output::json(&done)?,
         false => output::line(told)?,
@@ -422,7 +444,8 @@ pub(super) async fn import(
             false => "what nobody has accepted was not imported",
         };
         output::problem(format_args!(
-            "{what}; review them with `retune dataset review {} --rater NAME`, then import the file again",
+            "{what}; review them with `retune dataset review {} --rater NAME`, then import the file again, or have raters see them at the console: \
+             --for-review",
             file.display()
         ));
     }

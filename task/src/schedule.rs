@@ -34,6 +34,11 @@ impl Schedule {
     pub fn last(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.cron.find_previous_occurrence(&now, true).ok()
     }
+
+    /// The next time it names, after `now`.
+    pub fn next(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.cron.find_next_occurrence(&now, false).ok()
+    }
 }
 
 impl fmt::Display for Schedule {
@@ -59,6 +64,9 @@ mod tests {
         assert_eq!(last("2026-10-01T03:00:00Z"), time("2026-10-01T03:00:00Z"));
         assert_eq!(last("2026-10-01T02:59:59Z"), time("2026-07-01T03:00:00Z"));
         assert_eq!(last("2027-01-01T02:00:00Z"), time("2026-10-01T03:00:00Z"));
+        let next = |now| schedule.next(time(now)).unwrap();
+        assert_eq!(next("2026-11-24T12:00:00Z"), time("2027-01-01T03:00:00Z"));
+        assert_eq!(next("2027-01-01T03:00:00Z"), time("2027-04-01T03:00:00Z"));
     }
 
     #[test]

@@ -335,6 +335,23 @@ fn a_stronger_model_s_rows_pass_a_person_and_stay_known_as_synthetic() {
         "{said}"
     );
 
+    // Raters may see at the console what nobody has reviewed; until then nothing learns from it.
+    let (code, out, said) = import(&["--for-review", "--json"]);
+    assert_eq!(code, Some(0), "{said}");
+    let offered = last(&out);
+    assert_eq!(
+        (
+            &offered["kept"],
+            &offered["known"],
+            &offered["waiting"],
+            &offered["offered"]
+        ),
+        (&json!(4), &json!(3), &json!(0), &json!(4)),
+        "{offered}"
+    );
+    let check = last(&with(here, &["dataset", "check", "--task", "about", "--json"], "").1);
+    assert_eq!(check["counts"]["kept_synthetic"], 3, "{check}");
+
     // Told to stop, it leaves what is there.
     api.shared.hangs.store(true, Ordering::SeqCst);
     let before = api.asked().len();

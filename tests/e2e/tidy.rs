@@ -54,8 +54,10 @@ fn crates_know_only_whom_they_may() {
                 "retune-stats",
                 "retune-ledger",
                 "retune-wire",
+                "retune-console",
             ][..],
         ),
+        ("serve/console", &["retune-task", "retune-ledger"][..]),
         ("serve/wire", &["retune-task"][..]),
         ("tests/fuzz", &["retune-wire", "retune-record"][..]),
         (

@@ -134,7 +134,10 @@ pub enum Import {
         source: Value,
     },
     /// Nobody has said anything of it.
-    Waiting,
+    Waiting {
+        line: String,
+        source: Value,
+    },
     Rejected,
     Bad(String),
 }
@@ -153,7 +156,10 @@ pub fn import(line: &str, task: &str) -> Import {
         ));
     }
     match &row.review {
-        None => Import::Waiting,
+        None => Import::Waiting {
+            line: row.conversation().to_string(),
+            source: json!(row.synthetic),
+        },
         Some(review) if review.said == Verdict::Rejected => Import::Rejected,
         Some(review) => {
             let mut source = json!(row.synthetic);

@@ -63,7 +63,8 @@ fn a_row_is_a_line_and_no_other_line_is_a_row() {
 #[test]
 fn only_what_somebody_accepted_is_imported_and_for_its_own_task() {
     let line = |row: &Row| serde_json::to_string(row).unwrap();
-    assert_eq!(import(&line(&row("a", "b")), "ask"), Import::Waiting);
+    let waits = import(&line(&row("a", "b")), "ask");
+    assert!(matches!(waits, Import::Waiting { source, .. } if source["task"] == "ask"));
     assert_eq!(
         import(&line(&reviewed(Verdict::Rejected)), "ask"),
         Import::Rejected
@@ -236,5 +237,46 @@ async fn an_accepted_row_is_an_example_once_and_nobody_s_traffic() {
     let written = crate::shelf::write(read, task, &out).unwrap();
     let row = json!(written.files[0].rows[0]);
     assert_eq!(row["known_by"], "synthetic");
+    ledger.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_row_that_nobody_has_reviewed_is_an_example_once_a_rater_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), "");
+    let (ledger, task) = (Ledger::open(&config.store).await.unwrap(), &config.tasks[0]);
+    let line = serde_json::to_string(&row("Who?", r#"{"is":"a"}"#)).unwrap();
+    let Import::Waiting { line, source } = import(&line, "ask") else {
+        panic!("it waits")
+    };
+    let importer = Importer::new(&ledger, &config.tasks, Some("ask")).await;
+    let mut importer = importer.unwrap().as_examples();
+    for wanted in [Imported::Kept, Imported::Known] {
+        let done = importer.unreviewed_line(&line, source.clone()).await;
+        assert_eq!(done.unwrap(), wanted);
+    }
+    let built = async || {
+        let exchanges = ledger.exchanges(&Default::default()).await.unwrap();
+        let said = ledger.feedback(&Default::default()).await.unwrap();
+        let counts = crate::dataset::build(task, &exchanges, &said).counts;
+        (
+            exchanges,
+            counts.kept_synthetic,
+            counts.unrated,
+            counts.rated_low,
+        )
+    };
+    let (exchanges, kept, unrated, _) = built().await;
+    assert_eq!((exchanges.len(), kept, unrated), (1, 0, 1));
+    let mut said = crate::testing::rated(1, 5, "ann", 1);
+    said.request_id = exchanges[0].request_id.clone();
+    for (rating, wanted) in [(1, (0, 1)), (5, (1, 0))] {
+        said.rating = Some(rating);
+        said.feedback_id = format!("fb-{rating}");
+        said.ts = time(i64::from(rating));
+        ledger.append_feedback(said.clone()).await.unwrap();
+        let (_, kept, _, low) = built().await;
+        assert_eq!((kept, low), wanted);
+    }
     ledger.close().await.unwrap();
 }

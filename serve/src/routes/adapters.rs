@@ -117,7 +117,7 @@ pub(crate) async fn act(
                 "{name} is the base with the task's full prompt, which is always in memory."
             )));
         }
-        (action, _) => decide(&app, &named, action, by(&http), params).await?,
+        (action, _) => named.decide(&app, action, by(&http), params).await?,
     }
     Ok(HttpResponse::Ok().json(named.item(&app).await?))
 }
@@ -140,97 +140,18 @@ fn by(http: &HttpRequest) -> Option<String> {
     }
 }
 
-async fn decide(
-    app: &App,
-    named: &Named,
-    action: &str,
-    by: Option<String>,
-    mut params: Params,
-) -> Result<(), Error> {
-    let task = &named.task;
-    let stages = app.ledger.stages(task).await?;
-    let action = match action {
-        "promote" => Action::Promote,
-        "rollback" => Action::RollBack,
-        "reject" => Action::Reject,
-        sharing => {
-            let share = params.decimal("share", 0.0, 1.0)?;
-            let share = params.required("share", share)?;
-            match sharing {
-                "canary" => Action::Canary(share),
-                _ => Action::Shadow(share),
-            }
-        }
-    };
-    let expected = match action {
-        Action::Promote => {
-            let expected = params.string("expected_champion")?;
-            Some(params.required("expected_champion", expected)?)
-        }
-        // Only the champion can be rolled back: its own name says who is expected; of the others it is asked where somebody says it.
-        _ => params.string("expected_champion")?,
-    };
-    if let Some(expected) = expected {
-        stages.expect_champion(task, &expected).map_err(conflict)?;
-    }
-    let seq = params.integer("expected_seq", 0, i64::MAX)?;
-    if seq.is_some_and(|seq| u64::try_from(seq) != Ok(stages.seq)) {
-        return Err(Error::Conflict(format!(
-            "The newest decision on {task} is number {}, not the expected one.",
-            stages.seq
-        )));
-    }
-    let reason = params.string("reason")?;
-    params.finish()?;
-    let history = match action {
-        Action::RollBack => app.ledger.stages_history(task).await?,
-        _ => Vec::new(),
-    };
-    let number = named.adapter.as_ref().map(|a| a.number);
-    let after = stages
-        .after(task, number, action, &history)
-        .map_err(conflict)?;
-    if after == stages {
-        return Ok(());
-    }
-    let after = after
-        .decided(by, reason.as_deref())
-        .map_err(|error| Error::param("reason", "invalid_value", error.to_string()))?;
-    // Before it is asked it is in memory and has proved itself.
-    for number in after.newly_asked(&stages) {
-        let adapter = app.ledger.adapter(task, number).await?;
-        app.adapters.ensure(&adapter, &app.in_traffic()).await?;
-    }
-    match app.ledger.set_stages(task, stages.seq, after).await {
-        Ok(()) => {}
-        Err(retune_ledger::Error::Conflict { .. }) => {
-            return Err(Error::Conflict(format!(
-                "The stages of {task} were changed by somebody else at this moment. Look again."
-            )));
-        }
-        Err(e) => return Err(e.into()),
-    }
-    app.refresh().await?;
-    if let (Action::Reject, Some(adapter)) = (action, &named.adapter)
-        && app.adapters.is_loaded(adapter)
-    {
-        app.adapters.unload(adapter)?;
-    }
-    Ok(())
-}
-
 fn conflict(refused: retune_ledger::Refused) -> Error {
     Error::Conflict(refused.0)
 }
 
 /// An adapter that is there, or a task's baseline.
-struct Named {
-    task: String,
-    adapter: Option<AdapterRef>,
+pub(crate) struct Named {
+    pub(crate) task: String,
+    pub(crate) adapter: Option<AdapterRef>,
 }
 
 impl Named {
-    async fn find(app: &App, name: &str) -> Result<Self, Error> {
+    pub(crate) async fn find(app: &App, name: &str) -> Result<Self, Error> {
         let unknown = || {
             Error::NotFound(format!(
                 "There is no adapter '{name}'. GET /admin/adapters lists them."
@@ -257,6 +178,86 @@ impl Named {
             },
         };
         Ok(Self { task, adapter })
+    }
+
+    /// Decides where it stands: what `POST /admin/adapters/{name}/{action}` takes.
+    pub(crate) async fn decide(
+        &self,
+        app: &App,
+        action: &str,
+        by: Option<String>,
+        mut params: Params,
+    ) -> Result<(), Error> {
+        let task = &self.task;
+        let stages = app.ledger.stages(task).await?;
+        let action = match action {
+            "promote" => Action::Promote,
+            "rollback" => Action::RollBack,
+            "reject" => Action::Reject,
+            sharing => {
+                let share = params.decimal("share", 0.0, 1.0)?;
+                let share = params.required("share", share)?;
+                match sharing {
+                    "canary" => Action::Canary(share),
+                    _ => Action::Shadow(share),
+                }
+            }
+        };
+        let expected = match action {
+            Action::Promote => {
+                let expected = params.string("expected_champion")?;
+                Some(params.required("expected_champion", expected)?)
+            }
+            // Only the champion can be rolled back: its own name says who is expected; of the others it is asked where somebody says it.
+            _ => params.string("expected_champion")?,
+        };
+        if let Some(expected) = expected {
+            stages.expect_champion(task, &expected).map_err(conflict)?;
+        }
+        let seq = params.integer("expected_seq", 0, i64::MAX)?;
+        if seq.is_some_and(|seq| u64::try_from(seq) != Ok(stages.seq)) {
+            return Err(Error::Conflict(format!(
+                "The newest decision on {task} is number {}, not the expected one.",
+                stages.seq
+            )));
+        }
+        let reason = params.string("reason")?;
+        params.finish()?;
+        let history = match action {
+            Action::RollBack => app.ledger.stages_history(task).await?,
+            _ => Vec::new(),
+        };
+        let number = self.adapter.as_ref().map(|a| a.number);
+        let after = stages
+            .after(task, number, action, &history)
+            .map_err(conflict)?;
+        if after == stages {
+            return Ok(());
+        }
+        let after = after
+            .decided(by, reason.as_deref())
+            .map_err(|error| Error::param("reason", "invalid_value", error.to_string()))?;
+        // Before it is asked it is in memory and has proved itself.
+        for number in after.newly_asked(&stages) {
+            let adapter = app.ledger.adapter(task, number).await?;
+            app.adapters.ensure(&adapter, &app.in_traffic()).await?;
+        }
+        match app.ledger.set_stages(task, stages.seq, after).await {
+            Ok(()) => {}
+            Err(retune_ledger::Error::Conflict { .. }) => {
+                return Err(Error::Conflict(format!(
+                    "The stages of {task} were changed by somebody else at this moment. Look again."
+                )));
+            }
+            Err(e) => return Err(e.into()),
+        }
+        app.refresh().await?;
+        if let (Action::Reject, Some(adapter)) = (action, &self.adapter)
+            && app.adapters.is_loaded(adapter)
+        {
+            app.adapters.unload(adapter)?;
+        }
+        Ok(())
     }
 
     async fn item(&self, app: &App) -> Result<Value, Error> {

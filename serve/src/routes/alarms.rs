@@ -39,13 +39,7 @@ pub(crate) async fn act(
             "There is no action '{action}': it is one of {ACTIONS}."
         )));
     }
-    let alarms = app.ledger.triggers(None).await?;
-    let alarm = alarms.iter().find(|alarm| alarm.alarm == id);
-    let alarm = alarm.ok_or_else(|| {
-        Error::NotFound(format!(
-            "There is no alarm '{id}': GET /admin/alarms lists them."
-        ))
-    })?;
+    let alarm = find(&app, &id).await?;
     let mut params = body::optional_params(payload, app.config.server.max_body_bytes).await?;
     let now = Utc::now();
     let reason = params.string("reason")?;
@@ -57,14 +51,31 @@ pub(crate) async fn act(
     params.finish()?;
     let word = Word::new(now, Caller::of(&http).key_id, &reason, silenced_until)
         .map_err(|error| Error::param("reason", "invalid_value", error.to_string()))?;
-    app.ledger.say(alarm, &word).await?;
+    say(&app, &alarm, &word).await?;
+    Ok(HttpResponse::Ok().json(item(&alarm, Some(&word))))
+}
+
+/// The alarm of an id.
+pub(crate) async fn find(app: &App, id: &str) -> Result<Trigger, Error> {
+    let alarms = app.ledger.triggers(None).await?;
+    let alarm = alarms.into_iter().find(|alarm| alarm.alarm == id);
+    alarm.ok_or_else(|| {
+        Error::NotFound(format!(
+            "There is no alarm '{id}': GET /admin/alarms lists them."
+        ))
+    })
+}
+
+/// Keeps a word to an alarm.
+pub(crate) async fn say(app: &App, alarm: &Trigger, word: &Word) -> Result<(), Error> {
+    app.ledger.say(alarm, word).await?;
     tracing::info!(
-        alarm = id,
-        action,
+        alarm = alarm.alarm,
+        silenced_until = word.silenced_until.map(|until| until.to_rfc3339()),
         by = word.by,
         "somebody spoke to an alarm"
     );
-    Ok(HttpResponse::Ok().json(item(alarm, Some(&word))))
+    Ok(())
 }
 
 fn item(alarm: &Trigger, word: Option<&Word>) -> Value {

@@ -44,7 +44,7 @@ pub(super) fn patient(payload: Payload, patience: Duration) -> Payload {
     Payload::from(chunks)
 }
 
-async fn bytes(mut payload: web::Payload, limit: usize) -> Result<Vec<u8>, Error> {
+pub(crate) async fn bytes(mut payload: web::Payload, limit: usize) -> Result<Vec<u8>, Error> {
     let mut body = Vec::new();
     let mut length = 0usize;
     while let Some(chunk) = payload.next().await {

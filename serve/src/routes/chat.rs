@@ -36,7 +36,7 @@ pub(crate) async fn chat(
     http: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
-    answered(begin(&app, &http, payload, Request::chat).await?).await
+    answered(begin(&app, &http, Asking::Body(payload, Request::chat)).await?).await
 }
 
 pub(crate) async fn completion(
@@ -44,7 +44,37 @@ pub(crate) async fn completion(
     http: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Error> {
-    answered(begin(&app, &http, payload, Request::completion).await?).await
+    answered(begin(&app, &http, Asking::Body(payload, Request::completion)).await?).await
+}
+
+/// What a person asks to see how a model answers, whole or streamed: an examination, which nothing counts as traffic.
+pub(crate) async fn tried(
+    app: &web::Data<App>,
+    http: &HttpRequest,
+    request: Params,
+) -> Result<HttpResponse, Error> {
+    answered(begin(app, http, Asking::Trial(request)).await?).await
+}
+
+/// The same, as its text and what the format's check said.
+pub(crate) async fn tried_text(
+    app: &web::Data<App>,
+    http: &HttpRequest,
+    request: Params,
+) -> Result<(String, &'static str), Error> {
+    let mut begun = begin(app, http, Asking::Trial(request)).await?;
+    while let Some(piece) = begun.pieces.recv().await {
+        match piece {
+            Piece::Started | Piece::Part { .. } => {}
+            Piece::Failed(e) => return Err(e),
+            Piece::Done(mut answered) => {
+                let choice = answered.choices.pop();
+                let text = choice.and_then(|choice| choice.message.content);
+                return Ok((text.unwrap_or_default(), answered.format));
+            }
+        }
+    }
+    Err(Error::Engine("an exchange ended without an end".to_owned()))
 }
 
 async fn answered(mut begun: Begun) -> Result<HttpResponse, Error> {
@@ -67,16 +97,19 @@ async fn answered(mut begun: Begun) -> Result<HttpResponse, Error> {
 
 type Read = fn(Params) -> Result<Request, Refusal>;
 
+/// Where a request comes from.
+enum Asking {
+    /// An app, or a run.
+    Body(web::Payload, Read),
+    /// A person, at the console.
+    Trial(Params),
+}
+
 /// Reads and admits a request. Errors up to here are counted; later ones belong to the exchange, which counts itself.
-async fn begin(
-    app: &web::Data<App>,
-    http: &HttpRequest,
-    payload: web::Payload,
-    read: Read,
-) -> Result<Begun, Error> {
+async fn begin(app: &web::Data<App>, http: &HttpRequest, asking: Asking) -> Result<Begun, Error> {
     let arrived = Instant::now();
     let mut route = None;
-    let begun = admit(app, http, payload, read, arrived, &mut route).await;
+    let begun = admit(app, http, asking, arrived, &mut route).await;
     if let Err(e) = &begun {
         let (task, name, stage) = match &route {
             Some(route) => (route.task_name(), route.name.as_str(), route.stage.as_str()),
@@ -94,8 +127,7 @@ async fn begin(
 async fn admit(
     app: &web::Data<App>,
     http: &HttpRequest,
-    payload: web::Payload,
-    read: Read,
+    asking: Asking,
     arrived: Instant,
     found: &mut Option<Route>,
 ) -> Result<Begun, Error> {
@@ -104,13 +136,18 @@ async fn admit(
     }
     let caller = Caller::of(http);
     app.rates.admit(caller.key_id.as_deref(), arrived)?;
-    let request = read(body::params(payload, app.config.server.max_body_bytes).await?)?;
+    let (request, (purpose, run_id)) = match asking {
+        Asking::Body(payload, read) => {
+            let params = body::params(payload, app.config.server.max_body_bytes).await?;
+            (read(params)?, purpose(http)?)
+        }
+        Asking::Trial(params) => (Request::chat(params)?, (Purpose::Examination, None)),
+    };
     limit_messages(&request, app.config.server.max_messages)?;
     // The body came when nothing is waited for any more.
     if app.abandoned.is_cancelled() {
         return Err(Error::Stopping);
     }
-    let (purpose, run_id) = purpose(http)?;
     let route = app.resolve(&request.model, &request.sticky_key()).await?;
     *found = Some(route.clone());
     app.ledger.ready().await?;

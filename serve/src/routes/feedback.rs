@@ -7,7 +7,7 @@ use std::time::Instant;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::Utc;
 use rand::Rng;
-use retune_ledger::{ExchangeQuery, Feedback};
+use retune_ledger::Feedback;
 use serde_json::{Value, json};
 
 use super::body;
@@ -23,7 +23,16 @@ pub(crate) async fn create(
     let caller = Caller::of(&http);
     app.rates.admit(caller.key_id.as_deref(), Instant::now())?;
     let params = body::params(payload, app.config.server.max_body_bytes).await?;
-    let said = retune_wire::Feedback::read(params)?;
+    let id = keep(&app, caller, retune_wire::Feedback::read(params)?).await?;
+    Ok(HttpResponse::Created().json(json!({ "feedback_id": id })))
+}
+
+/// Keeps what somebody said; the id under which it is kept.
+pub(crate) async fn keep(
+    app: &App,
+    caller: Caller,
+    said: retune_wire::Feedback,
+) -> Result<String, Error> {
     for id in [Some(&said.completion_id), said.preferred_over.as_ref()] {
         if let Some(id) = id.filter(|id| !app.ledger.is_own_request_id(id)) {
             return Err(Error::NotFound(format!(
@@ -32,7 +41,7 @@ pub(crate) async fn create(
         }
     }
     let feedback = Feedback {
-        feedback_id: format!("fb-{:024x}", rand::rng().random::<u128>() >> 32),
+        feedback_id: new_id(),
         request_id: said.completion_id,
         ts: Utc::now(),
         source: said.source,
@@ -47,10 +56,26 @@ pub(crate) async fn create(
         .rating
         .map_or_else(|| "none".to_owned(), |r| r.to_string());
     let id = feedback.feedback_id.clone();
-    let feedback = withheld(&app, feedback).await?;
+    let feedback = withheld(app, feedback).await?;
     app.ledger.append_feedback(feedback).await?;
     app.metrics.feedback.with_label_values(&[&rating]).inc();
-    Ok(HttpResponse::Created().json(json!({ "feedback_id": id })))
+    Ok(id)
+}
+
+/// Takes back all that somebody said of an answer.
+pub(crate) async fn take_back(
+    app: &App,
+    caller: Caller,
+    request_id: &str,
+    source: &str,
+) -> Result<(), Error> {
+    let source = Some(source.to_owned());
+    let row = Feedback::taking_back(new_id(), request_id, source, caller.key_id);
+    Ok(app.ledger.append_feedback(row).await?)
+}
+
+fn new_id() -> String {
+    format!("fb-{:024x}", rand::rng().random::<u128>() >> 32)
 }
 
 /// The feedback as the task of its exchange lets it be kept. The exchange is looked for only where a task withholds anything; one that
@@ -61,12 +86,7 @@ async fn withheld(app: &App, feedback: Feedback) -> Result<Feedback, Error> {
     if says_nothing || tasks.iter().all(|task| task.privacy.redaction.is_empty()) {
         return Ok(feedback);
     }
-    let query = ExchangeQuery {
-        request_id: Some(feedback.request_id.clone()),
-        limit: Some(1),
-        ..ExchangeQuery::default()
-    };
-    let found = app.ledger.exchanges(&query).await?.pop();
+    let found = app.ledger.exchange(&feedback.request_id).await?;
     let of_task = found.as_ref().and_then(|row| {
         let name = row.task.as_deref()?;
         let task = tasks.iter().find(|task| task.name == name)?;

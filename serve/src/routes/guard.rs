@@ -1,7 +1,7 @@
 //! What goes around every route: the request's id and spans, who may come at all, and for how long a body may keep still.
 //!
-//! With keys a request has to bring one, and its role has to be good for what it asks. A route that is not named below is for admins:
-//! a new one is closed until somebody opens it. Probes and metrics are for whoever watches, and hold no texts.
+//! With keys a request has to bring one, or at the console the cookie of somebody who showed one, and its role has to be good for what it asks.
+//! A route that is not named below is for admins: a new one is closed until somebody opens it. Probes and metrics are for whoever watches, and hold no texts.
 //!
 //! Without keys the only protection is that nobody outside of this machine gets here. A page in a browser on this machine could: by a
 //! name that resolves to it (Host), or from its own origin (Origin). Both are refused.
@@ -18,6 +18,7 @@ use retune_ledger::Role;
 
 use super::body;
 use super::seen::{Access, Seen};
+use crate::console::{self, Seat};
 use crate::error::Error;
 use crate::keys::{Caller, Keys};
 use crate::state::App;
@@ -75,6 +76,10 @@ async fn admitted(
         request.extensions_mut().insert(sight);
     }
     match entered {
+        Err(error) if console::is_console(request.match_info().as_str()) => {
+            let refused = console::refused(&error, request.request());
+            Ok(request.into_response(refused))
+        }
         Err(error) => Ok(request.into_response(error.error_response())),
         Ok(()) => Ok(next.call(request).await?.map_into_boxed_body()),
     }
@@ -110,12 +115,31 @@ fn enter(request: &mut ServiceRequest) -> Result<(), Error> {
         .cloned()
         .ok_or_else(|| Error::Engine("the server has no state".to_owned()))?;
     let keys = app.keys.load();
-    if keys.required() {
-        if let Some(caller) = caller(request, &keys)? {
+    if !keys.required() {
+        stranger(request)?;
+    }
+    // As the router reads it: percent-encoding is no way around.
+    let path = request.match_info().as_str().to_owned();
+    if console::is_console(&path) {
+        let seat = Seat::take(request, &app, &keys)?;
+        let caller = seat.caller.clone();
+        request.extensions_mut().insert(seat);
+        match caller {
+            Some(caller) => {
+                if !console::is_open(&path) {
+                    let what = format!("{} {path}", request.method());
+                    may(&caller, role_for(&path), what)?;
+                }
+                request.extensions_mut().insert(caller);
+            }
+            None if console::is_open(&path) => {}
+            None => return Err(Error::Unauthorized("Sign in first.".to_owned())),
+        }
+    } else if keys.required() {
+        if let Some(caller) = caller(request, &path, &keys)? {
             request.extensions_mut().insert(caller);
         }
     } else {
-        stranger(request)?;
         request.extensions_mut().insert(Caller::anybody());
     }
     let payload = request.take_payload();
@@ -124,33 +148,36 @@ fn enter(request: &mut ServiceRequest) -> Result<(), Error> {
 }
 
 /// Whose key a request brought, if it is good for what is asked; None where nobody is asked.
-fn caller(request: &ServiceRequest, keys: &Keys) -> Result<Option<Caller>, Error> {
-    // As the router reads it: percent-encoding is no way around.
-    let path = request.match_info().as_str();
+fn caller(request: &ServiceRequest, path: &str, keys: &Keys) -> Result<Option<Caller>, Error> {
     if is_operations(path) {
         return Ok(None);
     }
     let caller = keys.caller(request.headers().get(AUTHORIZATION))?;
-    let may = |needed: Role, what: String| {
-        if caller.role >= needed {
-            return Ok(());
-        }
-        Err(Error::Permission {
-            what,
-            needed,
-            has: caller.role,
-        })
-    };
     // What is no route at all is a 404 to every key.
     if request.resource_map().match_pattern(path).is_some() {
-        may(role_for(path), format!("{} {path}", request.method()))?;
+        may(
+            &caller,
+            role_for(path),
+            format!("{} {path}", request.method()),
+        )?;
     }
     for header in FOR_ADMINS {
         if request.headers().contains_key(header) {
-            may(Role::Admin, format!("The header '{header}'"))?;
+            may(&caller, Role::Admin, format!("The header '{header}'"))?;
         }
     }
     Ok(Some(caller))
+}
+
+fn may(caller: &Caller, needed: Role, what: String) -> Result<(), Error> {
+    if caller.role >= needed {
+        return Ok(());
+    }
+    Err(Error::Permission {
+        what,
+        needed,
+        has: caller.role,
+    })
 }
 
 fn is_operations(path: &str) -> bool {
@@ -165,8 +192,10 @@ fn role_for(path: &str) -> Role {
         | "/v1/models"
         | "/v1/feedback"
         | "/openapi.json" => Role::App,
-        "/v1/pairs" => Role::Rater,
-        _ if path.starts_with("/v1/pairs/") => Role::Rater,
+        "/v1/pairs" | "/console" | "/console/review" | "/console/compare" | "/console/sign-out" => {
+            Role::Rater
+        }
+        _ if path.starts_with("/v1/pairs/") || path.starts_with("/console/review/") => Role::Rater,
         _ if path.starts_with("/v1/models/") || path.starts_with("/v1/chat/completions/") => {
             Role::App
         }
@@ -239,6 +268,11 @@ mod tests {
             ("/v1/pairs", Role::Rater),
             ("/v1/pairs/pair-1", Role::Rater),
             ("/v1/pairsx", Role::Admin),
+            ("/console", Role::Rater),
+            ("/console/review/undo", Role::Rater),
+            ("/console/reviewx", Role::Admin),
+            ("/console/runs/x", Role::Admin),
+            ("/console/try/answer", Role::Admin),
             ("/v1/modelsx", Role::Admin),
             ("/v1/chat/completions/chatcmpl-1", Role::App),
             ("/v1/chat/completionsx", Role::Admin),

@@ -1,11 +1,11 @@
 //! HTTP: thin handlers, each of which reads its request, asks the logic, and shapes the answer.
 
-mod adapters;
+pub(crate) mod adapters;
 mod admin;
-mod alarms;
-mod body;
-mod chat;
-mod feedback;
+pub(crate) mod alarms;
+pub(crate) mod body;
+pub(crate) mod chat;
+pub(crate) mod feedback;
 mod files;
 mod fine_tuning;
 mod guard;
@@ -13,7 +13,7 @@ mod models;
 mod openapi;
 mod ops;
 mod page;
-mod pairs;
+pub(crate) mod pairs;
 mod seen;
 mod stored;
 
@@ -21,6 +21,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 pub(crate) use guard::guard;
 
+use crate::console;
 use crate::error::Error;
 
 /// The API.
@@ -152,6 +153,7 @@ pub(crate) fn api(service: &mut web::ServiceConfig) {
                 .route(web::get().to(openapi::description))
                 .default_service(unknown()),
         )
+        .configure(console::routes)
         .default_service(web::to(unknown_route));
 }
 
@@ -170,7 +172,7 @@ pub(crate) async fn unknown_route(request: HttpRequest) -> Result<HttpResponse, 
     })
 }
 
-async fn wrong_method(request: HttpRequest) -> Result<HttpResponse, Error> {
+pub(crate) async fn wrong_method(request: HttpRequest) -> Result<HttpResponse, Error> {
     Err(Error::WrongMethod {
         method: request.method().to_string(),
         path: request.path().to_owned(),

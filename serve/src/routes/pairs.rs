@@ -3,12 +3,13 @@
 //! Nothing here tells which of them is the candidate's: neither names nor ids of the answers, nor when they were given. Each rater gets the
 //! pairs in an order of their own, so that few are asked of two people at once; a pair has one vote, the first.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::Utc;
-use retune_ledger::{Exchange, ExchangeQuery, Pair, PairVote, Pairs, Voted};
+use retune_ledger::{Exchange, Pair, PairVote, Pairs, Voted};
+use retune_task::ChatMessage;
 use serde_json::{Value, json};
 
 use super::body;
@@ -34,34 +35,19 @@ pub(crate) async fn list(app: web::Data<App>, http: HttpRequest) -> Result<HttpR
     let caller = Caller::of(&http);
     app.rates.admit(caller.key_id.as_deref(), Instant::now())?;
     let page = Page::read(http.query_string(), &LIST)?;
-    let sets = open(&app, page.filter("task")).await?;
-    let mut waiting: Vec<(&Pairs, &Pair)> = Vec::new();
-    let mut asked = 0;
-    for (pairs, voted) in &sets {
-        asked += pairs.asked().count();
-        let of = pairs.asked().filter(|pair| !voted.contains(&pair.id));
-        waiting.extend(of.map(|pair| (pairs, pair)));
-    }
-    let rater = caller.key_id.unwrap_or_default();
-    let place = |id: &str| retune_task::sha256(&format!("pairs\n{rater}\n{id}"));
-    waiting.sort_by_cached_key(|(_, pair)| place(&pair.id));
-    // One that has a vote by now has its place in the order still.
-    let after = page.after.as_deref().map(place);
-    let is_past = |id: &str| after.as_ref().is_some_and(|after| place(id) <= *after);
-    let mut rest = waiting.iter().filter(|(_, pair)| !is_past(&pair.id));
-    let mut data = Vec::new();
-    for (pairs, pair) in rest.by_ref().take(MOST_LOOKED_AT) {
-        data.extend(shown(&app, pairs, pair).await?);
-        if data.len() == page.limit {
-            break;
-        }
-    }
+    let wanted = Wanted {
+        task: page.filter("task"),
+        after: page.after.as_deref(),
+        limit: page.limit,
+    };
+    let waiting = waiting(&app, &caller, &wanted).await?;
+    let data: Vec<Value> = waiting.pairs.iter().map(Shown::item).collect();
     Ok(HttpResponse::Ok().json(json!({
         "object": "list",
         "data": data,
-        "has_more": rest.next().is_some(),
-        "waiting": waiting.len(),
-        "voted": asked - waiting.len(),
+        "has_more": waiting.has_more,
+        "waiting": waiting.waiting,
+        "voted": waiting.voted,
     })))
 }
 
@@ -76,12 +62,105 @@ pub(crate) async fn vote(
     app.rates.admit(caller.key_id.as_deref(), Instant::now())?;
     let params = body::params(payload, app.config.server.max_body_bytes).await?;
     let said = retune_wire::Comparison::read(params)?;
-    let sets = open(&app, None).await?;
-    let of = |pairs: &Pairs| pairs.asked().any(|pair| pair.id == *id);
+    let choice = said.choice;
+    cast(&app, caller, &id, said).await?;
+    Ok(HttpResponse::Created().json(json!({ "id": *id, "choice": choice })))
+}
+
+/// Which pairs somebody is to be shown.
+pub(crate) struct Wanted<'a> {
+    pub(crate) task: Option<&'a str>,
+    /// Those behind this one in the rater's order.
+    pub(crate) after: Option<&'a str>,
+    pub(crate) limit: usize,
+}
+
+/// Pairs that wait for a rater.
+pub(crate) struct Waiting {
+    pub(crate) pairs: Vec<Shown>,
+    pub(crate) has_more: bool,
+    /// All that have no vote.
+    pub(crate) waiting: usize,
+    /// All that have one.
+    pub(crate) voted: usize,
+}
+
+/// A pair with its texts, and nothing of whose they are.
+pub(crate) struct Shown {
+    pub(crate) id: String,
+    pub(crate) task: String,
+    pub(crate) criteria: Option<String>,
+    pub(crate) messages: Option<Vec<ChatMessage>>,
+    pub(crate) left: String,
+    pub(crate) right: String,
+}
+
+impl Shown {
+    fn item(&self) -> Value {
+        json!({
+            "id": self.id,
+            "object": "pair",
+            "task": self.task,
+            "criteria": self.criteria,
+            "messages": self.messages,
+            "left": self.left,
+            "right": self.right,
+        })
+    }
+}
+
+/// The next pairs for a rater, in an order of their own.
+pub(crate) async fn waiting(
+    app: &App,
+    caller: &Caller,
+    wanted: &Wanted<'_>,
+) -> Result<Waiting, Error> {
+    let sets = open(app, wanted.task).await?;
+    let mut waiting: Vec<(&Pairs, &Pair)> = Vec::new();
+    let mut asked = 0;
+    for (pairs, voted) in &sets {
+        asked += pairs.asked().count();
+        let of = pairs.asked().filter(|pair| !voted.contains(&pair.id));
+        waiting.extend(of.map(|pair| (pairs, pair)));
+    }
+    let rater = caller.key_id.as_deref().unwrap_or_default();
+    let place = |id: &str| retune_task::sha256(&format!("pairs\n{rater}\n{id}"));
+    waiting.sort_by_cached_key(|(_, pair)| place(&pair.id));
+    // One that has a vote by now has its place in the order still.
+    let after = wanted.after.map(place);
+    let is_past = |id: &str| after.as_ref().is_some_and(|after| place(id) <= *after);
+    let rest = waiting.iter().filter(|(_, pair)| !is_past(&pair.id));
+    let rest: Vec<_> = rest.take(MOST_LOOKED_AT + 1).collect();
+    let texts = texts(app, rest.iter().map(|(_, pair)| *pair)).await?;
+    let mut rest = rest.into_iter();
+    let mut shown = Vec::new();
+    for (pairs, pair) in rest.by_ref().take(MOST_LOOKED_AT) {
+        shown.extend(with_texts(pairs, pair, &texts));
+        if shown.len() == wanted.limit {
+            break;
+        }
+    }
+    Ok(Waiting {
+        pairs: shown,
+        has_more: rest.next().is_some(),
+        waiting: waiting.len(),
+        voted: asked - waiting.len(),
+    })
+}
+
+/// Keeps what somebody said of a pair.
+pub(crate) async fn cast(
+    app: &App,
+    caller: Caller,
+    id: &str,
+    said: retune_wire::Comparison,
+) -> Result<(), Error> {
+    let sets = open(app, None).await?;
+    let of = |pairs: &Pairs| pairs.asked().any(|pair| pair.id == id);
     let (pairs, _) = sets
         .iter()
         .find(|(pairs, _)| of(pairs))
-        .ok_or_else(|| unknown(&id))?;
+        .ok_or_else(|| unknown(id))?;
     let vote = PairVote {
         at: Utc::now(),
         by: caller.key_id,
@@ -89,16 +168,16 @@ pub(crate) async fn vote(
         left: said.left,
         right: said.right,
     };
-    match app.ledger.vote(pairs, &id, &vote).await? {
+    match app.ledger.vote(pairs, id, &vote).await? {
         Voted::Kept => {
             let task = pairs.task.as_str();
             app.metrics.pair_votes.with_label_values(&[task]).inc();
-            Ok(HttpResponse::Created().json(json!({ "id": *id, "choice": vote.choice })))
+            Ok(())
         }
         Voted::Late => Err(Error::Conflict(format!(
             "The pair '{id}' has a vote already: GET /v1/pairs lists those that have none."
         ))),
-        Voted::Ended => Err(unknown(&id)),
+        Voted::Ended => Err(unknown(id)),
     }
 }
 
@@ -131,30 +210,32 @@ async fn open(app: &App, task: Option<&str>) -> Result<Vec<(Pairs, HashSet<Strin
     Ok(sets)
 }
 
-/// A pair with its texts; none where somebody was forgotten who had asked.
-async fn shown(app: &App, pairs: &Pairs, pair: &Pair) -> Result<Option<Value>, Error> {
-    let left = exchange(app, pair.left.as_deref()).await?;
-    let right = exchange(app, pair.right.as_deref()).await?;
-    let (Some(left), Some(right)) = (left, right) else {
-        return Ok(None);
-    };
-    Ok(Some(json!({
-        "id": pair.id,
-        "object": "pair",
-        "task": pairs.task,
-        "criteria": pairs.criteria,
-        "messages": left.messages,
-        "left": left.answer.unwrap_or_default(),
-        "right": right.answer.unwrap_or_default(),
-    })))
+/// The exchanges of some pairs, by their ids.
+async fn texts<'a>(
+    app: &App,
+    pairs: impl Iterator<Item = &'a Pair>,
+) -> Result<HashMap<String, Exchange>, Error> {
+    let ids: Vec<&str> = pairs
+        .flat_map(|pair| [pair.left.as_deref(), pair.right.as_deref()])
+        .flatten()
+        .collect();
+    let found = app.ledger.exchanges_of(&ids).await?;
+    Ok(found
+        .into_iter()
+        .map(|row| (row.request_id.clone(), row))
+        .collect())
 }
 
-async fn exchange(app: &App, id: Option<&str>) -> Result<Option<Exchange>, Error> {
-    let Some(id) = id else { return Ok(None) };
-    let query = ExchangeQuery {
-        request_id: Some(id.to_owned()),
-        limit: Some(1),
-        ..ExchangeQuery::default()
-    };
-    Ok(app.ledger.exchanges(&query).await?.pop())
+/// None where somebody was forgotten who had asked.
+fn with_texts(pairs: &Pairs, pair: &Pair, texts: &HashMap<String, Exchange>) -> Option<Shown> {
+    let left = texts.get(pair.left.as_deref()?)?;
+    let right = texts.get(pair.right.as_deref()?)?;
+    Some(Shown {
+        id: pair.id.clone(),
+        task: pairs.task.clone(),
+        criteria: pairs.criteria.clone(),
+        messages: left.messages.clone(),
+        left: left.answer.clone().unwrap_or_default(),
+        right: right.answer.clone().unwrap_or_default(),
+    })
 }

@@ -9,6 +9,7 @@
 mod adapters;
 mod alarms;
 mod api;
+mod console;
 mod fine_tuning;
 mod model;
 mod standin;

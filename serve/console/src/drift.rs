@@ -1,0 +1,324 @@
+//! What drifted: the streams over time, the alarms, and why each is there.
+//!
+//! An alarm's evidence is the monitor's, read as far as it is known: one of an earlier or a later version shows what it has.
+
+use askama::Template;
+use chrono::{DateTime, Utc};
+use retune_ledger::{Exchange, Trigger, Window, Word};
+use serde::Deserialize;
+
+use crate::figures::{count, decimal, from_now, time};
+use crate::frame::Frame;
+
+/// All alarms, and the streams of those who serve.
+#[derive(Template)]
+#[template(path = "drift.html")]
+pub struct Page {
+    /// What is around it.
+    pub frame: Frame,
+    /// Newest first.
+    pub alarms: Vec<Row>,
+    /// One a stream.
+    pub streams: Vec<Plot>,
+}
+
+/// An alarm in the list.
+pub struct Row {
+    pub(crate) alarm: String,
+    pub(crate) task: String,
+    pub(crate) adapter: String,
+    pub(crate) kind: String,
+    pub(crate) when: String,
+    pub(crate) ago: String,
+    pub(crate) state: &'static str,
+}
+
+impl Row {
+    /// An alarm, what was said last to it, and whether its adapter still serves.
+    pub fn of(trigger: &Trigger, word: Option<&Word>, serves: bool, now: DateTime<Utc>) -> Self {
+        Self {
+            alarm: trigger.alarm.clone(),
+            task: trigger.task.clone(),
+            adapter: trigger.adapter.clone(),
+            kind: trigger.kind.to_string(),
+            when: time(trigger.ts),
+            ago: from_now(trigger.ts, now),
+            state: match word {
+                _ if !serves => "past",
+                Some(word) if word.holds_back(now) => "silenced",
+                Some(word) if word.quiets(now) => "acknowledged",
+                _ => "alarm",
+            },
+        }
+    }
+}
+
+/// A stream's evidence over time.
+pub struct Plot {
+    pub(crate) of: String,
+    pub(crate) state: String,
+    pub(crate) class: String,
+    pub(crate) points: Vec<Point>,
+}
+
+pub(crate) struct Point {
+    pub(crate) seconds: i64,
+    pub(crate) when: String,
+    pub(crate) log_e: String,
+    pub(crate) threshold: String,
+}
+
+/// Points of a plot, at most.
+const POINTS: usize = 300;
+
+impl Plot {
+    /// Of a stream's states, oldest first.
+    pub fn of(windows: &[Window]) -> Option<Self> {
+        let last = windows.last()?;
+        // The last one is always there.
+        let every = windows.len().div_ceil(POINTS).max(1);
+        let kept = windows.iter().rev().step_by(every);
+        let mut points: Vec<Point> = kept
+            .map(|window| Point {
+                seconds: window.ts.timestamp(),
+                when: time(window.ts),
+                log_e: decimal(Some(window.log_e).filter(|x| x.is_finite()), 3),
+                threshold: decimal(Some(window.threshold_log).filter(|x| x.is_finite()), 3),
+            })
+            .collect();
+        points.reverse();
+        Some(Self {
+            of: format!("{}, {}", last.adapter, last.stream),
+            state: last.state.clone(),
+            class: last.state.replace(' ', "-"),
+            points,
+        })
+    }
+}
+
+/// One alarm.
+#[derive(Template)]
+#[template(path = "alarm.html")]
+pub struct AlarmPage {
+    /// What is around it.
+    pub frame: Frame,
+    /// The alarm.
+    pub alarm: Alarm,
+    /// Its stream over time.
+    pub plot: Option<Plot>,
+    /// Why what was sent was not taken.
+    pub refused: Option<String>,
+}
+
+/// An alarm with its evidence.
+pub struct Alarm {
+    pub(crate) row: Row,
+    pub(crate) facts: Vec<(&'static str, String)>,
+    pub(crate) verdict: Option<&'static str>,
+    pub(crate) word: Option<String>,
+    pub(crate) views: Vec<(&'static str, Vec<Bar>)>,
+    pub(crate) requests: Vec<Request>,
+    pub(crate) raw: String,
+}
+
+/// A share before and now.
+pub(crate) struct Bar {
+    pub(crate) what: String,
+    pub(crate) usual: String,
+    pub(crate) trouble: String,
+    pub(crate) z: String,
+}
+
+pub(crate) struct Request {
+    pub(crate) id: String,
+    pub(crate) when: String,
+    pub(crate) asked: String,
+    pub(crate) answered: String,
+    pub(crate) format: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Evidence {
+    change: Change,
+    test: Option<String>,
+    leading_kind: Option<String>,
+    failing_request_ids: Vec<String>,
+    why: Option<Why>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Change {
+    since: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Why {
+    usual: u64,
+    trouble: u64,
+    separable: Option<f64>,
+    words_distance: f64,
+    phrases: Vec<Moved>,
+    clusters: Vec<Moved>,
+    slices: Vec<Moved>,
+    rows: Vec<Typical>,
+}
+
+/// A phrase, a kind of requests, or a part of the traffic.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Moved {
+    phrase: String,
+    phrases: Vec<String>,
+    by: String,
+    value: String,
+    usual: f64,
+    trouble: f64,
+    z: f64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Typical {
+    request_id: String,
+}
+
+impl Moved {
+    fn bar(&self) -> Bar {
+        let percent = |share: f64| format!("{:.1}", share * 100.0);
+        let what = match (self.phrase.as_str(), self.phrases.as_slice()) {
+            ("", []) => format!("{} = {}", self.by, self.value),
+            ("", phrases) => phrases.join(", "),
+            (phrase, _) => phrase.to_owned(),
+        };
+        Bar {
+            what,
+            usual: percent(self.usual),
+            trouble: percent(self.trouble),
+            z: format!("{:+.1}", self.z),
+        }
+    }
+}
+
+impl Why {
+    fn verdict(&self) -> Option<&'static str> {
+        Some(match self.separable? {
+            area if area < 0.6 => {
+                "Nothing in what was asked tells the trouble from the usual: look at this side, the model, its server, or what people expect."
+            }
+            area if area < 0.8 => "In part of the trouble something else is asked for than usual.",
+            _ => "In the trouble something else is asked for than usual.",
+        })
+    }
+}
+
+/// Requests that an alarm names: the most typical of the trouble first.
+pub fn named(trigger: &Trigger) -> Vec<String> {
+    let evidence = evidence(trigger);
+    let typical = evidence.why.unwrap_or_default().rows;
+    let mut ids: Vec<String> = typical.into_iter().map(|row| row.request_id).collect();
+    for id in evidence.failing_request_ids {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    ids
+}
+
+fn evidence(trigger: &Trigger) -> Evidence {
+    serde_json::from_value(trigger.evidence.clone()).unwrap_or_default()
+}
+
+impl Alarm {
+    /// An alarm, what was said last to it, and those of its requests that are still there.
+    pub fn of(
+        trigger: &Trigger,
+        word: Option<&Word>,
+        serves: bool,
+        requests: Vec<Exchange>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let evidence = evidence(trigger);
+        let mut facts = vec![
+            (
+                "reached its threshold",
+                format!(
+                    "{} ({}), after {} observations",
+                    time(trigger.ts),
+                    from_now(trigger.ts, now),
+                    count(trigger.exchanges)
+                ),
+            ),
+            (
+                "evidence",
+                format!(
+                    "{:.2} of {:.2} wanted",
+                    trigger.log_e, trigger.threshold_log
+                ),
+            ),
+        ];
+        let optional = [
+            ("the change began", evidence.change.since),
+            ("test", evidence.test),
+            ("leads", evidence.leading_kind),
+        ];
+        facts.extend(
+            optional
+                .into_iter()
+                .filter_map(|(what, said)| Some((what, said?))),
+        );
+        let why = evidence.why.unwrap_or_default();
+        if why.trouble > 0 {
+            let groups = format!(
+                "{} conversations, beside {} usual ones",
+                why.trouble, why.usual
+            );
+            facts.push(("trouble", groups));
+            facts.push(("told apart", decimal(why.separable, 3)));
+            facts.push(("distance of words", decimal(Some(why.words_distance), 3)));
+        }
+        let bars = |moved: &[Moved]| moved.iter().map(Moved::bar).collect::<Vec<_>>();
+        let views = [
+            ("Words and phrases that moved", bars(&why.phrases)),
+            ("Kinds of requests", bars(&why.clusters)),
+            ("Where it sits", bars(&why.slices)),
+        ];
+        Self {
+            row: Row::of(trigger, word, serves, now),
+            facts,
+            verdict: why.verdict(),
+            word: word.map(|word| {
+                let by = word.by.as_deref().unwrap_or("somebody");
+                let what = match word.silenced_until {
+                    Some(until) => format!("silenced until {}", time(until)),
+                    None => "acknowledged".to_owned(),
+                };
+                format!(
+                    "{what} by {by}, {}: {}",
+                    from_now(word.at, now),
+                    word.reason
+                )
+            }),
+            views: views
+                .into_iter()
+                .filter(|(_, bars)| !bars.is_empty())
+                .collect(),
+            requests: requests.into_iter().map(request).collect(),
+            raw: serde_json::to_string_pretty(&trigger.evidence).unwrap_or_default(),
+        }
+    }
+}
+
+fn request(row: Exchange) -> Request {
+    let mut messages = row.messages.into_iter().flatten().rev();
+    let asked = messages.find(|message| message.role == "user");
+    Request {
+        when: time(row.ts),
+        asked: asked.map_or_else(|| "not kept".to_owned(), |message| message.content),
+        answered: row.answer.unwrap_or_default(),
+        format: row.format_reason.unwrap_or_default(),
+        id: row.request_id,
+    }
+}

@@ -1,0 +1,75 @@
+//! What serves, how it is, and what waits for somebody.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{TimeDelta, Utc};
+use retune_console::Place;
+use retune_console::overview::{Known, Page, Standing, TaskCard, serves};
+use retune_ledger::{Role, Run, TrafficQuery};
+use retune_task::Task;
+
+use super::{frame, page, see};
+use crate::error::Error;
+use crate::keys::Caller;
+use crate::state::App;
+
+/// `GET /console`.
+pub(super) async fn show(app: web::Data<App>, http: HttpRequest) -> Result<HttpResponse, Error> {
+    if Caller::of(&http).role < Role::Admin {
+        return Ok(see("/console/review"));
+    }
+    let runs = app.ledger.runs().await?;
+    let mut tasks = Vec::new();
+    for task in &app.config.tasks {
+        tasks.push(card(&app, task, &runs).await?);
+    }
+    page(&Page {
+        frame: frame(&app, &http, Place::Overview),
+        tasks,
+    })
+}
+
+async fn card(app: &App, task: &Task, runs: &[Run]) -> Result<TaskCard, Error> {
+    let (ledger, now) = (&app.ledger, Utc::now());
+    let stages = ledger.stages(&task.name).await?;
+    let traffic = TrafficQuery {
+        task: task.name.clone(),
+        since: now - TimeDelta::days(1),
+    };
+    let mut alarms = Vec::new();
+    for trigger in ledger.triggers(Some(&task.name)).await? {
+        if !serves(&task.name, &stages, &trigger.adapter) {
+            continue;
+        }
+        let word = ledger.last_word(&trigger).await?;
+        alarms.push(Standing {
+            is_acknowledged: word.is_some_and(|word| word.quiets(now)),
+            kind: trigger.kind.to_string(),
+            adapter: trigger.adapter,
+            alarm: trigger.alarm,
+        });
+    }
+    let mut pairs = 0;
+    for open in ledger.open_pairs(&task.name, now).await? {
+        let voted = ledger.voted(&task.name, open.number).await?;
+        pairs += open
+            .asked()
+            .filter(|pair| !voted.contains(&pair.id))
+            .count();
+    }
+    Ok(TaskCard::of(Known {
+        task,
+        stages: &stages,
+        streams: ledger.stream_states(&task.name).await?,
+        alarms,
+        traffic: ledger.traffic(&traffic).await?,
+        runs: runs
+            .iter()
+            .filter(|run| run.task == task.name)
+            .cloned()
+            .collect(),
+        pairs,
+        prices: &app.config.cost,
+        budget: app.config.monitor.false_alarms_per_quarter,
+        now,
+    }))
+}
