@@ -112,17 +112,20 @@ impl Ledger {
 
     /// The newest row of every run, oldest run first.
     pub async fn runs(&self) -> Result<Vec<Run>, Error> {
-        let rows: Vec<Run> = self
-            .rows(Table::Runs, &select(Table::Runs, &[], "ts", None))
-            .await?;
-        let mut newest: Vec<Run> = Vec::new();
-        for row in rows {
-            match newest.iter_mut().find(|run| run.run_id == row.run_id) {
-                Some(run) => *run = row,
-                None => newest.push(row),
-            }
-        }
-        Ok(newest)
+        // Which are the newest is known by two small columns: the reports of all others are never read.
+        let query = "select runs.* from runs join \
+                     (select run_id as newest_id, min(ts) as begun, max(ts) as newest from runs group by run_id) \
+                     on run_id = newest_id and ts = newest order by begun, run_id";
+        let mut runs: Vec<Run> = self.rows(Table::Runs, query).await?;
+        runs.dedup_by(|next, run| next.run_id == run.run_id);
+        Ok(runs)
+    }
+
+    /// The newest row of a run.
+    pub async fn run(&self, id: &str) -> Result<Option<Run>, Error> {
+        let of_id = [format!("run_id = {}", quoted(id))];
+        let query = select(Table::Runs, &of_id, "ts desc", Some(1));
+        Ok(self.rows(Table::Runs, &query).await?.pop())
     }
 
     /// A table's version: the number of its commits.

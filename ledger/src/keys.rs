@@ -8,6 +8,7 @@
 //! A damaged file never opens anything: its key is left out, and the file is named beside the keys that could be read, so that one bad
 //! file neither hides the others nor their revocations.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -19,6 +20,7 @@ use subtle::ConstantTimeEq;
 use crate::error::Error;
 use crate::files;
 use crate::place::Place;
+use crate::rows::Feedback;
 
 const FOLDER: &str = "keys";
 const PREFIX: &str = "rt-";
@@ -226,6 +228,23 @@ impl KeyList {
     pub fn raters(&self) -> Option<Vec<&str>> {
         let raters = self.keys.iter().filter(|key| key.role >= Role::Rater);
         (!self.is_empty()).then(|| raters.map(|key| key.id.as_str()).collect())
+    }
+
+    /// Takes the corrections out of what was not said by a rater: they must not train.
+    pub fn withhold_corrections(&self, said: &mut [Feedback]) {
+        let Some(raters) = self.raters() else {
+            return;
+        };
+        let raters: HashSet<&str> = raters.into_iter().collect();
+        for said in said {
+            let trusted = match said.rater.as_deref() {
+                None => true,
+                Some(rater) => raters.contains(rater),
+            };
+            if !trusted {
+                said.correction = None;
+            }
+        }
     }
 
     /// The keys, if every file was in order.

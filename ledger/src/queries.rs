@@ -28,8 +28,8 @@ pub struct ExchangeQuery {
 /// Which of the apps' own conversations whose text was kept and whose answer is whole.
 #[derive(Debug, Clone, Default)]
 pub struct ConversationQuery {
-    /// And what was written for the dataset, beside them.
-    pub or_synthetic: bool,
+    /// Made for this: apps' own, or what was written for the dataset.
+    pub purpose: Purpose,
     /// This one.
     pub request_id: Option<String>,
     /// Asked with this key.
@@ -55,6 +55,8 @@ pub struct ConversationQuery {
 pub struct FeedbackQuery {
     /// Given at this time or later.
     pub since: Option<DateTime<Utc>>,
+    /// Of these exchanges.
+    pub of: Option<Vec<String>>,
 }
 
 /// Which rows of streams' states.
@@ -96,12 +98,9 @@ impl ConversationQuery {
         &self,
         made: Option<DateTime<Utc>>,
     ) -> (Vec<String>, &'static str) {
-        let purposes = match self.or_synthetic {
-            true => "'user', 'synthetic'",
-            false => "'user'",
-        };
+        let purpose = quoted(self.purpose.as_str());
         let mut conditions = vec![
-            format!("purpose in ({purposes}) and code = 200 and messages is not null"),
+            format!("purpose = {purpose} and code = 200 and messages is not null"),
             // Raw prompts are no conversations.
             "strpos(parameters, '\"raw_prompt\":true') = 0".to_owned(),
         ];
@@ -163,10 +162,15 @@ pub(crate) fn of_ids(ids: &[&str], made: &[DateTime<Utc>]) -> Vec<String> {
 
 impl FeedbackQuery {
     pub(crate) fn conditions(&self) -> Vec<String> {
-        self.since
-            .iter()
-            .map(|ts| format!("ts >= {}", time(*ts)))
-            .collect()
+        let since = self.since.map(|ts| format!("ts >= {}", time(ts)));
+        let of = self.of.as_ref().map(|ids| match ids.as_slice() {
+            [] => "false".to_owned(),
+            ids => {
+                let ids: Vec<String> = ids.iter().map(|id| quoted(id)).collect();
+                format!("request_id in ({})", ids.join(", "))
+            }
+        });
+        since.into_iter().chain(of).collect()
     }
 }
 

@@ -74,7 +74,9 @@ impl<'a> Book<'a> {
         self.trained = self.training_seconds();
         self.entered = Instant::now();
         self.training = (state == TRAINING).then(Instant::now);
-        self.curve.clear();
+        if state == TRAINING {
+            self.curve.clear();
+        }
         state.clone_into(&mut self.run.state);
         self.run.progress = None;
         self.write().await

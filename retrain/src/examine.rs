@@ -160,6 +160,7 @@ async fn later(ledger: &Ledger, task: &Task, snapshot: &Snapshot) -> Result<Data
     exchanges.retain(|exchange| !snapshot.seen.contains(&exchange.request_id));
     let since = FeedbackQuery {
         since: snapshot.after.as_ref().map(|after| after.ts),
+        ..FeedbackQuery::default()
     };
     let feedback = trust::feedback(ledger, &since).await?;
     let later = dataset::build(task, &exchanges, &feedback);

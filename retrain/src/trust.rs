@@ -4,9 +4,7 @@
 //! it was good when they were said. Ratings count from everybody: they choose among answers that the models gave, and put no
 //! words into them.
 
-use std::collections::HashSet;
-
-use retune_ledger::{Feedback, FeedbackQuery, KeyList, Ledger};
+use retune_ledger::{Feedback, FeedbackQuery, Ledger};
 
 use crate::Error;
 
@@ -24,25 +22,8 @@ pub(crate) async fn trusted(
     mut feedback: Vec<Feedback>,
 ) -> Result<Vec<Feedback>, Error> {
     let keys = ledger.keys().await?;
-    withhold(&mut feedback, &keys);
+    keys.withhold_corrections(&mut feedback);
     Ok(feedback)
-}
-
-/// Takes the corrections out of what was not said by a rater.
-fn withhold(feedback: &mut [Feedback], keys: &KeyList) {
-    let Some(raters) = keys.raters() else {
-        return;
-    };
-    let raters: HashSet<&str> = raters.into_iter().collect();
-    for said in feedback {
-        let trusted = match said.rater.as_deref() {
-            None => true,
-            Some(rater) => raters.contains(rater),
-        };
-        if !trusted {
-            said.correction = None;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -50,7 +31,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use chrono::Utc;
-    use retune_ledger::{Key, Role};
+    use retune_ledger::{Key, KeyList, Role};
 
     use super::*;
     use crate::testing::corrected;
@@ -78,9 +59,9 @@ mod tests {
             said.iter().map(|said| said.correction.is_some()).collect()
         };
         let mut open = said.clone();
-        withhold(&mut open, &KeyList::default());
+        KeyList::default().withhold_corrections(&mut open);
         assert_eq!(kept(&open), [true; 6]);
-        withhold(&mut said, &keys);
+        keys.withhold_corrections(&mut said);
         assert_eq!(kept(&said), [false, true, true, true, false, true]);
     }
 
@@ -95,7 +76,7 @@ mod tests {
             keys: vec![key],
             damaged: Vec::new(),
         };
-        withhold(&mut said, &keys);
+        keys.withhold_corrections(&mut said);
         assert_eq!((said[0].rating, &said[0].correction), (Some(5), &None));
     }
 }

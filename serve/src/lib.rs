@@ -307,6 +307,7 @@ async fn state(
         stale: AtomicBool::new(false),
         known: AtomicBool::new(false),
         reviews: console::Reviews::default(),
+        overview: console::Overview::default(),
         unfit: std::sync::Mutex::default(),
     });
     match app.refresh().await? {

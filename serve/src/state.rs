@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapters::{Adapters, name_of};
 use crate::admission::Admission;
-use crate::console::Reviews;
+use crate::console::{Overview, Reviews};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::keys::Keys;
@@ -65,6 +65,8 @@ pub(crate) struct App {
     pub(crate) known: AtomicBool,
     /// What the console's review remembers between pages.
     pub(crate) reviews: Reviews,
+    /// And its overview.
+    pub(crate) overview: Overview,
     /// Tasks whose newest stages cannot be served.
     pub(crate) unfit: Mutex<HashMap<String, Unfit>>,
 }

@@ -177,6 +177,7 @@ impl Canary {
         self.exchanges_until = now;
         let query = FeedbackQuery {
             since: Some(self.since.max(self.feedback_until - DISORDER)),
+            ..FeedbackQuery::default()
         };
         let mut feedback = trust::feedback(&o.ledger, &query).await?;
         feedback.sort_by(|a, b| (a.ts, &a.feedback_id).cmp(&(b.ts, &b.feedback_id)));

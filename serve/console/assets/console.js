@@ -50,10 +50,20 @@
     const target = event.target;
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       const form = target instanceof Element && target.closest("form");
-      if (form && !busy) {
+      const button = form && form.querySelector("[data-submit]");
+      if (button && !busy) {
         event.preventDefault();
-        form.requestSubmit(form.querySelector("[data-submit]"));
+        // A click, so that what the button is called is sent along.
+        button.click();
       }
+      return;
+    }
+    if (target instanceof HTMLInputElement && target.type === "radio" && /^[1-5]$/.test(event.key)) {
+      // A mark is chosen by its digit, which would rate the answer elsewhere.
+      const mark = target.form?.querySelector(`[name="${CSS.escape(target.name)}"][value="${event.key}"]`);
+      event.preventDefault();
+      mark?.focus();
+      mark?.click();
       return;
     }
     if (event.key === "Escape" && takesText(target)) {
@@ -96,15 +106,44 @@
     first?.focus({ preventScroll: true });
   });
 
-  document.addEventListener("htmx:sendError", () => {
-    let said = document.getElementById("unreached");
+  const tell = (text) => {
+    let said = document.getElementById("trouble");
     if (!said) {
       said = document.createElement("p");
-      said.id = "unreached";
+      said.id = "trouble";
       said.className = "notice bad";
       said.setAttribute("role", "alert");
       document.getElementById("main").prepend(said);
     }
-    said.textContent = "The server did not answer: nothing was sent. Try again.";
+    said.textContent = text;
+  };
+
+  // What is shown stays where the answer is no page of the console's, where a form was not taken, and where somebody is at work in a part
+  // that comes anew by itself.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const { boosted, xhr, requestConfig } = event.detail;
+    const answer = new DOMParser().parseFromString(xhr.responseText, "text/html");
+    const failure = answer.querySelector("[data-failure] [role=alert]");
+    if (!boosted) {
+      const live = document.getElementById("live");
+      const isInUse = live?.contains(document.activeElement) || live?.querySelector("details[open]");
+      if (!answer.getElementById("live")) tell(failure?.textContent ?? `The server said ${xhr.status}; what is shown is of earlier.`);
+      else if (!isInUse) {
+        document.getElementById("trouble")?.remove();
+        return;
+      }
+      event.detail.shouldSwap = false;
+      return;
+    }
+    if (!answer.getElementById("page") || (failure && requestConfig.verb !== "get")) {
+      event.detail.shouldSwap = false;
+      busy = false;
+      tell(failure?.textContent ?? `The server said ${xhr.status}. Try again.`);
+    }
+  });
+
+  document.addEventListener("htmx:sendError", (event) => {
+    const isForm = event.detail.requestConfig?.verb !== "get";
+    tell(isForm ? "The server did not answer: look whether it was kept before you send it again." : "The server does not answer.");
   });
 })();

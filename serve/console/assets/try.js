@@ -32,7 +32,12 @@
     try {
       const data = new URLSearchParams(new FormData(form));
       data.set("model", answer.dataset.model);
-      const response = await fetch("/console/try/answer", { method: "POST", body: data, signal });
+      const response = await fetch("/console/try/answer", { method: "POST", body: data, signal, redirect: "manual" });
+      // Whoever is signed in no longer is sent to where one signs in.
+      if (response.type === "opaqueredirect") {
+        location.assign("/console/sign-in?to=%2Fconsole%2Ftry");
+        return;
+      }
       if (!response.ok) {
         const refused = await response.json().catch(() => null);
         throw new Error(refused?.error?.message ?? `The server said ${response.status}.`);

@@ -57,6 +57,7 @@ pub fn serves(task: &str, stages: &Stages, adapter: &str) -> bool {
 }
 
 /// An alarm that stands.
+#[derive(Clone)]
 pub struct Standing {
     /// Its id.
     pub alarm: String,
@@ -69,6 +70,7 @@ pub struct Standing {
 }
 
 /// A task, as it is shown.
+#[derive(Clone)]
 pub struct TaskCard {
     pub(crate) name: String,
     pub(crate) serves: String,
@@ -85,11 +87,13 @@ pub struct TaskCard {
 }
 
 /// Something that a person could do.
+#[derive(Clone)]
 pub(crate) struct Waits {
     pub(crate) what: String,
     pub(crate) to: String,
 }
 
+#[derive(Clone)]
 pub(crate) struct TrafficRow {
     pub(crate) adapter: String,
     pub(crate) requests: String,
@@ -101,6 +105,7 @@ pub(crate) struct TrafficRow {
     pub(crate) cost: String,
 }
 
+#[derive(Clone)]
 pub(crate) struct StreamRow {
     pub(crate) adapter: String,
     pub(crate) stream: String,
@@ -114,12 +119,14 @@ pub(crate) struct StreamRow {
     pub(crate) seen: String,
 }
 
+#[derive(Clone)]
 pub(crate) struct RunNow {
     pub(crate) id: String,
     pub(crate) state: String,
     pub(crate) progress: Option<(u64, u64)>,
 }
 
+#[derive(Clone)]
 pub(crate) struct LastRun {
     pub(crate) id: String,
     pub(crate) said: String,

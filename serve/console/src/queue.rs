@@ -76,7 +76,7 @@ impl Waiting {
     }
 }
 
-/// What waits, the most valuable first. `named` are requests in the evidence of alarms that stand; ratings from `good` on are good ones.
+/// What waits, the most valuable first. Corrections are those that train. `named` are requests in the evidence of alarms that stand; ratings from `good` on are good ones.
 pub fn rank(
     exchanges: &[Exchange],
     feedback: &[Feedback],
@@ -98,6 +98,14 @@ pub fn rank(
 
     let mut waiting = Vec::new();
     for row in exchanges {
+        // Of an answer without words, such as a call, nothing is learned.
+        if row
+            .answer
+            .as_deref()
+            .is_none_or(|text| text.trim().is_empty())
+        {
+            continue;
+        }
         let mut why = Vec::new();
         match standing(of(row), good) {
             Standing::Judged => continue,
@@ -169,8 +177,7 @@ fn standing(said: &[&Feedback], good: u8) -> Standing {
     let is_good = |rating: &&u8| **rating >= good;
     let (good, all) = (ratings.values().filter(is_good).count(), ratings.len());
     match good {
-        _ if all == 0 && said.is_empty() => Standing::Open,
-        _ if all == 0 => Standing::Judged,
+        _ if all == 0 => Standing::Open,
         0 => Standing::Again(Why::Uncorrected),
         good if good < all => Standing::Again(Why::Disagreed),
         _ => Standing::Judged,

@@ -18,6 +18,7 @@ fn exchange(n: usize, prompt: &str) -> Exchange {
     assert_eq!(row.purpose, Purpose::User);
     Exchange {
         messages: Some(vec![ChatMessage::new("user", prompt)]),
+        answer: Some("here".to_owned()),
         ..row
     }
 }

@@ -4,6 +4,7 @@ use askama::Template;
 use chrono::{DateTime, Utc};
 use retune_ledger::{Exchange, Purpose};
 use retune_task::{CRITERIA, ChatMessage};
+use serde_json::{Map, Value};
 
 use crate::figures::{from_now, time};
 use crate::frame::Frame;
@@ -41,6 +42,8 @@ pub struct Shown {
     pub(crate) asked: String,
     pub(crate) ago: String,
     pub(crate) format: Option<String>,
+    pub(crate) calls: Option<String>,
+    marks: Map<String, Value>,
 }
 
 /// What was judged last.
@@ -58,6 +61,8 @@ pub struct Written {
     pub correction: Option<String>,
     /// Beside it.
     pub comment: Option<String>,
+    /// By criterion.
+    pub marks: Map<String, Value>,
 }
 
 impl Shown {
@@ -65,6 +70,8 @@ impl Shown {
     pub fn of(row: Exchange, why: &[Why], written: Written, now: DateTime<Utc>) -> Self {
         let answer = row.answer.unwrap_or_default();
         Self {
+            calls: row.tool_calls.as_ref().map(Value::to_string),
+            marks: written.marks,
             correction: written.correction.unwrap_or_else(|| answer.clone()),
             comment: written.comment.unwrap_or_default(),
             answer,
@@ -87,6 +94,12 @@ impl Shown {
             },
             request_id: row.request_id,
         }
+    }
+}
+
+impl Shown {
+    fn is_marked(&self, criterion: &str, mark: &i64) -> bool {
+        self.marks.get(criterion).and_then(Value::as_i64) == Some(*mark)
     }
 }
 

@@ -7,6 +7,12 @@ use crate::error::Error;
 use crate::routes::body;
 use crate::state::App;
 
+/// Fields of a form that are read: no page has as many.
+const FIELDS: usize = 64;
+/// Bytes of a form; and of one that somebody sends who has not signed in.
+const BYTES: usize = 1 << 20;
+const STRANGER_BYTES: usize = 16 << 10;
+
 /// Names and values, as a form or an address has them.
 #[derive(Debug)]
 pub(super) struct Fields(Vec<(String, String)>);
@@ -14,9 +20,8 @@ pub(super) struct Fields(Vec<(String, String)>);
 impl Fields {
     /// What can be read of it; the rest is nothing.
     pub(super) fn read(encoded: &[u8]) -> Self {
-        let encoded = String::from_utf8_lossy(encoded);
-        let read = web::Query::<Vec<(String, String)>>::from_query(&encoded);
-        Self(read.map(web::Query::into_inner).unwrap_or_default())
+        let fields = url::form_urlencoded::parse(encoded).into_owned();
+        Self(fields.take(FIELDS).collect())
     }
 
     /// A form's fields.
@@ -25,7 +30,14 @@ impl Fields {
         http: &HttpRequest,
         payload: web::Payload,
     ) -> Result<Self, Error> {
-        let bytes = body::bytes(payload, app.config.server.max_body_bytes).await?;
+        let is_known = {
+            let extensions = http.extensions();
+            let seat = extensions.get::<Seat>();
+            seat.is_some_and(|seat| seat.caller.is_some())
+        };
+        let limit = if is_known { BYTES } else { STRANGER_BYTES };
+        let limit = limit.min(app.config.server.max_body_bytes);
+        let bytes = body::bytes(payload, limit).await?;
         let fields = Self::read(&bytes);
         let sent = fields.text("token").unwrap_or_default();
         let extensions = http.extensions();
@@ -87,5 +99,7 @@ mod tests {
         assert_eq!(fields.marks("left.")["style"], 5);
         assert!(fields.marks("right.").is_empty());
         assert_eq!(Fields::read(&[0xff, b'=', b'%', b'z']).text("a"), None);
+        let many = Fields::read("a&".repeat(10_000).as_bytes());
+        assert_eq!(many.0.len(), FIELDS);
     }
 }

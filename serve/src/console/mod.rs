@@ -27,6 +27,7 @@ use retune_console::{Frame, Place, Template, assets, failure};
 
 pub(crate) use seat::Seat;
 
+pub(crate) use overview::Overview;
 pub(crate) use review::Reviews;
 
 use crate::error::Error;
@@ -166,7 +167,8 @@ pub(crate) fn refused(error: &Error, http: &HttpRequest) -> HttpResponse {
 fn failed(error: &Error, http: &HttpRequest) -> HttpResponse {
     if let Error::Unauthorized(_) = error {
         let path = http.path();
-        let to = quoted(&http.uri().to_string());
+        let to = http.uri().path_and_query().map_or("", |to| to.as_str());
+        let to = quoted(to);
         // What a form would have sent is gone with its session.
         let is_page = http.method() == actix_web::http::Method::GET;
         if http.headers().contains_key("hx-request") {
@@ -231,6 +233,10 @@ fn dress(response: &mut HttpResponse, http: &HttpRequest) {
     }
     if !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, NONE);
+    }
+    if headers.get(CACHE_CONTROL) != Some(&NONE) {
+        // Whoever keeps a file for others must not keep a session with it.
+        return;
     }
     let extensions = http.extensions();
     let cookie = extensions.get::<Seat>().and_then(Seat::new_cookie);

@@ -1,5 +1,7 @@
 //! What serves, how it is, and what waits for somebody.
 
+use std::time::{Duration, Instant};
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{TimeDelta, Utc};
 use retune_console::Place;
@@ -12,20 +14,41 @@ use crate::error::Error;
 use crate::keys::Caller;
 use crate::state::App;
 
+/// How long what was gathered is shown.
+const FRESH: Duration = Duration::from_secs(3);
+
 /// `GET /console`.
 pub(super) async fn show(app: web::Data<App>, http: HttpRequest) -> Result<HttpResponse, Error> {
     if Caller::of(&http).role < Role::Admin {
         return Ok(see("/console/review"));
     }
-    let runs = app.ledger.runs().await?;
-    let mut tasks = Vec::new();
-    for task in &app.config.tasks {
-        tasks.push(card(&app, task, &runs).await?);
-    }
+    let tasks = app.overview.tasks(&app).await?;
     page(&Page {
         frame: frame(&app, &http, Place::Overview),
         tasks,
     })
+}
+
+/// What was gathered last: however many look at it at once, it is gathered for one of them.
+#[derive(Default)]
+pub(crate) struct Overview(tokio::sync::Mutex<Option<(Instant, Vec<TaskCard>)>>);
+
+impl Overview {
+    async fn tasks(&self, app: &App) -> Result<Vec<TaskCard>, Error> {
+        let mut last = self.0.lock().await;
+        if let Some((at, tasks)) = last.as_ref()
+            && at.elapsed() < FRESH
+        {
+            return Ok(tasks.clone());
+        }
+        let runs = app.ledger.runs().await?;
+        let mut tasks = Vec::new();
+        for task in &app.config.tasks {
+            tasks.push(card(app, task, &runs).await?);
+        }
+        *last = Some((Instant::now(), tasks.clone()));
+        Ok(tasks)
+    }
 }
 
 async fn card(app: &App, task: &Task, runs: &[Run]) -> Result<TaskCard, Error> {

@@ -13,7 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use retune_console::overview::serves;
 use retune_console::review::{Last, Page, Shown, Written};
 use retune_console::{Place, drift, queue};
-use retune_ledger::{ConversationQuery, FeedbackQuery};
+use retune_ledger::{ConversationQuery, FeedbackQuery, Purpose};
 use retune_task::{Check, Task};
 use retune_wire::Params;
 use serde_json::{Value, json};
@@ -27,8 +27,9 @@ use crate::state::App;
 
 /// Answers that are older wait no more.
 const DAYS: i64 = 30;
-/// The newest answers that are ranked.
+/// The newest answers that are ranked, and of what a model wrote for the dataset; beside them what alarms name.
 const RANKED: usize = 1_000;
+const WRITTEN: usize = 500;
 /// How long a ranking is good.
 const FRESH: Duration = Duration::from_secs(60);
 /// Rows get into the log some time after their own.
@@ -43,6 +44,8 @@ const SOURCE: &str = "console";
 #[derive(Default)]
 pub(crate) struct Reviews {
     rankings: Mutex<HashMap<String, Arc<Ranking>>>,
+    /// One is made at a time.
+    ranking: tokio::sync::Mutex<()>,
     passed_over: Mutex<VecDeque<(String, VecDeque<String>)>>,
 }
 
@@ -67,11 +70,6 @@ impl Reviews {
         let mut rankings = self.rankings.lock().unwrap_or_else(PoisonError::into_inner);
         rankings.insert(task.to_owned(), Arc::clone(&ranking));
         ranking
-    }
-
-    fn forget(&self, task: &str) {
-        let mut rankings = self.rankings.lock().unwrap_or_else(PoisonError::into_inner);
-        rankings.remove(task);
     }
 
     fn pass_over(&self, session: &str, id: &str) {
@@ -110,24 +108,51 @@ async fn ranking(app: &App, task: &Task) -> Result<Arc<Ranking>, Error> {
     if let Some(ranking) = app.reviews.of(&task.name) {
         return Ok(ranking);
     }
+    // Whoever comes meanwhile waits for it.
+    let _one = app.reviews.ranking.lock().await;
+    if let Some(ranking) = app.reviews.of(&task.name) {
+        return Ok(ranking);
+    }
     let (made, seen) = (Instant::now(), Utc::now());
-    let since = Some(seen - TimeDelta::days(DAYS));
-    let newest = ConversationQuery {
-        or_synthetic: true,
+    let of_apps = ConversationQuery {
         task: Some(task.name.clone()),
-        since,
+        since: Some(seen - TimeDelta::days(DAYS)),
         newest_first: true,
         limit: Some(RANKED),
         ..ConversationQuery::default()
     };
-    let exchanges = app.ledger.conversations(&newest).await?;
-    let feedback = app.ledger.feedback(&FeedbackQuery { since }).await?;
+    let written = ConversationQuery {
+        purpose: Purpose::Synthetic,
+        since: None,
+        limit: Some(WRITTEN),
+        ..of_apps.clone()
+    };
     let stages = app.ledger.stages(&task.name).await?;
     let alarms = app.ledger.triggers(Some(&task.name)).await?;
     let standing = alarms
         .iter()
         .filter(|alarm| serves(&task.name, &stages, &alarm.adapter));
     let named: HashSet<String> = standing.flat_map(drift::named).collect();
+    let mut exchanges = app.ledger.conversations(&of_apps).await?;
+    exchanges.extend(app.ledger.conversations(&written).await?);
+    let there: HashSet<&str> = exchanges
+        .iter()
+        .map(|row| row.request_id.as_str())
+        .collect();
+    let missing: Vec<&str> = named.iter().map(String::as_str).collect();
+    let missing: Vec<&str> = missing
+        .into_iter()
+        .filter(|id| !there.contains(id))
+        .collect();
+    let missing = app.ledger.exchanges_of(&missing).await?;
+    exchanges.extend(missing.into_iter().filter(|row| row.messages.is_some()));
+    let ids = exchanges.iter().map(|row| row.request_id.clone());
+    let said = FeedbackQuery {
+        of: Some(ids.collect()),
+        ..FeedbackQuery::default()
+    };
+    let mut feedback = app.ledger.feedback(&said).await?;
+    app.ledger.keys().await?.withhold_corrections(&mut feedback);
     let waiting = queue::rank(&exchanges, &feedback, &named, task.retrain.rating_at_least);
     let here = feedback
         .into_iter()
@@ -160,7 +185,10 @@ pub(super) async fn show(app: web::Data<App>, http: HttpRequest) -> Result<HttpR
         .filter(|id| app.ledger.is_own_request_id(id));
     let asked = Asked {
         task: task(&app, fields.text("task"))?,
-        id: fields.text("id"),
+        id: match fields.text("id") {
+            Some(id) => Some(own(&app, id)?),
+            None => None,
+        },
         last: last.map(|id| Last {
             request_id: id.to_owned(),
             said: match fields.text("rating").and_then(|n| n.parse::<u8>().ok()) {
@@ -184,6 +212,7 @@ async fn shown(
     let ranking = ranking(app, asked.task).await?;
     let fresh = FeedbackQuery {
         since: Some(ranking.seen - SETTLED),
+        ..FeedbackQuery::default()
     };
     let fresh = app.ledger.feedback(&fresh).await?;
     let mut over: HashSet<String> = app.reviews.passed_over(&session(http));
@@ -235,7 +264,7 @@ pub(super) async fn judge(
     app.rates.admit(caller.key_id.as_deref(), Instant::now())?;
     let fields = Fields::of_form(&app, &http, payload).await?;
     let task = task(&app, fields.text("task"))?;
-    let id = fields.required("id")?;
+    let id = own(&app, fields.required("id")?)?;
     let rating = fields
         .text("rating")
         .and_then(|rating| rating.parse::<i64>().ok());
@@ -258,6 +287,7 @@ pub(super) async fn judge(
             written: Written {
                 correction,
                 comment,
+                marks: fields.marks(""),
             },
         };
         return shown(&app, &http, StatusCode::UNPROCESSABLE_ENTITY, asked).await;
@@ -317,8 +347,8 @@ pub(super) async fn skip(
 ) -> Result<HttpResponse, Error> {
     let fields = Fields::of_form(&app, &http, payload).await?;
     let task = task(&app, fields.text("task"))?;
-    app.reviews
-        .pass_over(&session(&http), fields.required("id")?);
+    let id = own(&app, fields.required("id")?)?;
+    app.reviews.pass_over(&session(&http), id);
     Ok(see(format!("/console/review?task={}", quoted(&task.name))))
 }
 
@@ -330,16 +360,20 @@ pub(super) async fn undo(
 ) -> Result<HttpResponse, Error> {
     let fields = Fields::of_form(&app, &http, payload).await?;
     let task = task(&app, fields.text("task"))?;
-    let id = fields.required("id")?;
-    if !app.ledger.is_own_request_id(id) {
-        return Err(Error::NotFound(format!(
-            "No completion '{id}' was made here."
-        )));
-    }
+    let id = own(&app, fields.required("id")?)?;
     feedback::take_back(&app, Caller::of(&http), id, SOURCE).await?;
-    app.reviews.forget(&task.name);
     let (task, id) = (quoted(&task.name), quoted(id));
     Ok(see(format!("/console/review?task={task}&id={id}")))
+}
+
+/// An id of an answer that was made here: for others nothing is looked for.
+fn own<'a>(app: &App, id: &'a str) -> Result<&'a str, Error> {
+    match app.ledger.is_own_request_id(id) {
+        true => Ok(id),
+        false => Err(Error::NotFound(
+            "No such completion was made here.".to_owned(),
+        )),
+    }
 }
 
 fn session(http: &HttpRequest) -> String {

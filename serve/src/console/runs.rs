@@ -42,8 +42,7 @@ pub(super) async fn show(app: web::Data<App>, http: HttpRequest) -> Result<HttpR
 }
 
 async fn find(app: &App, id: &str) -> Result<Run, Error> {
-    let runs = app.ledger.runs().await?;
-    let run = runs.into_iter().find(|run| run.run_id == id);
+    let run = app.ledger.run(id).await?;
     run.ok_or_else(|| Error::NotFound(format!("There is no run '{id}'.")))
 }
 

@@ -44,6 +44,7 @@ impl Running {
             request: self.asked.request.clone(),
             route,
             purpose,
+            enforced: false,
             run_id: None,
             api_key_id: None,
             arrived: Instant::now(),

@@ -44,6 +44,8 @@ pub(crate) struct Asked {
     pub(crate) request: Request,
     pub(crate) route: Route,
     pub(crate) purpose: Purpose,
+    /// Whether the answer is held to what its task enforces, as apps' are.
+    pub(crate) enforced: bool,
     pub(crate) run_id: Option<String>,
     pub(crate) api_key_id: Option<String>,
     pub(crate) arrived: Instant,
@@ -125,9 +127,7 @@ impl Running {
     fn new(app: &Arc<App>, asked: Asked, pieces: mpsc::UnboundedSender<Piece>) -> Self {
         // An examination asks what the model says by itself, and a request's own form goes before the task's.
         let enforce = match &asked.route.task {
-            Some(task) if asked.purpose == Purpose::User && !asked.request.has_own_form() => {
-                task.enforce
-            }
+            Some(task) if asked.enforced && !asked.request.has_own_form() => task.enforce,
             _ => Enforce::Off,
         };
         Self {

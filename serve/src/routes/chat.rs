@@ -136,6 +136,7 @@ async fn admit(
     }
     let caller = Caller::of(http);
     app.rates.admit(caller.key_id.as_deref(), arrived)?;
+    let is_trial = matches!(asking, Asking::Trial(_));
     let (request, (purpose, run_id)) = match asking {
         Asking::Body(payload, read) => {
             let params = body::params(payload, app.config.server.max_body_bytes).await?;
@@ -181,6 +182,7 @@ async fn admit(
         request: request.clone(),
         route: route.clone(),
         purpose,
+        enforced: is_trial || purpose == Purpose::User,
         run_id,
         api_key_id: caller.key_id,
         arrived,

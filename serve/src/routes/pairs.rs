@@ -130,19 +130,25 @@ pub(crate) async fn waiting(
     let after = wanted.after.map(place);
     let is_past = |id: &str| after.as_ref().is_some_and(|after| place(id) <= *after);
     let rest = waiting.iter().filter(|(_, pair)| !is_past(&pair.id));
-    let rest: Vec<_> = rest.take(MOST_LOOKED_AT + 1).collect();
-    let texts = texts(app, rest.iter().map(|(_, pair)| *pair)).await?;
-    let mut rest = rest.into_iter();
-    let mut shown = Vec::new();
-    for (pairs, pair) in rest.by_ref().take(MOST_LOOKED_AT) {
-        shown.extend(with_texts(pairs, pair, &texts));
-        if shown.len() == wanted.limit {
+    let rest: Vec<_> = rest.collect();
+    let (mut shown, mut looked_at) = (Vec::new(), 0);
+    // As many as are wanted, and more where texts are gone.
+    for some in rest.chunks(wanted.limit.max(1)) {
+        if shown.len() >= wanted.limit || looked_at >= MOST_LOOKED_AT {
             break;
+        }
+        let texts = texts(app, some.iter().map(|(_, pair)| *pair)).await?;
+        for (pairs, pair) in some {
+            if shown.len() == wanted.limit {
+                break;
+            }
+            looked_at += 1;
+            shown.extend(with_texts(pairs, pair, &texts));
         }
     }
     Ok(Waiting {
         pairs: shown,
-        has_more: rest.next().is_some(),
+        has_more: looked_at < rest.len(),
         waiting: waiting.len(),
         voted: asked - waiting.len(),
     })
