@@ -266,6 +266,14 @@ def compare(eyes, retune):
         assert telling not in re.sub(r"<nav.*?</nav>", "", html, flags=re.S), f"the pair's page tells {telling!r}"
     eyes.check("compare")
     votes = retune.folder / "store" / "pairs" / "triage" / "99" / "votes"
+    # A mark is chosen by its digit; neither it nor Enter votes.
+    first = page.input_value("form[action='/console/compare'] input[name=id]")
+    for key in ("m", "5", "Enter", "Control+Enter"):
+        page.keyboard.press(key)
+    assert page.is_checked("input[name='left.accuracy'][value='5']"), "a digit does not choose the mark"
+    page.wait_for_timeout(300)
+    assert page.input_value("form[action='/console/compare'] input[name=id]") == first and not votes.exists(), "a mark has voted"
+    page.evaluate("document.activeElement.blur()")
     for n, key in enumerate("12312"):
         id = page.input_value("form[action='/console/compare'] input[name=id]")
         page.keyboard.press(key)
@@ -329,14 +337,56 @@ def alarm(eyes, base):
     page.click("section a[href^='/console/drift/']")
     page.wait_for_url("**/console/drift/*")
     eyes.settle()
-    page.fill("input[name=reason]", "the new shop opened")
-    page.click("button[value=acknowledge]")
+    page.keyboard.press("w")
+    page.keyboard.type("the new shop opened")
+    page.keyboard.press("Control+Enter")
     page.wait_for_url("**done=1")
     eyes.settle()
     assert "acknowledged by somebody" in page.inner_text("main")
     words = [item["word"] for item in api(base, "/admin/alarms")["data"]]
     assert any(word and word["reason"] == "the new shop opened" for word in words)
     eyes.quiet("an alarm's word")
+
+
+def failures(eyes, base):
+    """What fails takes nothing away: a look that finds an error, a form that is not taken, a server that is gone."""
+    page = eyes.page
+    eyes.go("/console")
+    broken = lambda route: route.fulfill(status=502, body="bad gateway") if "hx-request" in route.request.headers else route.continue_()
+    page.route(f"{base}/console", broken)
+    until(page, "() => document.getElementById('trouble')?.textContent.includes('502')")
+    assert "triage@1 serves" in page.inner_text("main"), "a look that failed has emptied the page"
+    page.unroute(f"{base}/console", broken)
+    until(page, "() => !document.getElementById('trouble')")
+    eyes.go("/console/review?task=triage")
+    id = page.input_value("form input[name=id] >> nth=-1")
+    page.keyboard.press("t")
+    page.keyboard.type("#unsure, and a long comment")
+    gone = lambda route: route.abort() if route.request.method == "POST" else route.continue_()
+    page.route(f"{base}/console/review", gone)
+    page.keyboard.press("Control+Enter")
+    until(page, "() => document.getElementById('trouble')?.textContent.includes('did not answer')")
+    assert page.input_value("input[name=comment]") == "#unsure, and a long comment", "what was written is lost"
+    page.unroute(f"{base}/console/review", gone)
+    # Somebody else's form, so to say: the token of no session.
+    page.evaluate("document.querySelectorAll('input[name=token]').forEach(field => { field.value = '0'; })")
+    page.focus("input[name=comment]")
+    page.keyboard.press("Control+Enter")
+    until(page, "() => document.getElementById('trouble')?.textContent.includes('load its page again')")
+    assert page.input_value("input[name=comment]") == "#unsure, and a long comment", "what was written is lost"
+    # A mark by its digit; then it is sent.
+    eyes.go(f"/console/review?task=triage&id={id}")
+    for key in ("a", "5"):
+        page.keyboard.press(key)
+    assert page.is_checked("input[name=accuracy][value='5']")
+    page.keyboard.press("t")
+    page.keyboard.type("#tone")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_url("**last=*")
+    eyes.settle()
+    assert page.input_value("form[action$=undo] input[name=id]") == id
+    eyes.troubles = [trouble for trouble in eyes.troubles if "net::ERR_FAILED" not in trouble]
+    eyes.quiet("failures")
 
 
 def trial(eyes, base):
@@ -350,6 +400,28 @@ def trial(eyes, base):
     answers = page.locator("[data-model] pre").all_inner_texts()
     assert len(answers) >= 2 and all(answers), answers
     eyes.check("try")
+
+
+def training(eyes, retune, base):
+    """A run as it trains: its losses come by themselves, until it is told to stop."""
+    page = eyes.page
+    with open(retune.folder / "training.log", "wb") as log:
+        run = subprocess.Popen([retune.program, "retrain", "--task", "triage", "--server", base], env=retune.env, cwd=retune.folder, stdout=log, stderr=log)
+        try:
+            eyes.go("/console/runs")
+            until(page, "() => [...document.querySelectorAll('#live td')].some(cell => cell.textContent.trim() === 'training')", seconds=120)
+            row = page.locator("tr", has=page.locator("td", has_text=re.compile("^training")))
+            row.first.locator("a").first.click()
+            page.wait_for_url("**/console/runs/run-*")
+            eyes.settle()
+            # Nothing is pressed, and nothing loaded: the page looks for itself.
+            until(page, "() => document.querySelector('h2#state')?.textContent === 'training' && document.querySelectorAll('figure canvas').length === 1", seconds=120)
+            points = page.evaluate("document.querySelectorAll('figure tbody tr').length")
+            until(page, "before => document.querySelectorAll('figure tbody tr').length > before", arg=points, seconds=120)
+            eyes.check("run, training")
+        finally:
+            run.terminate()
+            run.wait(timeout=60)
 
 
 def without_scripts(browser, base):
@@ -491,7 +563,7 @@ def main():
             complaints = []
             for step, of in [
                 (every_page, (eyes, base)), (hostile_texts, (eyes, base, ids)), (review_by_keyboard, (eyes, base, retune)),
-                (compare, (eyes, retune)), (alarm, (eyes, base)), (trial, (eyes, base)), (decide, (eyes, base)),
+                (compare, (eyes, retune)), (alarm, (eyes, base)), (failures, (eyes, base)), (trial, (eyes, base)), (decide, (eyes, base)), (training, (eyes, retune, base)),
                 (without_scripts, (browser, base)), (on_a_phone, (browser, base, axe, given.shots)),
                 (with_keys, (browser, base, retune, axe, given.shots)),
             ]:

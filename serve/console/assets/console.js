@@ -51,14 +51,19 @@
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       const form = target instanceof Element && target.closest("form");
       const button = form && form.querySelector("[data-submit]");
+      event.preventDefault();
       if (button && !busy) {
-        event.preventDefault();
         // A click, so that what the button is called is sent along.
         button.click();
       }
       return;
     }
-    if (target instanceof HTMLInputElement && target.type === "radio" && /^[1-5]$/.test(event.key)) {
+    const isMark = target instanceof HTMLInputElement && target.type === "radio";
+    if (isMark && event.key === "Enter") {
+      event.preventDefault();
+      return;
+    }
+    if (isMark && /^[1-5]$/.test(event.key)) {
       // A mark is chosen by its digit, which would rate the answer elsewhere.
       const mark = target.form?.querySelector(`[name="${CSS.escape(target.name)}"][value="${event.key}"]`);
       event.preventDefault();

@@ -72,8 +72,14 @@ pub(super) async fn vote(
     app.rates.admit(caller.key_id.as_deref(), Instant::now())?;
     let fields = Fields::of_form(&app, &http, payload).await?;
     let (id, task) = (fields.required("id")?, fields.text("task"));
+    // The form's first button is none of the choices: Enter on a mark is no vote.
+    let Some(choice) = fields.text("choice") else {
+        let said = "Which of them is better? Marks alone are no vote.".to_owned();
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        return shown(&app, &http, status, (task, None), Some(said)).await;
+    };
     let said = json!({
-        "choice": fields.required("choice")?,
+        "choice": choice,
         "rubric": { "left": fields.marks("left."), "right": fields.marks("right.") },
     });
     let said = Comparison::read(Params::parse(said.to_string().as_bytes())?)?;

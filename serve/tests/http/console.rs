@@ -1,8 +1,10 @@
 //! The console as a browser without scripts sees it: who is let in, what a form needs, and that texts stay texts.
 
+use chrono::{TimeDelta, Utc};
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Response, StatusCode};
-use retune_ledger::{Key, Role};
+use retune_ledger::{Key, Pair, Pairs, Role};
+use retune_task::{Choice, Side};
 use serde_json::json;
 
 use crate::support::Server;
@@ -381,4 +383,68 @@ async fn what_is_decided_is_what_was_asked() {
     assert_eq!(stages.champion, Some(2));
     assert_eq!(browser.get("/console/adapters/free@2/promote").await.0, 409);
     assert_eq!(browser.get("/console/adapters/free@base").await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pair_is_shown_blind_and_a_mark_alone_is_no_vote() {
+    let server = Server::start(&[]).await;
+    let (left, right) = (
+        asked(&server, "How many?").await,
+        asked(&server, "How many?").await,
+    );
+    server.exchanges(2).await;
+    let pair = Pair {
+        id: "pair-1".to_owned(),
+        request_id: left.clone(),
+        left: Some(left),
+        right: Some(right),
+        candidate: Side::Right,
+        format_valid: true,
+        baseline_format_valid: true,
+        parts: Vec::new(),
+        judged: None,
+        asked: true,
+    };
+    let pairs = Pairs {
+        task: "free".to_owned(),
+        number: 7,
+        run_id: "run-1".to_owned(),
+        judge: None,
+        until: Utc::now() + TimeDelta::days(1),
+        criteria: Some("<b>Short</b>".to_owned()),
+        pairs: vec![pair],
+    };
+    assert!(server.ledger.put_pairs(&pairs).await.unwrap());
+    let mut browser = Browser::new(&server);
+    let (_, page) = browser.get("/console/compare").await;
+    assert!(
+        page.contains("How many?") && page.contains("0 of 1 pairs have a vote"),
+        "{page}"
+    );
+    for telling in ["free@", "chatcmpl-", "candidate", "<b>"] {
+        assert!(!page.contains(telling), "{telling}: {page}");
+    }
+    let token = value(&page, "token");
+    let mut form = vec![
+        ("token", token.as_str()),
+        ("id", "pair-1"),
+        ("left.accuracy", "5"),
+    ];
+    let (status, page) = browser.post("/console/compare", &form).await;
+    assert!(
+        status == 422 && page.contains("Marks alone are no vote"),
+        "{page}"
+    );
+    assert!(server.ledger.votes("free", 7).await.unwrap().is_empty());
+    form.push(("choice", "left"));
+    let (status, to) = browser.post("/console/compare", &form).await;
+    assert_eq!(status, 303, "{to}");
+    let (_, page) = browser.get(&to).await;
+    assert!(page.contains("No pair waits"), "{page}");
+    let votes = server.ledger.votes("free", 7).await.unwrap();
+    assert_eq!(
+        (votes[0].1.choice, votes[0].1.left["accuracy"]),
+        (Choice::Left, 5.0)
+    );
+    assert_eq!(browser.post("/console/compare", &form).await.0, 409);
 }
