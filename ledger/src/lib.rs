@@ -13,6 +13,7 @@ mod cluster;
 mod commit;
 mod decisions;
 mod error;
+pub mod evidence;
 mod export;
 mod faults;
 mod files;

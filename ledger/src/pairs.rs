@@ -165,6 +165,16 @@ impl Ledger {
         Ok(open)
     }
 
+    /// How many of a task's pairs wait for somebody's vote at a time.
+    pub async fn pairs_waiting(&self, task: &str, now: DateTime<Utc>) -> Result<usize, Error> {
+        let mut waiting = 0;
+        for pairs in self.open_pairs(task, now).await? {
+            let voted = self.voted(task, pairs.number).await?.len();
+            waiting += pairs.asked().count().saturating_sub(voted);
+        }
+        Ok(waiting)
+    }
+
     /// Keeps a vote on one of a candidate's pairs, if it is the first.
     pub async fn vote(&self, pairs: &Pairs, pair: &str, vote: &PairVote) -> Result<Voted, Error> {
         let (task, number, vote) = (pairs.task.clone(), pairs.number, vote.clone());

@@ -431,11 +431,7 @@ impl Monitor {
             self.runs_version = Some(version);
         }
         for task in &self.tasks {
-            let mut waiting = 0;
-            for pairs in self.ledger.open_pairs(task, Utc::now()).await? {
-                let voted = self.ledger.voted(task, pairs.number).await?.len();
-                waiting += pairs.asked().count().saturating_sub(voted);
-            }
+            let waiting = self.ledger.pairs_waiting(task, Utc::now()).await?;
             self.metrics.pairs_waiting(task, waiting);
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use arrow::array::{Array, RecordBatch};
 use chrono::{DateTime, Utc};
 use retune_ledger::{Cursor, Ledger, Span};
-use retune_task::ChatMessage;
+use retune_task::{ChatMessage, question};
 
 use crate::error::Error;
 use crate::reader::{self, Answer, behind, cursors, quoted, since, time, up_to};
@@ -151,8 +151,7 @@ fn read(batch: &RecordBatch, asked: &mut Vec<Asked>) -> Result<(), Error> {
 /// What the user said last; nothing where messages are none that this version reads.
 pub(crate) fn prompt(messages: &str) -> String {
     let messages: Vec<ChatMessage> = serde_json::from_str(messages).unwrap_or_default();
-    let last = messages.into_iter().rfind(|message| message.role == "user");
-    last.map(|message| message.content).unwrap_or_default()
+    question(&messages).unwrap_or_default().to_owned()
 }
 
 fn is(cursor: &Cursor) -> String {

@@ -276,12 +276,6 @@ pub(crate) fn put(digest: &mut Sha256, text: &str) {
     digest.update(text);
 }
 
-/// What is asked: the last that a user said.
-pub(crate) fn question(messages: &[ChatMessage]) -> Option<&str> {
-    let asked = messages.iter().rev().find(|said| said.role == "user");
-    asked.map(|said| said.content.as_str())
-}
-
 pub(crate) fn text(messages: &[ChatMessage]) -> Vec<(String, String)> {
     messages
         .iter()

@@ -8,17 +8,16 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use retune_ledger::{Ledger, Pair, PairVote, Pairs, Run, Stage};
 use retune_stats::Told;
-use retune_task::{Choice, Marks, Task};
+use retune_task::{Choice, Marks, ModelName, Task, question};
 
 use crate::book::{Book, JUDGING};
 use crate::conclusion::conclude;
-use crate::dataset::question;
 use crate::examine::Voted;
 use crate::judge::rubric::criteria;
 use crate::judge::{self, Vote};
 use crate::report::{Report, SAMPLES, Sample};
 use crate::run::Event;
-use crate::stages::{self, Observer, number};
+use crate::stages::{self, Observer};
 use crate::verdict::{Figures, Verdict};
 use crate::{Error, Options};
 
@@ -198,7 +197,7 @@ pub(crate) async fn is_settled(ledger: &Ledger, task: &Task, run: &Run) -> Resul
 
 /// Whether somebody has decided about a run's candidate while it waited.
 pub(crate) async fn is_moved(ledger: &Ledger, task: &Task, run: &Run) -> Result<bool, Error> {
-    match run.adapter.as_deref().and_then(number) {
+    match run.adapter.as_deref().and_then(ModelName::number_of) {
         Some(number) => has_moved(ledger, task, number).await,
         None => Ok(false),
     }
@@ -211,7 +210,7 @@ async fn has_moved(ledger: &Ledger, task: &Task, number: u32) -> Result<bool, Er
 
 /// How many of its pairs have a vote.
 pub(crate) async fn voted(ledger: &Ledger, task: &Task, run: &Run) -> Result<usize, Error> {
-    let number = run.adapter.as_deref().and_then(number);
+    let number = run.adapter.as_deref().and_then(ModelName::number_of);
     Ok(match number {
         Some(number) => ledger.voted(&task.name, number).await?.len(),
         None => 0,
@@ -224,7 +223,7 @@ async fn found(
     task: &Task,
     report: &Report,
 ) -> Result<Option<(Pairs, Vec<(String, PairVote)>)>, Error> {
-    let number = report.adapter.as_deref().and_then(number);
+    let number = report.adapter.as_deref().and_then(ModelName::number_of);
     let Some(number) = number else {
         return Ok(None);
     };

@@ -7,13 +7,13 @@ use chrono::{DateTime, Utc};
 use retune_ledger::{
     AdapterRef, FeedbackQuery, Pair, Pairs, Reference, Span, Stage, Table, Trigger,
 };
-use retune_task::{Enforce, ModelName, Task};
+use retune_task::{Enforce, ModelName, Task, question};
 
 use crate::book::{Book, DATASET, DONE, EXAMINING};
 use crate::conclusion::conclude;
 use crate::cost::{self, Corrections, Counted, Side, Tokens};
 use crate::coverage;
-use crate::dataset::{Dataset, question};
+use crate::dataset::Dataset;
 use crate::examine::{self, Contest, Examined, Snapshot, Voted};
 use crate::judge::{Judge, Judged, Vote, known};
 use crate::pace::Pace;
@@ -104,14 +104,6 @@ pub(crate) fn name(task: &str, number: u32) -> String {
         number,
     }
     .to_string()
-}
-
-/// Of `task@3` the 3.
-pub(crate) fn number(adapter: &str) -> Option<u32> {
-    match ModelName::parse(adapter)? {
-        ModelName::Adapter { number, .. } => Some(number),
-        _ => None,
-    }
 }
 
 /// Reads the ledger into a dataset, and begins the report.
@@ -397,7 +389,7 @@ pub(crate) async fn finish(
         book.decide(&report)?;
         book.write().await?;
         let stages = o.ledger.stages(&task.name).await?;
-        let number = self::number(&candidate);
+        let number = ModelName::number_of(&candidate);
         let serves = number.is_some() && stages.champion == number;
         let is_rejected = number.map(|number| stages.stage(number)) == Some(Stage::Rejected);
         let wins = matches!(report.verdict, Verdict::Promote | Verdict::Canary);

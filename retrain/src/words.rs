@@ -5,9 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use retune_task::ChatMessage;
-
-use crate::dataset::question;
+use retune_task::{ChatMessage, question};
 
 /// Words of a prompt that are looked at, the first: documents would fill the memory, and say what they are about at their beginning.
 const WORDS: usize = 200;

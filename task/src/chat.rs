@@ -88,6 +88,12 @@ impl Task {
     }
 }
 
+/// What is asked: the last that a user said.
+pub fn question(messages: &[ChatMessage]) -> Option<&str> {
+    let asked = messages.iter().rev().find(|said| said.role == "user");
+    asked.map(|said| said.content.as_str())
+}
+
 /// A conversation's key: lower-case hex SHA-256 of its first user message, runs of white space made one space and the
 /// ends trimmed. Without a user message it is the hash of nothing.
 pub fn conversation(messages: &[ChatMessage]) -> String {

@@ -18,7 +18,7 @@ mod template;
 mod traits;
 
 pub use base::{base_folder, base_id, ggufs};
-pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out};
+pub use chat::{ChatMessage, ClientSystem, PromptKind, Split, conversation, held_out, question};
 pub use config::{
     AlarmKind, CanaryPolicy, Config, ConfigSource, Decay, DpoPolicy, Enforce, Engine, EngineKind,
     HeldOutBy, Hours, JudgeModel, JudgePolicy, JudgedBy, LoraPolicy, Monitor, OnLogFailure,

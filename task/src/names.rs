@@ -47,6 +47,14 @@ impl ModelName {
         }
     }
 
+    /// Of `task@3` the 3.
+    pub fn number_of(name: &str) -> Option<u32> {
+        match Self::parse(name)? {
+            ModelName::Adapter { number, .. } => Some(number),
+            _ => None,
+        }
+    }
+
     fn adapter(task: &str, number: &str) -> Option<Self> {
         let canonical = number.bytes().all(|b| b.is_ascii_digit()) && !number.starts_with('0');
         let number = number

@@ -6,13 +6,13 @@
 //! measurements on the same ledger can be compared.
 
 use retune_stats::{lower_limit, upper_limit};
-use retune_task::{EngineKind, ModelName, Split, Task, sha256};
+use retune_task::{EngineKind, ModelName, Split, Task, question, sha256};
 use serde::Serialize;
 
 use super::prompts::NamedPrompt;
 use super::{BROKEN, CONFIDENCE};
 use crate::curate::plain;
-use crate::dataset::{Dataset, Row, question};
+use crate::dataset::{Dataset, Row};
 use crate::examine::{Asking, CONCURRENCY};
 use crate::judge::known::closeness;
 use crate::server::{Answer, Question, Server};

@@ -16,12 +16,10 @@ mod sheet;
 mod write;
 
 use chrono::{DateTime, Utc};
-use retune_task::ChatMessage;
+use retune_task::{ChatMessage, question};
 use retune_wire::TrainingLine;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-
-use crate::dataset::question;
 
 pub use crate::api::Api;
 pub use filter::{Refusal, Why};

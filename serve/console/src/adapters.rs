@@ -19,13 +19,6 @@ pub fn actions(stage: Stage) -> Vec<&'static str> {
     }
 }
 
-pub(crate) fn number(adapter: &str) -> Option<u32> {
-    match ModelName::parse(adapter)? {
-        ModelName::Adapter { number, .. } => Some(number),
-        _ => None,
-    }
-}
-
 /// An adapter in the list.
 pub struct Row {
     pub(crate) name: String,

@@ -4,7 +4,9 @@
 
 use askama::Template;
 use chrono::{DateTime, Utc};
+use retune_ledger::evidence::{Shares, Why};
 use retune_ledger::{Exchange, Trigger, Window, Word};
+use retune_task::question;
 use serde::Deserialize;
 
 use crate::figures::{count, decimal, from_now, time};
@@ -114,7 +116,7 @@ pub struct AlarmPage {
 pub struct Alarm {
     pub(crate) row: Row,
     pub(crate) facts: Vec<(&'static str, String)>,
-    pub(crate) verdict: Option<&'static str>,
+    pub(crate) verdict: Option<String>,
     pub(crate) word: Option<String>,
     pub(crate) views: Vec<(&'static str, Vec<Bar>)>,
     pub(crate) requests: Vec<Request>,
@@ -144,7 +146,6 @@ struct Evidence {
     test: Option<String>,
     leading_kind: Option<String>,
     failing_request_ids: Vec<String>,
-    why: Option<Why>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -153,72 +154,24 @@ struct Change {
     since: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Why {
-    usual: u64,
-    trouble: u64,
-    separable: Option<f64>,
-    words_distance: f64,
-    phrases: Vec<Moved>,
-    clusters: Vec<Moved>,
-    slices: Vec<Moved>,
-    rows: Vec<Typical>,
-}
-
-/// A phrase, a kind of requests, or a part of the traffic.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Moved {
-    phrase: String,
-    phrases: Vec<String>,
-    by: String,
-    value: String,
-    usual: f64,
-    trouble: f64,
-    z: f64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Typical {
-    request_id: String,
-}
-
-impl Moved {
-    fn bar(&self) -> Bar {
-        let percent = |share: f64| format!("{:.1}", share * 100.0);
-        let what = match (self.phrase.as_str(), self.phrases.as_slice()) {
-            ("", []) => format!("{} = {}", self.by, self.value),
-            ("", phrases) => phrases.join(", "),
-            (phrase, _) => phrase.to_owned(),
-        };
-        Bar {
-            what,
-            usual: percent(self.usual),
-            trouble: percent(self.trouble),
-            z: format!("{:+.1}", self.z),
-        }
-    }
-}
-
-impl Why {
-    fn verdict(&self) -> Option<&'static str> {
-        Some(match self.separable? {
-            area if area < 0.6 => {
-                "Nothing in what was asked tells the trouble from the usual: look at this side, the model, its server, or what people expect."
-            }
-            area if area < 0.8 => "In part of the trouble something else is asked for than usual.",
-            _ => "In the trouble something else is asked for than usual.",
-        })
+fn bar(what: String, shares: Shares) -> Bar {
+    let percent = |share: f64| format!("{:.1}", share * 100.0);
+    Bar {
+        what,
+        usual: percent(shares.usual),
+        trouble: percent(shares.trouble),
+        z: format!("{:+.1}", shares.z),
     }
 }
 
 /// Requests that an alarm names: the most typical of the trouble first.
 pub fn named(trigger: &Trigger) -> Vec<String> {
     let evidence = evidence(trigger);
-    let typical = evidence.why.unwrap_or_default().rows;
-    let mut ids: Vec<String> = typical.into_iter().map(|row| row.request_id).collect();
+    let mut ids: Vec<String> = why(trigger)
+        .rows
+        .into_iter()
+        .map(|row| row.request_id)
+        .collect();
     for id in evidence.failing_request_ids {
         if !ids.contains(&id) {
             ids.push(id);
@@ -229,6 +182,11 @@ pub fn named(trigger: &Trigger) -> Vec<String> {
 
 fn evidence(trigger: &Trigger) -> Evidence {
     serde_json::from_value(trigger.evidence.clone()).unwrap_or_default()
+}
+
+/// As far as this version reads it.
+fn why(trigger: &Trigger) -> Why {
+    serde_json::from_value(trigger.evidence["why"].clone()).unwrap_or_default()
 }
 
 impl Alarm {
@@ -269,7 +227,7 @@ impl Alarm {
                 .into_iter()
                 .filter_map(|(what, said)| Some((what, said?))),
         );
-        let why = evidence.why.unwrap_or_default();
+        let why = why(trigger);
         if why.trouble > 0 {
             let groups = format!(
                 "{} conversations, beside {} usual ones",
@@ -279,16 +237,21 @@ impl Alarm {
             facts.push(("told apart", decimal(why.separable, 3)));
             facts.push(("distance of words", decimal(Some(why.words_distance), 3)));
         }
-        let bars = |moved: &[Moved]| moved.iter().map(Moved::bar).collect::<Vec<_>>();
+        let phrases = why.phrases.iter();
+        let phrases = phrases.map(|of| bar(of.phrase.clone(), of.shares));
+        let kinds = why.clusters.iter();
+        let kinds = kinds.map(|of| bar(of.phrases.join(", "), of.shares));
+        let parts = why.slices.iter();
+        let parts = parts.map(|of| bar(format!("{} = {}", of.by, of.value), of.shares));
         let views = [
-            ("Words and phrases that moved", bars(&why.phrases)),
-            ("Kinds of requests", bars(&why.clusters)),
-            ("Where it sits", bars(&why.slices)),
+            ("Words and phrases that moved", phrases.collect::<Vec<_>>()),
+            ("Kinds of requests", kinds.collect()),
+            ("Where it sits", parts.collect()),
         ];
         Self {
             row: Row::of(trigger, word, serves, now),
             facts,
-            verdict: why.verdict(),
+            verdict: why.separable.is_some().then(|| why.verdict()),
             word: word.map(|word| {
                 let by = word.by.as_deref().unwrap_or("somebody");
                 let what = match word.silenced_until {
@@ -312,11 +275,10 @@ impl Alarm {
 }
 
 fn request(row: Exchange) -> Request {
-    let mut messages = row.messages.into_iter().flatten().rev();
-    let asked = messages.find(|message| message.role == "user");
+    let asked = question(row.messages.as_deref().unwrap_or_default());
     Request {
         when: time(row.ts),
-        asked: asked.map_or_else(|| "not kept".to_owned(), |message| message.content),
+        asked: asked.unwrap_or("not kept").to_owned(),
         answered: row.answer.unwrap_or_default(),
         format: row.format_reason.unwrap_or_default(),
         id: row.request_id,

@@ -191,7 +191,7 @@ impl TaskCard {
 
 /// Whether a run's candidate is to be promoted and nobody has said yes.
 pub fn waits_for_a_yes(run: &Run, stages: &Stages) -> bool {
-    let number = run.adapter.as_deref().and_then(crate::adapters::number);
+    let number = run.adapter.as_deref().and_then(ModelName::number_of);
     let is_candidate = number.is_some_and(|number| {
         matches!(
             stages.stage(number),

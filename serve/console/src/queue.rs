@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use retune_ledger::{Exchange, Feedback, Purpose};
+use retune_task::question;
 
 /// Judged prompts below which nothing can be called unlike them.
 const ENOUGH_JUDGED: usize = 20;
@@ -92,7 +93,7 @@ pub fn rank(
             .map_or(&[][..], Vec::as_slice)
     };
     let judged = exchanges.iter().filter(|row| !of(row).is_empty());
-    let judged: Vec<HashSet<u64>> = judged.map(|row| pairs(question(row))).collect();
+    let judged: Vec<HashSet<u64>> = judged.map(|row| pairs(asked(row))).collect();
     let known: Option<HashSet<u64>> =
         (judged.len() >= ENOUGH_JUDGED).then(|| judged.into_iter().flatten().collect());
 
@@ -124,10 +125,10 @@ pub fn rank(
         if row.purpose == Purpose::Synthetic {
             why.push(Why::Synthetic);
         }
-        let asked = pairs(question(row));
+        let words = pairs(asked(row));
         let is_unlike = known.as_ref().is_some_and(|known| {
-            let strange = asked.iter().filter(|pair| !known.contains(pair)).count();
-            !asked.is_empty() && strange * 5 >= asked.len() * 4
+            let strange = words.iter().filter(|pair| !known.contains(pair)).count();
+            !words.is_empty() && strange * 5 >= words.len() * 4
         });
         if is_unlike {
             why.push(Why::Unlike);
@@ -184,10 +185,9 @@ fn standing(said: &[&Feedback], good: u8) -> Standing {
     }
 }
 
-fn question(row: &Exchange) -> &str {
-    let mut messages = row.messages.iter().flatten().rev();
-    let asked = messages.find(|message| message.role == "user");
-    asked.map_or("", |message| &message.content)
+fn asked(row: &Exchange) -> &str {
+    let messages = row.messages.as_deref().unwrap_or_default();
+    question(messages).unwrap_or_default()
 }
 
 /// Pairs of words beside each other, and a single one by itself.

@@ -5,6 +5,7 @@
 use askama::Template;
 use chrono::{DateTime, Utc};
 use retune_ledger::{Run, Stages};
+use retune_task::ModelName;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -232,7 +233,7 @@ impl Shown {
             held_out: value(point.held_out_loss),
             development: value(point.development_loss),
         });
-        let number = run.adapter.as_deref().and_then(crate::adapters::number);
+        let number = run.adapter.as_deref().and_then(ModelName::number_of);
         Self {
             row: Row::of(run, now),
             is_open: is_open(run),

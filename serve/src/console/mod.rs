@@ -18,12 +18,13 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    self, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION,
     REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use retune_console::{Frame, Place, Template, assets, failure};
+use retune_task::Task;
 
 pub(crate) use seat::Seat;
 
@@ -157,6 +158,22 @@ fn query(http: &HttpRequest) -> form::Fields {
     form::Fields::read(http.query_string().as_bytes())
 }
 
+/// The task of that name; the first where none is named.
+fn task<'a>(app: &'a App, name: Option<&str>) -> Result<&'a Task, Error> {
+    let mut tasks = app.config.tasks.iter();
+    let found = tasks.find(|task| name.is_none_or(|name| name == task.name));
+    found.map(AsRef::as_ref).ok_or_else(|| {
+        let name = name.unwrap_or_default();
+        Error::NotFound(format!("There is no task '{name}'."))
+    })
+}
+
+/// All tasks, in the configuration's order.
+fn task_names(app: &App) -> Vec<String> {
+    let tasks = app.config.tasks.iter();
+    tasks.map(|task| task.name.clone()).collect()
+}
+
 /// What the console says to somebody that it does not let in, or where something failed.
 pub(crate) fn refused(error: &Error, http: &HttpRequest) -> HttpResponse {
     let mut response = failed(error, http);
@@ -250,7 +267,7 @@ async fn asset(name: web::Path<String>) -> Result<HttpResponse, Error> {
         .ok_or_else(|| Error::NotFound("There is no such file of the console.".to_owned()))?;
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, asset.content_type))
-        .insert_header((header::CACHE_CONTROL, "public, max-age=31536000, immutable"))
+        .insert_header((CACHE_CONTROL, "public, max-age=31536000, immutable"))
         .body(asset.text))
 }
 

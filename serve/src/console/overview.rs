@@ -71,14 +71,6 @@ async fn card(app: &App, task: &Task, runs: &[Run]) -> Result<TaskCard, Error> {
             alarm: trigger.alarm,
         });
     }
-    let mut pairs = 0;
-    for open in ledger.open_pairs(&task.name, now).await? {
-        let voted = ledger.voted(&task.name, open.number).await?;
-        pairs += open
-            .asked()
-            .filter(|pair| !voted.contains(&pair.id))
-            .count();
-    }
     Ok(TaskCard::of(Known {
         task,
         stages: &stages,
@@ -90,7 +82,7 @@ async fn card(app: &App, task: &Task, runs: &[Run]) -> Result<TaskCard, Error> {
             .filter(|run| run.task == task.name)
             .cloned()
             .collect(),
-        pairs,
+        pairs: ledger.pairs_waiting(&task.name, now).await?,
         prices: &app.config.cost,
         budget: app.config.monitor.false_alarms_per_quarter,
         now,

@@ -4,7 +4,7 @@
 //! another replica, or after a restart, it is shown once more.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
@@ -16,10 +16,10 @@ use retune_console::{Place, drift, queue};
 use retune_ledger::{ConversationQuery, FeedbackQuery, Purpose};
 use retune_task::{Check, Task};
 use retune_wire::Params;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::form::Fields;
-use super::{Seat, frame, page_with, query, quoted, see};
+use super::{Seat, frame, page_with, query, quoted, see, task, task_names};
 use crate::error::Error;
 use crate::keys::Caller;
 use crate::routes::feedback;
@@ -60,23 +60,20 @@ struct Ranking {
 
 impl Reviews {
     fn of(&self, task: &str) -> Option<Arc<Ranking>> {
-        let rankings = self.rankings.lock().unwrap_or_else(PoisonError::into_inner);
+        let rankings = held(&self.rankings);
         let ranking = rankings.get(task)?;
         (ranking.made.elapsed() < FRESH).then(|| Arc::clone(ranking))
     }
 
     fn keep(&self, task: &str, ranking: Ranking) -> Arc<Ranking> {
         let ranking = Arc::new(ranking);
-        let mut rankings = self.rankings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rankings = held(&self.rankings);
         rankings.insert(task.to_owned(), Arc::clone(&ranking));
         ranking
     }
 
     fn pass_over(&self, session: &str, id: &str) {
-        let mut all = self
-            .passed_over
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut all = held(&self.passed_over);
         let place = all.iter().position(|(of, _)| of == session);
         let mut ids = place
             .and_then(|place| all.remove(place))
@@ -88,13 +85,15 @@ impl Reviews {
     }
 
     fn passed_over(&self, session: &str) -> HashSet<String> {
-        let all = self
-            .passed_over
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let all = held(&self.passed_over);
         let ids = all.iter().find(|(of, _)| of == session);
         ids.map_or_else(HashSet::new, |(_, ids)| ids.iter().cloned().collect())
     }
+}
+
+/// What a panic elsewhere has left is as good as it was.
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps the last so many.
@@ -139,11 +138,8 @@ async fn ranking(app: &App, task: &Task) -> Result<Arc<Ranking>, Error> {
         .iter()
         .map(|row| row.request_id.as_str())
         .collect();
-    let missing: Vec<&str> = named.iter().map(String::as_str).collect();
-    let missing: Vec<&str> = missing
-        .into_iter()
-        .filter(|id| !there.contains(id))
-        .collect();
+    let missing = named.iter().map(String::as_str);
+    let missing: Vec<&str> = missing.filter(|id| !there.contains(id)).collect();
     let missing = app.ledger.exchanges_of(&missing).await?;
     exchanges.extend(missing.into_iter().filter(|row| row.messages.is_some()));
     let ids = exchanges.iter().map(|row| row.request_id.clone());
@@ -239,12 +235,11 @@ async fn shown(
         None => None,
     };
     let of_task = row.filter(|row| row.task.as_deref() == Some(&asked.task.name));
-    let tasks = app.config.tasks.iter().map(|task| task.name.clone());
     page_with(
         status,
         &Page {
             frame: frame(app, http, Place::Review),
-            tasks: tasks.collect(),
+            tasks: task_names(app),
             task: asked.task.name.clone(),
             shown: of_task.map(|row| Shown::of(row, why, asked.written, Utc::now())),
             waiting,
@@ -287,23 +282,16 @@ pub(super) async fn judge(
             written: Written {
                 correction,
                 comment,
-                marks: fields.marks(""),
+                marks: rubric,
             },
         };
         return shown(&app, &http, StatusCode::UNPROCESSABLE_ENTITY, asked).await;
     }
-    let mut said = json!({ "completion_id": id, "source": SOURCE });
-    let mut put = |name: &str, value: Value| {
-        if !value.is_null() {
-            said[name] = value;
-        }
-    };
-    put("rating", json!(rating));
-    put("correction", json!(correction));
-    put("comment", json!(comment));
-    if !rubric.is_empty() {
-        put("rubric", Value::Object(rubric));
-    }
+    // What is null was not said.
+    let said = json!({
+        "completion_id": id, "source": SOURCE, "rating": rating, "correction": correction, "comment": comment,
+        "rubric": (!rubric.is_empty()).then_some(rubric),
+    });
     let said = Params::parse(said.to_string().as_bytes())?;
     feedback::keep(&app, caller, retune_wire::Feedback::read(said)?).await?;
     let rating = rating.map_or_else(String::new, |rating| format!("&rating={rating}"));
@@ -380,14 +368,4 @@ fn session(http: &HttpRequest) -> String {
     let extensions = http.extensions();
     let seat = extensions.get::<Seat>();
     seat.map_or_else(String::new, |seat| seat.session.nonce.clone())
-}
-
-/// The task of that name; the first where none is named.
-pub(super) fn task<'a>(app: &'a App, name: Option<&str>) -> Result<&'a Task, Error> {
-    let mut tasks = app.config.tasks.iter();
-    let found = tasks.find(|task| name.is_none_or(|name| name == task.name));
-    found.map(AsRef::as_ref).ok_or_else(|| {
-        let name = name.unwrap_or_default();
-        Error::NotFound(format!("There is no task '{name}'."))
-    })
 }

@@ -18,6 +18,8 @@ pub(crate) struct Seat {
     pub(crate) caller: Option<Caller>,
     /// What the browser is to keep, where it has nothing that is good.
     cookie: Option<String>,
+    /// It came over TLS: so must its cookie.
+    is_secure: bool,
 }
 
 impl Seat {
@@ -56,6 +58,7 @@ impl Seat {
             session,
             caller,
             cookie,
+            is_secure,
         }
     }
 
@@ -65,9 +68,9 @@ impl Seat {
     }
 
     /// Somebody has shown this key.
-    pub(crate) fn signed_in(&mut self, key_id: String, app: &App, is_secure: bool) {
+    pub(crate) fn signed_in(&mut self, key_id: String, app: &App) {
         self.session = begin(Some(key_id));
-        self.cookie = Some(cookie(&self.session, app, is_secure));
+        self.cookie = Some(cookie(&self.session, app, self.is_secure));
     }
 
     /// They have left.
@@ -92,7 +95,7 @@ fn cookie(session: &Session, app: &App, is_secure: bool) -> String {
 }
 
 /// Whether the browser says that it came over TLS, to this server or to a proxy in front of it.
-pub(super) fn came_encrypted(http: &ServiceRequest) -> bool {
+fn came_encrypted(http: &ServiceRequest) -> bool {
     let proxy = http.headers().get("x-forwarded-proto");
     proxy.is_some_and(|proto| proto.as_bytes() == b"https")
 }

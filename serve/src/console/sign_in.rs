@@ -42,14 +42,9 @@ pub(super) async fn enter(
         ),
         Ok(caller) => {
             let key = caller.key_id.clone().unwrap_or_default();
-            let is_secure = app.config.server.tls.is_some()
-                || http
-                    .headers()
-                    .get("x-forwarded-proto")
-                    .is_some_and(|p| p == "https");
             let mut extensions = http.extensions_mut();
             if let Some(seat) = extensions.get_mut::<Seat>() {
-                seat.signed_in(key.clone(), &app, is_secure);
+                seat.signed_in(key.clone(), &app);
             }
             tracing::info!(
                 key,

@@ -11,8 +11,7 @@ use retune_wire::Params;
 use serde_json::json;
 
 use super::form::Fields;
-use super::review::task;
-use super::{frame, page, query};
+use super::{frame, page, query, task, task_names};
 use crate::error::Error;
 use crate::routes::chat;
 use crate::state::App;
@@ -34,12 +33,7 @@ fn shown(
 ) -> Result<HttpResponse, Error> {
     page(&Page {
         frame: frame(app, http, Place::Try),
-        tasks: app
-            .config
-            .tasks
-            .iter()
-            .map(|task| task.name.clone())
-            .collect(),
+        tasks: task_names(app),
         task: task.name.clone(),
         message,
         answers,
