@@ -17,8 +17,9 @@
     const rows = [...table.tBodies[0].rows];
     const columns = heads.map((_, place) =>
       rows.map((row) => {
-        const value = row.cells[place].dataset.value ?? "";
-        return value === "" ? null : Number(value);
+        const cell = row.cells[place];
+        const value = Number.parseFloat(cell.dataset.value ?? cell.textContent);
+        return Number.isFinite(value) ? value : null;
       }),
     );
     return [heads, columns];

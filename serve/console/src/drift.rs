@@ -70,15 +70,16 @@ pub(crate) struct Point {
     pub(crate) threshold: String,
 }
 
-/// Points of a plot, at most.
-const POINTS: usize = 300;
+/// Points of all plots of a page together: more would weigh more than a page may.
+const POINTS: usize = 400;
 
 impl Plot {
-    /// Of a stream's states, oldest first.
-    pub fn of(windows: &[Window]) -> Option<Self> {
+    /// Of a stream's states, oldest first, as one of so many plots.
+    pub fn of(windows: &[Window], plots: usize) -> Option<Self> {
         let last = windows.last()?;
+        let most = (POINTS / plots.max(1)).max(2);
         // The last one is always there.
-        let every = windows.len().div_ceil(POINTS).max(1);
+        let every = windows.len().div_ceil(most).max(1);
         let kept = windows.iter().rev().step_by(every);
         let mut points: Vec<Point> = kept
             .map(|window| Point {
@@ -282,5 +283,59 @@ fn request(row: Exchange) -> Request {
         answered: row.answer.unwrap_or_default(),
         format: row.format_reason.unwrap_or_default(),
         id: row.request_id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use askama::Template as _;
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::Place;
+
+    #[test]
+    fn a_year_of_many_streams_is_a_small_page_with_what_is_newest() {
+        let begin = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let window = |stream: usize, n: i64| Window {
+            ts: begin + TimeDelta::hours(3 * n),
+            task: "support".to_owned(),
+            adapter: "support@12".to_owned(),
+            stream: format!("stream {stream}"),
+            state: "not enough data".to_owned(),
+            exchanges: 1,
+            failures: 0,
+            log_e: -12.345,
+            threshold_log: 17.727,
+        };
+        for plots in [1, 5, 40] {
+            let of = |stream| {
+                let windows: Vec<Window> = (0..3_000).map(|n| window(stream, n)).collect();
+                Plot::of(&windows, plots).unwrap()
+            };
+            let page = Page {
+                frame: crate::Frame {
+                    place: Place::Drift,
+                    role: None,
+                    key_id: None,
+                    token: String::new(),
+                    notice: None,
+                },
+                alarms: Vec::new(),
+                streams: (0..plots).map(of).collect(),
+            };
+            let newest = time(begin + TimeDelta::hours(3 * 2_999));
+            for plot in &page.streams {
+                assert!(plot.points.len() >= 2);
+                assert_eq!(plot.points.last().unwrap().when, newest);
+            }
+            let html = page.render().unwrap();
+            assert_eq!(html.matches(&newest).count(), plots);
+            // What a page's files leave of 200 kB.
+            assert!(html.len() < 75_000, "{plots} plots: {}", html.len());
+        }
+        assert!(Plot::of(&[], 1).is_none());
     }
 }

@@ -8,7 +8,7 @@ use chrono::{TimeDelta, Utc};
 use retune_console::Place;
 use retune_console::drift::{Alarm, AlarmPage, Page, Plot, Row, named};
 use retune_console::overview::serves;
-use retune_ledger::{Trigger, WindowQuery, Word};
+use retune_ledger::{Trigger, Window, WindowQuery, Word};
 
 use super::form::Fields;
 use super::{frame, page, page_with, quoted, see};
@@ -41,7 +41,7 @@ pub(super) async fn show(app: web::Data<App>, http: HttpRequest) -> Result<HttpR
                     stream: Some(window.stream),
                     limit: Some(STATES),
                 };
-                streams.extend(Plot::of(&ledger.windows(&of).await?));
+                streams.push(ledger.windows(&of).await?);
             }
         }
         stages_of.insert(task.name.as_str(), stages);
@@ -52,10 +52,11 @@ pub(super) async fn show(app: web::Data<App>, http: HttpRequest) -> Result<HttpR
         let serves = stages.is_some_and(|stages| serves(&trigger.task, stages, &trigger.adapter));
         alarms.push(Row::of(trigger, word.as_ref(), serves, now));
     }
+    let plot = |windows: &Vec<Window>| Plot::of(windows, streams.len());
     page(&Page {
         frame: frame(&app, &http, Place::Drift),
         alarms,
-        streams,
+        streams: streams.iter().filter_map(plot).collect(),
     })
 }
 
@@ -100,7 +101,7 @@ async fn shown(
         &AlarmPage {
             frame: around,
             alarm: Alarm::of(trigger, word.as_ref(), serves, requests, Utc::now()),
-            plot: Plot::of(&windows),
+            plot: Plot::of(&windows, 1),
             refused,
         },
     )
