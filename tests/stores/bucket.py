@@ -1,13 +1,18 @@
 """A store in a bucket: two servers write to it without talking to each other, one is killed, and the bucket fails in every way.
 
-    python tests/stores/s3.py --retune target/release/retune --s3s s3s-fs
+    python tests/stores/bucket.py --retune target/release/retune --s3s s3s-fs
+    python tests/stores/bucket.py --retune target/release/retune --azurite azurite-blob
 
-The bucket is s3s-fs, S3 over real HTTP on a folder, behind a proxy that can answer 500, say nothing, or refuse. At the end each finished
-exchange is in the table once.
+The bucket is s3s-fs, S3 over real HTTP on a folder, or Azurite, Microsoft's own stand-in for Azure's blobs, behind a proxy that can
+answer 500, say nothing, or refuse. At the end each finished exchange is in the table once.
 """
 
 import argparse
+import base64
 import contextlib
+import email.utils
+import hashlib
+import hmac
 import http.client
 import http.server
 import json
@@ -19,11 +24,16 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 from machine import Machine, until
 
-KEY, SECRET, BUCKET = "retune", "not-a-secret", "logs"
+BUCKET = "logs"
+KEY, SECRET = "retune", "not-a-secret"
+# Of every Azurite: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
+ACCOUNT = "devstoreaccount1"
+ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 class Faults:
@@ -83,26 +93,68 @@ def free_port():
         return s.getsockname()[1]
 
 
+class S3:
+    """By s3s-fs."""
+
+    def __init__(self, program, folder):
+        root, self.port = folder / "objects", free_port()
+        (root / BUCKET).mkdir(parents=True)
+        self.command = [program, "--host", "127.0.0.1", "--port", str(self.port), "--access-key", KEY, "--secret-key", SECRET, str(root)]
+
+    def begin(self):
+        pass
+
+    @staticmethod
+    def environment(endpoint):
+        return {
+            "RETUNE_STORE__URL": f"s3://{BUCKET}/retune",
+            "AWS_ENDPOINT": endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+        }
+
+
+class Azure:
+    """By Azurite."""
+
+    def __init__(self, program, folder):
+        self.port = free_port()
+        self.command = [program, "--blobPort", str(self.port), "--location", str(folder / "objects"), "--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+
+    def begin(self):
+        """Makes the container: https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key"""
+        headers = {"x-ms-date": email.utils.formatdate(usegmt=True), "x-ms-version": "2024-11-04"}
+        signed = "PUT" + "\n" * 12 + "".join(f"{name}:{value}\n" for name, value in headers.items())
+        signed += f"/{ACCOUNT}/{ACCOUNT}/{BUCKET}\nrestype:container"
+        digest = hmac.new(base64.b64decode(ACCOUNT_KEY), signed.encode(), hashlib.sha256).digest()
+        headers["authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(digest).decode()}"
+        url = f"http://127.0.0.1:{self.port}/{ACCOUNT}/{BUCKET}?restype=container"
+        urllib.request.urlopen(urllib.request.Request(url, headers=headers, method="PUT"), timeout=10).close()
+
+    @staticmethod
+    def environment(endpoint):
+        return {"RETUNE_STORE__URL": f"az://{BUCKET}/retune", "AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": endpoint}
+
+
 @contextlib.contextmanager
-def bucket(s3s, folder):
-    """An endpoint with faults."""
-    root = folder / "s3"
-    (root / BUCKET).mkdir(parents=True)
-    port = free_port()
-    log = open(folder / "s3s.log", "w")
-    child = subprocess.Popen(
-        [s3s, "--host", "127.0.0.1", "--port", str(port), "--access-key", KEY, "--secret-key", SECRET, str(root)], stdout=log, stderr=log
-    )
-    Proxy.upstream = ("127.0.0.1", port)
+def bucket(provider, folder):
+    """What a server needs in its environment to reach it, through faults."""
+    log = open(folder / "bucket.log", "w")
+    child = subprocess.Popen(provider.command, stdout=log, stderr=log)
+    Proxy.upstream = ("127.0.0.1", provider.port)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            with contextlib.suppress(OSError), socket.create_connection(Proxy.upstream, 1):
                 break
+            assert child.poll() is None, (folder / "bucket.log").read_text()
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        provider.begin()
+        yield provider.environment(f"http://127.0.0.1:{server.server_address[1]}")
     finally:
         Faults.kind = None
         server.shutdown()
@@ -133,25 +185,20 @@ def adapter(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--retune", required=True)
-    parser.add_argument("--s3s", default="s3s-fs", help="the program s3s-fs")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--s3s", help="the program s3s-fs")
+    which.add_argument("--azurite", help="the program azurite-blob")
     parser.add_argument("--keep", action="store_true", help="leave the folder, and say where it is")
     args = parser.parse_args()
-    retune, s3s = str(Path(args.retune).resolve()), shutil.which(args.s3s) or args.s3s
-    folder = Path(tempfile.mkdtemp(prefix="retune-s3-"))
+    retune = str(Path(args.retune).resolve())
+    folder = Path(tempfile.mkdtemp(prefix="retune-bucket-"))
+    provider = S3(args.s3s, folder) if args.s3s else Azure(args.azurite, folder)
     machines = []
     try:
-        with bucket(s3s, folder) as endpoint:
-            environment = {
-                "RETUNE_STORE__URL": f"s3://{BUCKET}/retune",
-                "AWS_ENDPOINT": endpoint,
-                "AWS_ALLOW_HTTP": "true",
-                "AWS_ACCESS_KEY_ID": KEY,
-                "AWS_SECRET_ACCESS_KEY": SECRET,
-                "AWS_REGION": "us-east-1",
-            }
+        with bucket(provider, folder) as environment:
             machines += [Machine(retune, folder / name, environment).start() for name in ("one", "two")]
             play(folder, *machines)
-        print("a bucket: shared, lost and found, and nothing lost or doubled")
+        print(f"a bucket ({type(provider).__name__}): shared, lost and found, and nothing lost or doubled")
     except BaseException:
         for machine in machines:
             print((machine.folder / "log").read_text()[-3000:])
