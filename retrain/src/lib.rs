@@ -29,6 +29,7 @@ mod jury;
 #[cfg(test)]
 mod masks;
 mod memory;
+mod next;
 mod overfit;
 mod pace;
 mod people;
@@ -79,7 +80,7 @@ pub use retune_trainer::Progress;
 pub use run::{Event, run, run_id};
 pub use slices::Slice;
 pub use soon::Held;
-pub use watch::{Due, Launched, due, watch};
+pub use watch::{Launched, watch};
 
 /// Whether Retune's own trainer can train on a base: not on GGUF weights, nor on a family that it does not know.
 ///

@@ -1,21 +1,20 @@
 //! What the watcher would do now, without doing it: for whoever has changed a policy, or wonders why nothing happens.
 //!
-//! It asks what the watcher asks, in its order (`watch`), and writes nothing.
+//! It asks what the watcher asks (`next`), and writes nothing.
 
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{Ledger, Run, Stages, Trigger};
+use retune_ledger::{Ledger, Run, Trigger};
 use retune_task::{Config, Task};
 use serde::Serialize;
 
-use crate::book::{DONE, FAILED, JUDGING, WAITING};
+use crate::book::FAILED;
 use crate::dataset::Dataset;
 use crate::examine::choose;
-use crate::run::{run_id, stopped};
-use crate::soon::{self, Held};
-use crate::watch::{self, Due, due};
-use crate::{Error, Start, StartedBy};
+use crate::next::{Due, Look, Next, due};
+use crate::run::stopped;
+use crate::{Error, StartedBy, watch};
 
 /// What would become of one reason for a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,199 +38,130 @@ pub async fn plan(
     let mut planned = Vec::new();
     let is_asked = |task: &&Arc<Task>| only.is_none_or(|name| name == task.name);
     for task in config.tasks.iter().filter(is_asked) {
+        let history = ledger.stages_history(&task.name).await?;
         let look = Look {
-            config,
             task,
+            prices: &config.cost,
             runs: &runs,
-            history: ledger.stages_history(&task.name).await?,
-            dataset: watch::read(ledger, task).await?,
+            history: &history,
             now,
+        };
+        let dataset = watch::read(ledger, task).await?;
+        let mut plan = |started_by: String, (begins, what): (bool, String)| {
+            planned.push(Planned {
+                task: task.name.clone(),
+                started_by,
+                begins,
+                what,
+            });
         };
         for trigger in ledger.triggers(Some(&task.name)).await? {
             let word = ledger.last_word(&trigger).await?;
             let is_silenced = word.is_some_and(|word| word.holds_back(now));
             let started_by = StartedBy::Trigger(trigger.alarm.clone());
-            let (begins, what) = look.alarm(&trigger, is_silenced, &started_by);
-            planned.push(look.planned(started_by.to_string(), begins, what));
+            let next = look.alarm(&trigger, is_silenced, true);
+            let row = look.row(&started_by);
+            plan(
+                started_by.to_string(),
+                told(next, row, task, &dataset, Some(&trigger)),
+            );
         }
         if let Some(schedule) = &task.retrain.schedule {
-            let time = schedule.last(now);
-            let (begins, what) = look.time(time);
-            planned.push(look.planned("schedule".to_owned(), begins, what));
+            let of_schedule = match schedule.last(now) {
+                None => (false, "its first time is to come".to_owned()),
+                Some(time) => {
+                    let next = look.time(time, watch::first(ledger, task).await?);
+                    let row = look.row(&StartedBy::Schedule(time));
+                    let (begins, what) = told(next, row, task, &dataset, None);
+                    (begins, format!("{time}: {what}"))
+                }
+            };
+            plan("schedule".to_owned(), of_schedule);
         }
-        let (begins, what) = look.person();
-        planned.push(look.planned(StartedBy::Person.to_string(), begins, what));
+        let of_person = person(task, &runs, &dataset, now);
+        plan(StartedBy::Person.to_string(), of_person);
     }
     Ok(planned)
 }
 
-/// What one task is like now.
-struct Look<'a> {
-    config: &'a Config,
-    task: &'a Task,
-    runs: &'a [Run],
-    history: Vec<Stages>,
-    dataset: Dataset,
-    now: DateTime<Utc>,
-}
-
-impl Look<'_> {
-    fn planned(&self, started_by: String, begins: bool, what: String) -> Planned {
-        Planned {
-            task: self.task.name.clone(),
-            started_by,
-            begins,
-            what,
+/// Whether it begins or goes on, and that in words. `trigger`: the alarm's, that asks for it.
+fn told(
+    next: Next,
+    row: Option<&Run>,
+    task: &Task,
+    dataset: &Dataset,
+    trigger: Option<&Trigger>,
+) -> (bool, String) {
+    let verdict = row.and_then(|run| run.verdict.as_deref());
+    let error = row.and_then(|run| run.error.as_deref());
+    let due = trigger.map(|trigger| due(&task.retrain, dataset, trigger.ts));
+    let begins = matches!(next, Next::CarryOut | Next::GoOn)
+        || next == Next::Begin && !matches!(due, Some(Due::Waiting { .. }));
+    let what = match next {
+        Next::Done => match verdict {
+            Some(verdict) => format!("it is done: {verdict}"),
+            None => error.unwrap_or("not begun").to_owned(),
+        },
+        Next::Unasked => "such an alarm starts none (retrain.on)".to_owned(),
+        Next::Silenced => "somebody silenced the alarm".to_owned(),
+        Next::CarryOut => {
+            let verdict = verdict.unwrap_or_default();
+            format!("its verdict, {verdict}, is carried out")
         }
-    }
-
-    fn row(&self, started_by: &StartedBy) -> Option<&Run> {
-        let id = run_id(&Start {
-            task: self.task.name.clone(),
-            started_by: started_by.clone(),
-        });
-        self.runs.iter().find(|run| run.run_id == id)
-    }
-
-    fn alarm(
-        &self,
-        trigger: &Trigger,
-        is_silenced: bool,
-        started_by: &StartedBy,
-    ) -> (bool, String) {
-        let (policy, name) = (&self.task.retrain, &self.task.name);
-        let row = self.row(started_by);
-        if let Some(done) = row.and_then(done) {
-            return (false, done);
-        }
-        let stages = self.history.last().cloned().unwrap_or_default();
-        let begun = row.filter(|run| run.state != WAITING);
-        if !policy.on.contains(&trigger.kind) {
-            let what = format!("an alarm about {} starts none (retrain.on)", trigger.kind);
-            return (false, what);
-        }
-        if is_silenced {
-            return (false, "somebody silenced the alarm".to_owned());
-        }
-        if let Some(verdict) = row.and_then(|run| run.verdict.as_ref()) {
-            return (true, format!("its verdict, {verdict}, is carried out"));
-        }
-        if stages.champion_name(name) != trigger.adapter {
-            let what = format!(
-                "the alarm is about {}, which is the champion no longer",
-                trigger.adapter
-            );
-            return (false, what);
-        }
-        if let Some(run) = begun {
-            return (true, goes_on(run));
-        }
-        if soon::after_promotion(policy, &self.history, trigger.kind, trigger.ts) {
-            let what = "the alarm came soon after the promotion: the former champion comes back (retrain.roll_back_hours)";
-            return (false, what.to_owned());
-        }
-        let id = row.map_or("", |run| run.run_id.as_str());
-        let cooling = soon::cooling(policy, self.runs, name, id, self.now);
-        let held = cooling.map(|until| (Held::CoolDown, until));
-        match held.or_else(|| self.held()) {
-            Some((why, until)) => (false, not_before(why, until)),
-            None => match due(policy, &self.dataset, trigger.ts) {
-                Due::Ready => (
-                    true,
-                    format!("it begins, with {} examples", self.dataset.len()),
-                ),
-                Due::Waiting { have, wanted } => {
-                    let what = format!(
-                        "it waits for examples: {have} of {wanted} (retrain.min_new_examples, min_examples)"
-                    );
-                    (false, what)
-                }
-                Due::NotBefore(why, until) => (false, not_before(why, until)),
-            },
-        }
-    }
-
-    fn time(&self, time: Option<DateTime<Utc>>) -> (bool, String) {
-        let Some(time) = time else {
-            return (false, "its first time is to come".to_owned());
-        };
-        let row = self.row(&StartedBy::Schedule(time));
-        let of = |what: String| format!("{time}: {what}");
-        if let Some(done) = row.and_then(done) {
-            return (false, of(done));
-        }
-        if let Some(run) = row.filter(|run| run.state != WAITING) {
-            return (true, of(goes_on(run)));
-        }
-        match self.held() {
-            Some((why, until)) => (false, of(not_before(why, until))),
-            None if self.dataset.counts.exchanges == 0 => {
-                (false, of("there is nothing to learn from".to_owned()))
-            }
-            None => (
-                true,
-                of(format!(
-                    "it begins, with {} examples, if there was traffic by then",
-                    self.dataset.len()
-                )),
-            ),
-        }
-    }
-
-    /// Whom neither hours nor budget keep from it.
-    fn person(&self) -> (bool, String) {
-        if let Some(id) = stopped(self.runs, &self.task.name, self.now) {
-            return (true, format!("{id}, which was stopped, would go on"));
-        }
-        let (have, wanted) = (self.dataset.len(), self.task.retrain.min_examples);
-        if have < wanted {
-            let what = format!(
-                "its verdict would be wait: {have} usable examples, and the policy wants {wanted} (retrain.min_examples)"
-            );
-            return (false, what);
-        }
-        let examined = choose(&self.task.retrain, &self.dataset, &Dataset::default());
-        let what = format!(
-            "it would train on {} examples, choose the checkpoint by {}, and examine on {} that are held out, of {} that it needs (retrain.min_pairs; others \
-             have to be asked while it waits)",
-            self.dataset.train.len(),
-            self.dataset.development.len(),
-            examined.len(),
-            self.task.retrain.min_pairs,
-        );
-        (true, what)
-    }
-
-    fn held(&self) -> Option<(Held, DateTime<Utc>)> {
-        let (policy, prices) = (&self.task.retrain, &self.config.cost);
-        soon::held(policy, prices, self.runs, &self.task.name, self.now)
-    }
-}
-
-/// What a run that is over says.
-fn done(run: &Run) -> Option<String> {
-    let over = run.state == DONE;
-    over.then(|| match &run.verdict {
-        Some(verdict) => format!("it is done: {verdict}"),
-        None => run.error.clone().unwrap_or_else(|| "not begun".to_owned()),
-    })
-}
-
-/// What becomes of one that has begun.
-fn goes_on(run: &Run) -> String {
-    let why = run.error.as_deref().unwrap_or("nobody knows why");
-    match run.state.as_str() {
-        JUDGING => {
-            let (voted, asked) = run.progress.unwrap_or_default();
+        Next::Judging => {
+            let (voted, asked) = row.and_then(|run| run.progress).unwrap_or_default();
             format!("it waits for people: {voted} of {asked} pairs have a vote")
         }
-        FAILED => format!("it failed, and is tried again up to three times: {why}"),
-        state => format!("it goes on, from {state}"),
-    }
+        Next::NoTraffic => "there is nothing to learn from of before that time".to_owned(),
+        Next::Retired => {
+            let adapter = trigger.map_or("another adapter", |trigger| &trigger.adapter);
+            format!("the alarm is about {adapter}, which is the champion no longer")
+        }
+        Next::GoOn => match row.map_or("", |run| &run.state) {
+            FAILED => {
+                let why = error.unwrap_or("nobody knows why");
+                format!("it failed, and is tried again up to three times: {why}")
+            }
+            state => format!("it goes on, from {state}"),
+        },
+        Next::RollBack => "the alarm came soon after the promotion: the former champion comes back (retrain.roll_back_hours)".to_owned(),
+        Next::NotBefore(why, until) => {
+            let until = until.format("%F %T UTC");
+            format!("not before {until}: {}", why.shown())
+        }
+        Next::Begin => match due {
+            Some(Due::Waiting { have, wanted }) => format!(
+                "it waits for examples: {have} of {wanted} (retrain.min_new_examples, min_examples)"
+            ),
+            _ => format!("it begins, with {} examples", dataset.len()),
+        },
+    };
+    (begins, what)
 }
 
-fn not_before(why: Held, until: DateTime<Utc>) -> String {
-    format!("not before {}: {}", until.format("%F %T UTC"), why.shown())
+/// Of a run that a person starts, whom neither hours nor budget keep from it.
+fn person(task: &Task, runs: &[Run], dataset: &Dataset, now: DateTime<Utc>) -> (bool, String) {
+    if let Some(id) = stopped(runs, &task.name, now) {
+        return (true, format!("{id}, which was stopped, would go on"));
+    }
+    let policy = &task.retrain;
+    let (have, wanted) = (dataset.len(), policy.min_examples);
+    if have < wanted {
+        let what = format!(
+            "its verdict would be wait: {have} usable examples, and the policy wants {wanted} (retrain.min_examples)"
+        );
+        return (false, what);
+    }
+    let examined = choose(policy, dataset, &Dataset::default());
+    let what = format!(
+        "it would train on {} examples, choose the checkpoint by {}, and examine on {} that are held out, of {} that it needs (retrain.min_pairs; others \
+         have to be asked while it waits)",
+        dataset.train.len(),
+        dataset.development.len(),
+        examined.len(),
+        policy.min_pairs,
+    );
+    (true, what)
 }
 
 #[cfg(test)]
@@ -239,26 +169,12 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use retune_task::AlarmKind;
-    use serde_json::Value;
 
     use super::*;
-    use crate::book::new_row;
-    use crate::testing::{asked, config, corrected};
-
-    fn trigger(ledger_time: DateTime<Utc>, kind: AlarmKind, adapter: &str) -> Trigger {
-        Trigger {
-            alarm: format!("alarm-{kind}"),
-            task: "ask".to_owned(),
-            adapter: adapter.to_owned(),
-            kind,
-            ts: ledger_time,
-            request_id: "request-1".to_owned(),
-            exchanges: 300,
-            log_e: 12.0,
-            threshold_log: 11.0,
-            evidence: Value::Null,
-        }
-    }
+    use crate::Start;
+    use crate::book::{DONE, new_row};
+    use crate::run::run_id;
+    use crate::testing::{asked, config, corrected, trigger};
 
     #[tokio::test]
     async fn every_reason_for_a_run_says_what_would_become_of_it() {

@@ -14,8 +14,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use retune_ledger::{Exchange, Feedback, Purpose};
-use retune_task::{ChatMessage, Config, Split, Task};
+use retune_ledger::{Exchange, Feedback, Purpose, Trigger};
+use retune_task::{AlarmKind, ChatMessage, Config, Split, Task};
 use retune_trainer::{DType, Model, ModelConfig};
 use serde_json::{Value, json};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -248,6 +248,22 @@ pub(crate) fn config(folder: &Path, more: &str) -> Config {
     let path = folder.join("retune.toml");
     std::fs::write(&path, toml).unwrap();
     Config::load(Some(&path), []).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// An alarm about an adapter of the task `ask`.
+pub(crate) fn trigger(ts: DateTime<Utc>, kind: AlarmKind, adapter: &str) -> Trigger {
+    Trigger {
+        alarm: format!("alarm-{kind}"),
+        task: "ask".to_owned(),
+        adapter: adapter.to_owned(),
+        kind,
+        ts,
+        request_id: "request-1".to_owned(),
+        exchanges: 300,
+        log_e: 12.0,
+        threshold_log: 11.0,
+        evidence: Value::Null,
+    }
 }
 
 pub(crate) fn task() -> Arc<Task> {

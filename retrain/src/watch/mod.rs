@@ -20,17 +20,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use retune_ledger::{ExchangeQuery, FeedbackQuery, Ledger, Run, Trigger};
-use retune_task::{RetrainPolicy, Task, Trainer};
+use retune_ledger::{ExchangeQuery, FeedbackQuery, Ledger, Run, Stages, Trigger};
+use retune_task::{Task, Trainer};
 use tokio_util::sync::CancellationToken;
 
 use crate::book::{self, DONE, FAILED, JUDGING, WAITING};
 use crate::canary;
 use crate::dataset::Dataset;
+use crate::next::{Due, Look, Next, due};
 use crate::run::run_id;
 use crate::server::Server;
 use crate::shelf;
-use crate::soon::{self, Held};
+use crate::soon::Held;
 use crate::{Error, Launch, Limits, Options, Start, StartedBy, trust};
 
 /// Processes started for one run before it is left to a person.
@@ -39,35 +40,12 @@ const LAUNCHES: u32 = 3;
 /// A launcher's answer: how the run's process ended.
 pub type Launched = Pin<Box<dyn Future<Output = io::Result<ExitStatus>> + Send>>;
 
-/// May a run that an alarm asked for begin?
+/// Why a run waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
-    Ready,
-    /// What is missing most, as (there are, wanted).
-    Waiting {
-        have: usize,
-        wanted: usize,
-    },
-    /// Not before that.
+enum Waits {
+    /// For examples: there are, wanted.
+    Examples(usize, usize),
     NotBefore(Held, DateTime<Utc>),
-}
-
-/// A run begins once there are `min_new_examples` usable rows since the alarm, and `min_examples` in all.
-pub fn due(policy: &RetrainPolicy, dataset: &Dataset, alarm: DateTime<Utc>) -> Due {
-    let new = dataset.usable_since(alarm);
-    if new < policy.min_new_examples {
-        Due::Waiting {
-            have: new,
-            wanted: policy.min_new_examples,
-        }
-    } else if dataset.len() < policy.min_examples {
-        Due::Waiting {
-            have: dataset.len(),
-            wanted: policy.min_examples,
-        }
-    } else {
-        Due::Ready
-    }
 }
 
 /// Watches until `stop`, which `launch` has to obey as well; trouble with the ledger is logged and tried again at the next look.
@@ -121,7 +99,7 @@ async fn starts(
 struct Attempts {
     launches: u32,
     not_before: Option<Instant>,
-    told: Option<Due>,
+    told: Option<Waits>,
     /// Its run is done: nothing is looked up any more.
     done: bool,
     /// Going back was tried: once is enough, done or refused.
@@ -181,17 +159,11 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
     }
 
     async fn look_at(&mut self, task: &Task) -> Result<(), Error> {
-        let ledger = &self.o.ledger;
-        let mut triggers = ledger.triggers(Some(&task.name)).await?;
-        triggers.retain(|trigger| task.retrain.on.contains(&trigger.kind));
-        for trigger in triggers {
+        for trigger in self.o.ledger.triggers(Some(&task.name)).await? {
             if self.stop.is_cancelled() {
                 return Ok(());
             }
-            let word = ledger.last_word(&trigger).await?;
-            if !word.is_some_and(|word| word.holds_back(Utc::now())) {
-                self.consider(task, &trigger).await?;
-            }
+            self.consider(task, &trigger).await?;
         }
         let due = task.retrain.schedule.as_ref();
         if let Some(time) = due.and_then(|schedule| schedule.last(Utc::now())) {
@@ -202,7 +174,7 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
 
     /// The last time that the schedule named: its run begins if none has, and there was something to learn from by then.
     async fn consider_time(&mut self, task: &Task, time: DateTime<Utc>) -> Result<(), Error> {
-        let ledger = &self.o.ledger;
+        let o = self.o;
         let start = Start {
             task: task.name.clone(),
             started_by: StartedBy::Schedule(time),
@@ -212,43 +184,23 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
         if self.stop.is_cancelled() || !attempts.may_begin() {
             return Ok(());
         }
-        let row = latest(ledger, &id).await?;
-        let waits = |run: &Run| run.state == JUDGING && run.verdict.is_none();
-        if row.as_ref().is_some_and(waits) {
-            return Ok(());
-        }
-        let first = ExchangeQuery {
-            limit: Some(1),
-            ..shelf::of(task)
-        };
-        let first = match &row {
-            Some(run) if run.state == DONE => None,
-            _ => ledger.exchanges(&first).await?.into_iter().next(),
-        };
-        // A time before the task's first exchange had nothing to train on, and never will have.
-        let passed = first.as_ref().is_some_and(|first| first.ts >= time);
-        attempts.done = passed || row.as_ref().is_some_and(|run| run.state == DONE);
-        if attempts.done || first.is_none() {
-            return Ok(());
-        }
-        // It has begun, or begins as soon as it may: that the time has passed is no reason not to.
-        if row.is_none_or(|run| run.state == WAITING)
-            && let Some((why, until)) = soon::held(
-                &task.retrain,
-                &self.o.config.cost,
-                &ledger.runs().await?,
-                &task.name,
-                Utc::now(),
-            )
-        {
-            let due = Due::NotBefore(why, until);
-            if attempts.told.replace(due) != Some(due) {
-                let why = why.shown();
-                tracing::info!(task = task.name, run_id = id, %until, why, "a schedule's run waits");
+        let (runs, first) = (o.ledger.runs().await?, first(&o.ledger, task).await?);
+        match look(o, task, &runs, &[]).time(time, first) {
+            // A time before the task's first exchange had nothing to train on, and never will have.
+            Next::NoTraffic => attempts.done = first.is_some(),
+            Next::NotBefore(why, until) => {
+                let waits = Some(Waits::NotBefore(why, until));
+                if attempts.told != waits {
+                    attempts.told = waits;
+                    let why = why.shown();
+                    tracing::info!(task = task.name, run_id = id, %until, why, "a schedule's run waits");
+                }
             }
-            return Ok(());
+            Next::CarryOut | Next::GoOn | Next::Begin => return self.launch(&start, id).await,
+            Next::Judging => {}
+            _ => attempts.done = true,
         }
-        self.launch(&start, id).await
+        Ok(())
     }
 
     async fn consider(&mut self, task: &Task, trigger: &Trigger) -> Result<(), Error> {
@@ -262,63 +214,64 @@ impl<L: Fn(&Launch) -> Launched + Send + Sync> Watcher<'_, L> {
         if !attempts.may_begin() {
             return Ok(());
         }
-        let runs = o.ledger.runs().await?;
-        let row = runs.iter().find(|run| run.run_id == id);
-        match row {
-            Some(run) if run.state == DONE => {
+        let word = o.ledger.last_word(trigger).await?;
+        let (runs, history) = (
+            o.ledger.runs().await?,
+            o.ledger.stages_history(&task.name).await?,
+        );
+        let look = look(o, task, &runs, &history);
+        let is_silenced = word.is_some_and(|word| word.holds_back(look.now));
+        let row = look.row(&start.started_by);
+        let new = || book::new_row(&task.name, start.started_by.to_string(), id.clone());
+        let close = || {
+            close(
+                &o.ledger,
+                row.cloned().unwrap_or_else(new),
+                &trigger.adapter,
+            )
+        };
+        let mut next = look.alarm(trigger, is_silenced, !attempts.rolled_back);
+        if next == Next::RollBack {
+            let is_back = roll_back(o, task, trigger).await?;
+            attempts.rolled_back = true;
+            if is_back {
+                return close().await;
+            }
+            next = look.alarm(trigger, is_silenced, false);
+        }
+        let waits = match next {
+            Next::CarryOut | Next::GoOn => None,
+            Next::Begin => match due(&task.retrain, &read(&o.ledger, task).await?, trigger.ts) {
+                Due::Ready => None,
+                Due::Waiting { have, wanted } => Some(Waits::Examples(have, wanted)),
+            },
+            Next::NotBefore(why, until) => Some(Waits::NotBefore(why, until)),
+            Next::Retired => return close().await,
+            Next::Done | Next::Unasked => {
                 attempts.done = true;
                 return Ok(());
             }
-            // Its verdict stands and waits to be carried out.
-            Some(run) if run.verdict.is_some() => {}
-            Some(run) if run.state == JUDGING => return Ok(()),
-            // It has begun: neither the hour nor what others cost keeps it from its end.
-            Some(run) if run.state != WAITING => {
-                if !serves(&o.ledger, task, &trigger.adapter).await? {
-                    return close(&o.ledger, run.clone(), &trigger.adapter).await;
-                }
-            }
-            _ => {
-                let new = || book::new_row(&task.name, start.started_by.to_string(), id.clone());
-                let never_begun = || row.cloned().unwrap_or_else(new);
-                if !serves(&o.ledger, task, &trigger.adapter).await? {
-                    return close(&o.ledger, never_begun(), &trigger.adapter).await;
-                }
-                if !attempts.rolled_back {
-                    let is_back = roll_back(o, task, trigger).await?;
-                    attempts.rolled_back = true;
-                    if is_back {
-                        return close(&o.ledger, never_begun(), &trigger.adapter).await;
-                    }
-                }
-                let (policy, now) = (&task.retrain, Utc::now());
-                let held = soon::cooling(policy, &runs, &task.name, &id, now)
-                    .map(|until| (Held::CoolDown, until))
-                    .or_else(|| soon::held(policy, &o.config.cost, &runs, &task.name, now));
-                let due = match held {
-                    Some((why, until)) => Due::NotBefore(why, until),
-                    None => due(&task.retrain, &read(&o.ledger, task).await?, trigger.ts),
-                };
-                if due != Due::Ready {
-                    if attempts.told.replace(due) != Some(due) {
-                        let mut run = book::new_row(&task.name, start.started_by.to_string(), id);
-                        WAITING.clone_into(&mut run.state);
-                        match due {
-                            Due::Waiting { have, wanted } => {
-                                run.progress = Some((have as u64, wanted as u64));
-                            }
-                            Due::NotBefore(why, until) => {
-                                run.error = Some(format!("not before {until}: {}", why.shown()));
-                            }
-                            Due::Ready => {}
-                        }
-                        o.ledger.append_run(&run).await?;
-                    }
-                    return Ok(());
-                }
-            }
+            Next::Silenced | Next::Judging | Next::NoTraffic | Next::RollBack => return Ok(()),
+        };
+        if waits.is_none() {
+            return self.launch(&start, id).await;
         }
-        self.launch(&start, id).await
+        if attempts.told != waits {
+            attempts.told = waits;
+            let mut run = new();
+            WAITING.clone_into(&mut run.state);
+            match waits {
+                Some(Waits::Examples(have, wanted)) => {
+                    run.progress = Some((have as u64, wanted as u64));
+                }
+                Some(Waits::NotBefore(why, until)) => {
+                    run.error = Some(format!("not before {until}: {}", why.shown()));
+                }
+                None => {}
+            }
+            o.ledger.append_run(&run).await?;
+        }
+        Ok(())
     }
 
     /// Starts the run's process and waits for its end.
@@ -390,18 +343,29 @@ async fn latest(ledger: &Ledger, run_id: &str) -> Result<Option<Run>, Error> {
         .find(|run| run.run_id == run_id))
 }
 
-/// Is `adapter` what the task is answered with? An alarm about a retired one has had its answer.
-async fn serves(ledger: &Ledger, task: &Task, adapter: &str) -> Result<bool, Error> {
-    let stages = ledger.stages(&task.name).await?;
-    Ok(stages.champion_name(&task.name) == adapter)
+/// What decides of a task's runs now.
+fn look<'a>(o: &'a Options, task: &'a Task, runs: &'a [Run], history: &'a [Stages]) -> Look<'a> {
+    Look {
+        task,
+        prices: &o.config.cost,
+        runs,
+        history,
+        now: Utc::now(),
+    }
+}
+
+/// When a task was first asked something.
+pub(crate) async fn first(ledger: &Ledger, task: &Task) -> Result<Option<DateTime<Utc>>, Error> {
+    let first = ExchangeQuery {
+        limit: Some(1),
+        ..shelf::of(task)
+    };
+    let first = ledger.exchanges(&first).await?.into_iter().next();
+    Ok(first.map(|first| first.ts))
 }
 
 /// Brings the former champion back where an alarm came soon after the promotion of the one that it is about; whether it did.
 async fn roll_back(o: &Options, task: &Task, trigger: &Trigger) -> Result<bool, Error> {
-    let history = o.ledger.stages_history(&task.name).await?;
-    if !soon::after_promotion(&task.retrain, &history, trigger.kind, trigger.ts) {
-        return Ok(false);
-    }
     let server = Server::new(o.http.clone(), &o.server, &o.limits).by(&trigger.alarm);
     let reason = format!("an alarm ({}) came soon after its promotion", trigger.kind);
     match server.roll_back(&trigger.adapter, &reason).await {

@@ -21,9 +21,10 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::{Due, Launched, due, watch};
+use super::{Launched, watch};
 use crate::book::{DONE, FAILED, WAITING, new_row};
 use crate::dataset;
+use crate::next::{Due, due};
 use crate::run::run_id;
 use crate::testing::{Reply, StandIn, asked, config, corrected, task, time};
 use crate::{Launch, Limits, Options, Start, StartedBy};
@@ -58,15 +59,7 @@ fn due_once_enough_is_new_and_enough_is_there() {
 fn trigger(adapter: &str, kind: AlarmKind) -> Trigger {
     Trigger {
         alarm: "alarm-1".to_owned(),
-        task: "ask".to_owned(),
-        adapter: adapter.to_owned(),
-        kind,
-        ts: time(7),
-        request_id: "request-7".to_owned(),
-        exchanges: 7,
-        log_e: 20.0,
-        threshold_log: 18.0,
-        evidence: serde_json::json!({}),
+        ..crate::testing::trigger(time(7), kind, adapter)
     }
 }
 
