@@ -14,6 +14,7 @@ mod import;
 mod keys;
 mod life;
 mod metrics;
+mod ops;
 mod probe;
 mod rates;
 mod routes;
@@ -43,11 +44,12 @@ use tokio_util::task::TaskTracker;
 pub use error::Error;
 pub use import::{Imported, check_adapter, import};
 pub use life::Stop;
+pub use ops::MetricsServer;
 pub use trace::{TARGET as TRACES, TraceContext, Traces};
 
 use adapters::{Adapters, Budget, Room};
 use admission::Admission;
-use engine::{BaseFolder, Constraint, Embedded, Engine, Upstream};
+use engine::{BaseFolder, Constraint, Embedded, Engine, Upstream, Vocabulary};
 use keys::Keys;
 use life::Listening;
 use metrics::{LedgerMetrics, Metrics};
@@ -145,17 +147,9 @@ impl Entry {
 /// Refuses addresses that other machines can reach while there are no keys.
 fn unexposed(config: &Config, keys: &KeyList) -> Result<(), Error> {
     let server = &config.server;
-    let addresses = [
-        (Some(server.listen), "server.listen"),
-        (server.ops_listen, "server.ops_listen"),
-    ];
-    for (address, key) in addresses {
-        match address {
-            Some(address) if keys.is_empty() && !address.ip().is_loopback() => {
-                return Err(Error::Exposed { address, key });
-            }
-            _ => {}
-        }
+    ops::unexposed(server.listen, "server.listen", keys)?;
+    if let Some(ops) = server.ops_listen {
+        ops::unexposed(ops, "server.ops_listen", keys)?;
     }
     if server.tls.is_none() && !server.listen.ip().is_loopback() {
         tracing::warn!(
@@ -174,19 +168,12 @@ struct Listeners {
 
 impl Listeners {
     fn bind(config: &Config) -> Result<Self, Error> {
-        let bind = |address: SocketAddr, key: &'static str| {
-            TcpListener::bind(address).map_err(|source| Error::Listen {
-                address,
-                key,
-                source,
-            })
-        };
         let server = &config.server;
+        let ops = server.ops_listen;
         Ok(Self {
-            api: bind(server.listen, "server.listen")?,
-            ops: server
-                .ops_listen
-                .map(|address| bind(address, "server.ops_listen"))
+            api: ops::bind(server.listen, "server.listen")?,
+            ops: ops
+                .map(|at| ops::bind(at, "server.ops_listen"))
                 .transpose()?,
         })
     }
@@ -198,18 +185,16 @@ async fn serve(
     entry: Entry,
     stop: Stop,
 ) -> Result<Running, Error> {
-    let local = |listener: &TcpListener| {
-        listener
-            .local_addr()
-            .map_err(|e| Error::Engine(format!("a listener has no address: {e}")))
-    };
     let Entry {
         listeners: Listeners { api, ops },
         tls,
         keys,
     } = entry;
     let internal_key = KeyText::internal()?;
-    let (addr, ops_addr) = (local(&api)?, ops.as_ref().map(local).transpose()?);
+    let (addr, ops_addr) = (
+        ops::address(&api)?,
+        ops.as_ref().map(ops::address).transpose()?,
+    );
     let keys = (Keys::new(&internal_key, &keys), keys);
     let app = state(o, engine, keys, &stop.asked).await?;
     let api = api_server(&app, api, tls, ops.is_none())?;
@@ -231,21 +216,50 @@ async fn serve(
 
 /// A format that answers cannot be held to is better known now than with the first request.
 async fn formats_hold(config: &Config, engine: &dyn Engine) -> Result<(), Error> {
-    for task in &config.tasks {
+    for (task, constraint) in constraints(config) {
+        let held = engine.holds(constraint).await;
+        held.map_err(|e| does_not_hold(task, &e))?;
+    }
+    Ok(())
+}
+
+/// Looks for formats that answers are to be held to and cannot be, as the start does, without a base; all of them.
+///
+/// # Errors
+/// No grammar can be made of anything.
+pub fn check_formats(config: &Config) -> Result<Vec<Error>, Error> {
+    if let EngineKind::Upstream(_) = config.engine.kind {
+        // The other server's grammars are its own.
+        return Ok(Vec::new());
+    }
+    let vocabulary = Vocabulary::of_bytes()?;
+    let problems = constraints(config).filter_map(|(task, constraint)| {
+        let error = vocabulary.matcher(&constraint).err()?;
+        Some(does_not_hold(task, &error))
+    });
+    Ok(problems.collect())
+}
+
+/// What the answers of tasks are to be held to.
+fn constraints(config: &Config) -> impl Iterator<Item = (&Task, Constraint)> {
+    config.tasks.iter().filter_map(|task| {
         let grammar = task.format.as_ref().and_then(|f| f.grammar());
         let (Enforce::Constrain, Some(grammar)) = (task.enforce, grammar) else {
-            continue;
+            return None;
         };
         let constraint = Constraint {
             grammar: Arc::clone(grammar),
             param: "enforce",
         };
-        engine.holds(constraint).await.map_err(|e| Error::Format {
-            task: task.name.clone(),
-            what: e.to_string(),
-        })?;
+        Some((task.as_ref(), constraint))
+    })
+}
+
+fn does_not_hold(task: &Task, error: &Error) -> Error {
+    Error::Format {
+        task: task.name.clone(),
+        what: error.to_string(),
     }
-    Ok(())
 }
 
 async fn state(
@@ -373,20 +387,7 @@ fn api_server(
 
 fn ops_server(app: &Arc<App>, listener: TcpListener) -> Result<Listening, Error> {
     let data = web::Data::from(Arc::clone(app));
-    let service = move || {
-        Service::new()
-            .app_data(data.clone())
-            .configure(routes::operations)
-            .default_service(web::to(routes::unknown_route))
-    };
-    let server = HttpServer::new(service)
-        .workers(1)
-        .disable_signals()
-        .client_request_timeout(app.config.server.client_timeout)
-        .client_disconnect_timeout(app.config.server.client_timeout)
-        .listen(listener)
-        .map_err(|e| Error::Engine(format!("the HTTP server cannot start: {e}")))?
-        .run();
-    let handle = server.handle();
-    Ok((server, handle))
+    ops::listening(listener, app.config.server.client_timeout, move |service| {
+        service.app_data(data.clone()).configure(routes::operations);
+    })
 }

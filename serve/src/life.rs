@@ -41,7 +41,8 @@ pub(crate) async fn live(app: &App, api: Listening, ops: Option<Listening>, stop
     }
 }
 
-async fn served(server: Option<Server>) {
+/// Until it is told to stop.
+pub(crate) async fn served(server: Option<Server>) {
     if let Some(server) = server
         && let Err(e) = server.await
     {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use retune_task::{Problem, Problems};
 use serde_json::json;
 
 use crate::cli::Common;
@@ -16,11 +17,30 @@ use crate::{output, setup};
 pub(crate) struct Args {}
 
 pub(crate) fn run(common: &Common, _: &Args) -> Result<ExitCode> {
-    let config = setup::config(common)?;
+    let config = match setup::config(common) {
+        Err(error) if common.json => match error.downcast_ref::<Problems>() {
+            Some(problems) => return wrong(problems),
+            None => return Err(error),
+        },
+        config => config?,
+    };
     let base = setup::base_told(&config)?;
     setup::vectors_here(&config)?;
     if let Some(tls) = &config.server.tls {
         retune_serve::check_tls(tls)?;
+    }
+    let formats = retune_serve::check_formats(&config)?;
+    if !formats.is_empty() {
+        let problem = |error: retune_serve::Error| Problem {
+            place: config.source.to_string(),
+            key: "task.enforce".to_owned(),
+            what: error.to_string(),
+        };
+        let problems = Problems(formats.into_iter().map(problem).collect());
+        return match common.json {
+            true => wrong(&problems),
+            false => Err(problems.into()),
+        };
     }
     let tasks: Vec<&str> = config.tasks.iter().map(|task| task.name.as_str()).collect();
     if common.json {
@@ -42,4 +62,14 @@ pub(crate) fn run(common: &Common, _: &Args) -> Result<ExitCode> {
         output::line(format_args!("  tasks: {}", tasks.join(", ")))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// For programs: what else is said on stderr.
+fn wrong(problems: &Problems) -> Result<ExitCode> {
+    let each = problems
+        .0
+        .iter()
+        .map(|problem| json!({"place": problem.place, "key": problem.key, "what": problem.what}));
+    output::json(&json!({"ok": false, "problems": each.collect::<Vec<_>>()}))?;
+    Ok(ExitCode::FAILURE)
 }

@@ -9,13 +9,18 @@ use prometheus::Registry;
 use retune_ledger::{Ledger, Word};
 use retune_monitor::why::Shares;
 use retune_monitor::{Alarm, Monitor, Report, State, StreamReport};
+use retune_serve::MetricsServer;
 use retune_task::Config;
+use serde_json::json;
 
 use crate::cli::Common;
-use crate::{output, setup, stop};
+use crate::stop::{self, Stop};
+use crate::{output, setup};
 
 /// Exit code where an alarm stands.
 const ALARM: u8 = 3;
+/// An alarm that is silenced for longer than a year is acknowledged, or its task's `on` changed.
+const MOST_HOURS: i64 = 8784;
 /// Lines of each view of an alarm in a terminal; the page has all.
 const LINES: usize = 5;
 
@@ -23,12 +28,14 @@ const LINES: usize = 5;
 #[command(
     args_conflicts_with_subcommands = true,
     long_about = "Test what the ledger holds against each adapter's reference, and raise alarms, as rows and as triggers for retraining.\n\n\
-                  `retune up` has a monitor of its own, whose metrics stand on /metrics. This one is for a process apart, or for a look.",
+                  `retune up` has a monitor of its own, whose metrics stand among the server's. This one is for a process apart, which shows them \
+                  at monitor.listen, or for a look.",
     after_help = "Examples:\n  retune monitor --once            a line per adapter and stream; exit code 3 where an alarm stands\n  \
                   retune monitor --once --json     the same for scripts\n  \
                   retune monitor report            why each alarm is there: what moved, where it sits, which requests to look at\n  \
                   retune monitor report --html drift.html\n  \
-                  retune monitor acknowledge ALARM --reason \"a campaign\"\n  retune monitor                   go on watching"
+                  retune monitor acknowledge ALARM --reason \"a campaign\"\n  retune monitor                   go on watching\n  \
+                  RETUNE_MONITOR__LISTEN=127.0.0.1:9091 retune monitor      with /metrics for Prometheus"
 )]
 pub(crate) struct Args {
     /// Analyse what is there, print it, and leave: exit code 3 where an alarm stands.
@@ -67,8 +74,8 @@ enum What {
         /// Why; whoever looks next reads it.
         #[arg(long)]
         reason: String,
-        /// How long, from now.
-        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        /// How long, from now: at most a year.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=MOST_HOURS))]
         hours: u32,
     },
 }
@@ -84,13 +91,13 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
             hours,
         }) => say(&ledger, alarm, reason, Some(*hours)).await?,
         Some(What::Report { html, all }) => {
-            let streams = monitor(&config, &ledger)?.pass().await?;
+            let streams = monitor(&config, &ledger, &Registry::new())?.pass().await?;
             let report = Report::read(&ledger, streams, *all, Utc::now()).await?;
             show(common, &report, html.as_ref())?;
             ExitCode::SUCCESS
         }
         None if args.once => {
-            let reports = monitor(&config, &ledger)?.pass().await?;
+            let reports = monitor(&config, &ledger, &Registry::new())?.pass().await?;
             print(common, &reports)?;
             match reports.iter().any(|report| report.state == State::Alarm) {
                 true => ExitCode::from(ALARM),
@@ -98,13 +105,8 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
             }
         }
         None => {
-            let monitor = monitor(&config, &ledger)?;
             let stop = stop::on_signal(args.stop_with_stdin)?;
-            tokio::select! {
-                () = monitor.run(stop.asked.clone()) => {}
-                // In the middle of a pass: what it had not written yet, the next one finds again.
-                () = stop.at_once.cancelled() => {}
-            }
+            watch(common, &config, &ledger, &stop).await?;
             stop::code(&stop, ExitCode::SUCCESS)
         }
     };
@@ -112,11 +114,42 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// Nobody scrapes its metrics: this process serves nothing.
-fn monitor(config: &Config, ledger: &Ledger) -> Result<Monitor> {
+fn monitor(config: &Config, ledger: &Ledger, registry: &Registry) -> Result<Monitor> {
     let vectors = setup::vectors_here(config)?;
-    let monitor = Monitor::new(config, ledger.clone(), &Registry::new(), vectors)?;
-    Ok(monitor)
+    Ok(Monitor::new(config, ledger.clone(), registry, vectors)?)
+}
+
+/// Goes on until it is told to stop, with metrics where the configuration has a place for them.
+async fn watch(common: &Common, config: &Config, ledger: &Ledger, stop: &Stop) -> Result<()> {
+    let registry = Registry::new();
+    let monitor = monitor(config, ledger, &registry)?;
+    let metrics = match config.monitor.listen {
+        None => None,
+        Some(at) => {
+            let timeout = config.server.client_timeout;
+            let key = "monitor.listen";
+            let shown = MetricsServer::start(at, key, timeout, &registry, ledger).await?;
+            announce(common, &setup::ops_url(shown.addr()))?;
+            Some(shown)
+        }
+    };
+    tokio::select! {
+        () = monitor.run(stop.asked.clone()) => {}
+        // In the middle of a pass: what it had not written yet, the next one finds again.
+        () = stop.at_once.cancelled() => {}
+    }
+    if let Some(metrics) = metrics {
+        metrics.stop().await;
+    }
+    Ok(())
+}
+
+/// The first line of stdout, which scripts wait for.
+fn announce(common: &Common, ops: &str) -> Result<()> {
+    match common.json {
+        true => output::json(&json!({ "ops": ops })),
+        false => output::line(format_args!("metrics on {ops}")),
+    }
 }
 
 async fn say(ledger: &Ledger, alarm: &str, reason: &str, hours: Option<u32>) -> Result<ExitCode> {
@@ -128,6 +161,15 @@ async fn say(ledger: &Ledger, alarm: &str, reason: &str, hours: Option<u32>) -> 
     let until = hours.map(|hours| now + TimeDelta::hours(hours.into()));
     let word = Word::new(now, None, reason, until)?;
     ledger.say(found, &word).await?;
+    match until {
+        Some(until) => output::line(format_args!(
+            "{alarm} calls nobody until {}, and no run begins for it",
+            until.to_rfc3339_opts(SecondsFormat::Secs, true)
+        )),
+        None => output::line(format_args!(
+            "{alarm} calls nobody any more; a run that it asked for goes on"
+        )),
+    }?;
     Ok(ExitCode::SUCCESS)
 }
 

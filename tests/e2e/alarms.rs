@@ -1,10 +1,13 @@
 //! An alarm, as an operator meets it: what is told of it, the page, and what can be said to it.
 
 use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::harness::{folder, run, text};
+use crate::harness::{folder, retune, run, text};
 
 /// Logs of a task whose answers break in the end: 400 that hold the format, 100 about something else that do not.
 fn drifted(folder: &Path) {
@@ -90,10 +93,63 @@ fn is_explained_shown_silenced_and_acknowledged() {
     assert_eq!(monitor(folder, &acknowledge).0, Some(0));
     assert!(monitor(folder, &["report"]).1.contains("the shop moves"));
 
+    let for_ever = [&["silence", alarm, "--hours", "4294967295"][..], &reason].concat();
+    let output = run(folder, &[&["monitor"][..], &for_ever].concat());
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("8784"));
+
     let unknown = [&["acknowledge", "none"][..], &reason].concat();
     let output = run(folder, &[&["monitor"][..], &unknown].concat());
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("report --all"));
+}
+
+#[tokio::test]
+async fn a_monitor_apart_from_the_server_is_scraped_as_well() {
+    let folder = folder();
+    let folder = folder.path();
+    drifted(folder);
+    let mut command = retune(folder);
+    let exposed = command.env("RETUNE_MONITOR__LISTEN", "0.0.0.0:0");
+    let output = exposed.arg("monitor").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    for part in ["monitor.listen", "0.0.0.0:0", "retune keys create"] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+
+    let mut command = tokio::process::Command::from(retune(folder));
+    command
+        .args(["monitor", "--json", "--stop-with-stdin"])
+        .env("RETUNE_MONITOR__LISTEN", "127.0.0.1:0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines.next_line().await.unwrap().expect("where it listens");
+    let first: Value = serde_json::from_str(&line).unwrap();
+    let ops = first["ops"].as_str().unwrap();
+    let get = |path: &str| reqwest::get(format!("{ops}{path}"));
+    let give_up = Instant::now() + Duration::from_secs(30);
+    let metrics = loop {
+        let metrics = get("/metrics").await.unwrap().text().await.unwrap();
+        let alarm = |line: &str| line.starts_with("retune_alarm_active{") && line.ends_with(" 1");
+        if metrics.lines().any(alarm) {
+            break metrics;
+        }
+        assert!(Instant::now() < give_up, "no alarm in {metrics}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(
+        metrics.contains("retune_ledger_lag_seconds 0"),
+        "the ledger's figures are not in {metrics}"
+    );
+    assert_eq!(get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(get("/v1/models").await.unwrap().status(), 404);
+    drop(child.stdin.take());
+    let status = tokio::time::timeout(Duration::from_secs(30), child.wait()).await;
+    assert!(status.expect("an end").unwrap().success());
 }
 
 #[test]
@@ -112,7 +168,7 @@ fn embeddings_that_are_none_are_refused_with_the_folder() {
     let folder = folder();
     std::fs::create_dir(folder.path().join("vectors")).unwrap();
     for arguments in [&["check"][..], &["monitor", "--once"]] {
-        let mut command = crate::harness::retune(folder.path());
+        let mut command = retune(folder.path());
         command.env("RETUNE_MONITOR__EMBEDDINGS", folder.path().join("vectors"));
         let output = command.args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");

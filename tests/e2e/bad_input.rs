@@ -114,3 +114,48 @@ fn check_is_content_with_the_built_in_configuration() {
         (&serde_json::json!(true), &serde_json::json!(["triage"]))
     );
 }
+
+#[test]
+fn programs_read_what_is_wrong_with_a_configuration() {
+    let folder = folder();
+    std::fs::write(
+        folder.path().join("retune.toml"),
+        "[server]\nlisten = \"nowhere\"\n",
+    )
+    .unwrap();
+    let output = run(folder.path(), &["check", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told: serde_json::Value = serde_json::from_str(text(&output.stdout).trim()).unwrap();
+    assert_eq!(told["ok"], false);
+    let problems = told["problems"].as_array().unwrap();
+    let of_address = problems.iter().find(|p| p["key"] == "server.listen");
+    let place = of_address.unwrap()["place"].as_str().unwrap();
+    assert!(place.ends_with("retune.toml:2"), "{told}");
+}
+
+#[test]
+fn formats_that_no_answer_can_be_held_to_are_all_named_before_a_start() {
+    let folder = folder();
+    let task = |name: &str, format: &str| {
+        format!(
+            "[[task]]\nname = \"{name}\"\nprompt = \"prompt.txt\"\nformat = {{ {format} }}\nenforce = \"constrain\"\n"
+        )
+    };
+    let schema = r#"{"type": "object", "if": {"required": ["a"]}, "then": {"required": ["b"]}}"#;
+    fs::write(folder.path().join("prompt.txt"), "Answer.").unwrap();
+    fs::write(folder.path().join("s.json"), schema).unwrap();
+    let tasks = [
+        task("words", "regex = '^[a-z]+$'"),
+        task("bounds", "regex = '^\\d{3}\\b$'"),
+        task("cases", "json_schema = \"s.json\""),
+    ];
+    fs::write(folder.path().join("retune.toml"), tasks.concat()).unwrap();
+    let output = run(folder.path(), &["check"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("task bounds") && said.contains("task cases"),
+        "{said}"
+    );
+    assert!(!said.contains("task words"), "{said}");
+}

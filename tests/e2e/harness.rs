@@ -150,7 +150,6 @@ impl Server {
         }
     }
 
-    /// Its exit code, within half a minute; None where a signal ended it.
     /// Waits until it ends by itself: to ask for its exit code closes its stdin, which is a wish that it stop.
     #[cfg(feature = "failpoints")]
     pub(crate) async fn ended(&mut self, within: Duration) -> bool {
@@ -164,6 +163,7 @@ impl Server {
         true
     }
 
+    /// Its exit code, within half a minute; None where a signal ended it.
     pub(crate) async fn exit_code(&mut self) -> Option<i32> {
         let status = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;
         status.expect("an end within half a minute").unwrap().code()

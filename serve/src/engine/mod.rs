@@ -28,6 +28,7 @@ pub(crate) use base::{BaseFolder, json};
 pub(crate) use embedded::Embedded;
 pub(crate) use peft::check as check_adapter;
 pub(crate) use upstream::Upstream;
+pub(crate) use vocabulary::Vocabulary;
 
 use crate::error::Error;
 use crate::trace::Trail;

@@ -13,7 +13,7 @@ use retune_task::Grammar;
 use retune_wire::Refusal;
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
-use toktrie::{TokEnv, TokTrie};
+use toktrie::{ApproximateTokEnv, TokEnv, TokTrie};
 use toktrie_hf_tokenizers::{ByteTokenizer, ByteTokenizerEnv};
 
 use super::Constraint;
@@ -54,7 +54,17 @@ impl Vocabulary {
             tok_trie: trie,
         }
         .to_env();
-        let mut grammars = ParserFactory::new_simple(&env).map_err(failed)?;
+        Self::of(env).map_err(failed)
+    }
+
+    /// Of bytes, for whoever has no base at hand: whether there is a grammar of it does not depend on the tokens.
+    pub(crate) fn of_bytes() -> Result<Self, Error> {
+        let env = ApproximateTokEnv::single_byte_env();
+        Self::of(env).map_err(|e| Error::Engine(format!("grammars cannot be made: {e:#}")))
+    }
+
+    fn of(env: TokEnv) -> anyhow::Result<Self> {
+        let mut grammars = ParserFactory::new_simple(&env)?;
         // Its log would repeat parts of answers.
         grammars.quiet();
         grammars.limits_mut().verbose_errors = false;
@@ -292,6 +302,12 @@ mod tests {
             }
             _ => unreachable!("an open bracket is no regex"),
         }
+        assert!(
+            Vocabulary::of_bytes()
+                .unwrap()
+                .matcher(&constraint)
+                .is_err()
+        );
     }
 
     #[test]

@@ -165,6 +165,13 @@ pub(crate) fn operations(service: &mut web::ServiceConfig) {
         .service(web::resource("/metrics").route(web::get().to(ops::metrics)));
 }
 
+/// Of a process that serves nothing else.
+pub(crate) fn metrics_alone(service: &mut web::ServiceConfig) {
+    service
+        .service(web::resource("/healthz").route(web::get().to(ops::healthz)))
+        .service(web::resource("/metrics").route(web::get().to(ops::metrics_alone)));
+}
+
 pub(crate) async fn unknown_route(request: HttpRequest) -> Result<HttpResponse, Error> {
     Err(Error::UnknownRoute {
         method: request.method().to_string(),

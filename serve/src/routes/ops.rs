@@ -1,7 +1,7 @@
 //! Metrics and probes.
 
 use actix_web::{HttpResponse, web};
-use prometheus::TextEncoder;
+use prometheus::{Registry, TextEncoder};
 use serde_json::json;
 
 use crate::error::Error;
@@ -24,7 +24,16 @@ pub(crate) async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Error> {
 }
 
 pub(crate) async fn metrics(app: web::Data<App>) -> Result<HttpResponse, Error> {
-    let text = TextEncoder::new().encode_to_string(&app.registry.gather())?;
+    shown(&app.registry)
+}
+
+/// Of a process that serves nothing else.
+pub(crate) async fn metrics_alone(registry: web::Data<Registry>) -> Result<HttpResponse, Error> {
+    shown(&registry)
+}
+
+fn shown(registry: &Registry) -> Result<HttpResponse, Error> {
+    let text = TextEncoder::new().encode_to_string(&registry.gather())?;
     Ok(HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
         .body(text))

@@ -157,23 +157,18 @@ fn read(log: &Log, table: Table, source: ConfigSource) -> Config {
 }
 
 fn server(mut s: Section<'_>, folder: &Path) -> Server {
-    let mut address = |key: &'static str, other: Option<SocketAddr>| {
-        let (text, place) = s.text(key, "an address such as \"127.0.0.1:8080\"")?;
-        let path = s.path(key);
-        match text.parse::<SocketAddr>() {
-            Ok(address) if Some(address) == other && address.port() != 0 => s.log.add(
-                &place,
-                &path,
-                format!("is {text:?}, as server.listen is; expected another port, or nothing: then both are on `listen`"),
-            ),
-            // Whether others may reach it is for the server's start to say: it knows the keys.
-            Ok(address) => return Some(address),
-            Err(_) => s.log.add(&place, &path, format!("is {text:?}; expected an address such as \"127.0.0.1:8080\"")),
+    let listen = address(&mut s, "listen")
+        .map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)), |(at, _)| at);
+    let ops_listen = address(&mut s, "ops_listen").and_then(|(ops, place)| {
+        let is_taken = ops == listen && ops.port() != 0;
+        if is_taken {
+            let what = format!(
+                "is \"{ops}\", as server.listen is; expected another port, or nothing: then both are on `listen`"
+            );
+            s.log.add(&place, &s.path("ops_listen"), what);
         }
-        None
-    };
-    let listen = address("listen", None).unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)));
-    let ops_listen = address("ops_listen", Some(listen));
+        (!is_taken).then_some(ops)
+    });
     let server = Server {
         listen,
         ops_listen,
@@ -187,6 +182,18 @@ fn server(mut s: Section<'_>, folder: &Path) -> Server {
     };
     s.finish();
     server
+}
+
+/// Whether others may reach it is for who listens there to say: they know the keys.
+fn address(s: &mut Section<'_>, key: &'static str) -> Option<(SocketAddr, Place)> {
+    const EXPECTED: &str = "an address such as \"127.0.0.1:8080\"";
+    let (text, place) = s.text(key, EXPECTED)?;
+    let read = text.parse().ok();
+    if read.is_none() {
+        let what = format!("is {text:?}; expected {EXPECTED}");
+        s.log.add(&place, &s.path(key), what);
+    }
+    read.map(|at| (at, place))
 }
 
 /// Both files or neither. They are read where they are used: not every command that reads this configuration may see a private key.
@@ -316,6 +323,7 @@ fn training(mut s: Section<'_>) -> Training {
 
 fn monitor(mut s: Section<'_>) -> Monitor {
     let monitor = Monitor {
+        listen: address(&mut s, "listen").map(|(at, _)| at),
         false_alarms_per_quarter: s.positive("false_alarms_per_quarter", 100.0).unwrap_or(0.1),
         exchanges_per_quarter: s.count("exchanges_per_quarter", 1000, 1 << 50, 1_000_000),
         reference_exchanges: s.size("reference_exchanges", 50, 1_000_000, 300),

@@ -175,6 +175,8 @@ pub struct Training {
 /// `[monitor]`
 #[derive(Debug, Clone)]
 pub struct Monitor {
+    /// Where `retune monitor` shows its metrics; in `retune up` they are among the server's.
+    pub listen: Option<SocketAddr>,
     /// False alarms expected a quarter, per adapter, all its streams together.
     pub false_alarms_per_quarter: f64,
     /// Exchanges expected a quarter.
@@ -231,6 +233,13 @@ pub struct Privacy {
     pub prompts: Prompts,
     /// Share of conversations whose text is kept.
     pub text_share: f64,
+}
+
+impl Privacy {
+    /// Whether everything is kept as it came.
+    pub fn keeps_all(&self) -> bool {
+        self.redaction.is_empty() && self.prompts == Prompts::Keep && self.text_share >= 1.0
+    }
 }
 
 /// What becomes of prompts.
