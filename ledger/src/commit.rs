@@ -59,20 +59,28 @@ impl Commit {
         transactions.any(|txn| txn.app_id == writer && txn.version >= last)
     }
 
-    /// Brings its files to disk, and then itself, which names them.
+    /// Brings its files to disk, and then itself, which names them. A file that is gone was taken out by a later version.
     pub(crate) fn sync(&self, table: &Path) -> std::io::Result<()> {
         let mut folders = vec![table.to_owned()];
         for path in &self.added {
             let path = table.join(path);
-            File::open(&path)?.sync_all()?;
+            sync(&path)?;
             folders.extend(path.parent().map(Path::to_owned));
         }
         folders.sort();
         folders.dedup();
         for folder in folders {
-            File::open(folder)?.sync_all()?;
+            sync(&folder)?;
         }
         File::open(&self.path)?.sync_all()?;
         File::open(table.join("_delta_log"))?.sync_all()
+    }
+}
+
+fn sync(path: &Path) -> std::io::Result<()> {
+    match File::open(path) {
+        Ok(file) => file.sync_all(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
     }
 }

@@ -101,6 +101,21 @@ pub enum Error {
         /// Bytes that may be.
         limit: u64,
     },
+    /// Forgetting did not come to an end.
+    #[error(
+        "{rows} rows of somebody who is to be forgotten are in the tables again and again, though they were taken out: does another program write \
+         to them? It is tried again"
+    )]
+    StillComing {
+        /// In the tables, at the last look.
+        rows: usize,
+    },
+    /// What was to be done alone was broken off.
+    #[error(
+        "somebody else has taken the right to do this alone, since it was not renewed in time: this machine was suspended, or the store away; \
+         what was begun is gone on with by whoever comes next"
+    )]
+    LeaseLost,
     /// The log cannot be written.
     #[error("the write-ahead log {} cannot be written: {what}", path.display())]
     Log {

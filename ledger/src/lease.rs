@@ -23,6 +23,8 @@ use crate::threads;
 const TERM: TimeDelta = TimeDelta::seconds(60);
 /// When it is said again.
 const RENEWAL: Duration = Duration::from_secs(20);
+/// And when that failed: the sooner it is known whether somebody else has it by now, the better.
+const AGAIN: Duration = Duration::from_secs(2);
 /// What two clocks may differ by.
 const SLACK: TimeDelta = TimeDelta::seconds(30);
 const FOLDER: &str = "leases";
@@ -41,13 +43,27 @@ enum Kind {
     Renewed {
         _end: Sender<()>,
         given_back: oneshot::Receiver<()>,
+        lost: oneshot::Receiver<()>,
     },
 }
 
 impl Lease {
-    /// Does what it was taken for, and gives it back.
-    pub async fn during<T>(self, work: impl Future<Output = T>) -> T {
-        let done = work.await;
+    /// Does what it was taken for, and gives it back. Where it is lost meanwhile, to a suspended machine or a store that is away, the
+    /// work ends where it is, as if the process had been killed: somebody else may be at it.
+    ///
+    /// # Errors
+    /// The work's own, and that the lease was lost.
+    pub async fn during<T, E: From<Error>>(
+        mut self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let done = match &mut self.kind {
+            Kind::Locked { .. } => work.await,
+            Kind::Renewed { lost, .. } => tokio::select! {
+                done = work => done,
+                Ok(()) = lost => return Err(Error::LeaseLost.into()),
+            },
+        };
         self.give_back().await;
         done
     }
@@ -55,7 +71,10 @@ impl Lease {
     /// Gives it back, and waits until others can take it; one that is dropped in a bucket may take a moment, or be kept from it by the
     /// process's end.
     pub async fn give_back(self) {
-        if let Kind::Renewed { _end, given_back } = self.kind {
+        if let Kind::Renewed {
+            _end, given_back, ..
+        } = self.kind
+        {
             drop(_end);
             // Closed when the thread is done.
             drop(given_back.await);
@@ -151,12 +170,13 @@ impl Terms {
         self.bucket.delete(&old.collect::<Vec<_>>())?;
         let (end, ended) = channel();
         let (done, given_back) = oneshot::channel::<()>();
+        let (is_lost, lost) = oneshot::channel();
         let (name, shown) = (self.path.clone(), self.folder.shown());
         let renew = move || {
             let _done = done;
-            let mut number = last + 1;
+            let (mut number, mut pause) = (last + 1, RENEWAL);
             loop {
-                let over = ended.recv_timeout(RENEWAL) != Err(RecvTimeoutError::Timeout);
+                let over = ended.recv_timeout(pause) != Err(RecvTimeoutError::Timeout);
                 // The next one is free for anybody once it is given back.
                 let until = if over {
                     Utc::now() - SLACK
@@ -168,17 +188,21 @@ impl Terms {
                         let old = format!("{}/{number}.json", self.path);
                         drop(self.bucket.delete(&[old]));
                         number += 1;
+                        pause = RENEWAL;
                     }
                     Ok(false) => {
                         tracing::error!(
                             lease = name,
                             "somebody else took a lease that was ours: a clock is wrong, or the store was away too long"
                         );
+                        // Nobody may be waiting.
+                        is_lost.send(()).ok();
                         return;
                     }
                     // It may go better the next time; when it is over, nobody waits for it longer than its term.
                     Err(error) => {
-                        tracing::warn!(lease = name, %error, "a lease could not be renewed")
+                        tracing::warn!(lease = name, %error, "a lease could not be renewed");
+                        pause = AGAIN;
                     }
                 }
                 if over {
@@ -190,6 +214,7 @@ impl Terms {
         Ok(Some(Kind::Renewed {
             _end: end,
             given_back,
+            lost,
         }))
     }
 }

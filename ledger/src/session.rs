@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use deltalake::datafusion::catalog::TableProvider;
 use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::execution::SendableRecordBatchStream;
@@ -94,6 +96,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Its columns.
+    pub fn schema(&self) -> SchemaRef {
+        self.stream.schema()
+    }
+
     /// The next rows; none at the end.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, Error> {
         match self.first.take() {
@@ -122,6 +129,19 @@ fn failed(error: &DataFusionError) -> Error {
     let root = error.find_root();
     let text = root.strip_backtrace();
     match root {
+        // The question's own doing, whatever the files are like.
+        DataFusionError::ArrowError(own, _)
+            if matches!(
+                **own,
+                ArrowError::CastError(_)
+                    | ArrowError::ParseError(_)
+                    | ArrowError::ComputeError(_)
+                    | ArrowError::DivideByZero
+                    | ArrowError::ArithmeticOverflow(_)
+            ) =>
+        {
+            Error::Query(text)
+        }
         DataFusionError::ResourcesExhausted(_) => Error::Query(format!(
             "{text}\nquery.memory_bytes allows no more; allow more, or ask for less: fewer columns, a filter, a limit"
         )),

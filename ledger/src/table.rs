@@ -213,12 +213,13 @@ impl Handle {
         self.sync_version(version).await
     }
 
-    /// Replaces a file by what is left of its rows, in one commit; none: by nothing. Nothing is done where no version has it any more.
+    /// Replaces a file by what is left of its rows, in one commit; none: by nothing. The files that came for it; none where the newest version
+    /// does not have it any more, and nothing was done.
     pub(crate) async fn replace(
         &self,
         path: &str,
         left: Option<Receiver<Result<RecordBatch, Error>>>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Vec<String>>, Error> {
         let delta = {
             let mut delta = self.delta.lock().await;
             delta.update_state().await.map_err(|e| self.error(e))?;
@@ -227,9 +228,10 @@ impl Handle {
         let snapshot = delta.snapshot().map_err(|e| self.error(e))?;
         let files = snapshot.log_data();
         let Some(file) = files.iter().find(|file| file.path() == path) else {
-            return Ok(());
+            return Ok(None);
         };
         let mut actions = vec![Action::Remove(file.remove_action(true))];
+        let mut came = Vec::new();
         if let Some(mut left) = left {
             let writer = RecordBatchWriter::for_table(&delta).map_err(|e| self.error(e))?;
             let mut writer = writer.with_writer_properties(self.table.writer_properties());
@@ -238,6 +240,7 @@ impl Handle {
                 writer.write(batch).await.map_err(|e| self.error(e))?;
             }
             let added = writer.flush().await.map_err(|e| self.error(e))?;
+            came.extend(added.iter().map(|add| add.path.clone()));
             actions.extend(added.into_iter().map(Action::Add));
         }
         // Without a condition: the log keeps what it is told, and must not know of whom these rows were.
@@ -248,7 +251,8 @@ impl Handle {
             .await
             .map_err(|e| self.error(e))?;
         self.version().await?;
-        self.sync_version(commit.version()).await
+        self.sync_version(commit.version()).await?;
+        Ok(Some(came))
     }
 
     /// Files that an earlier version has, and the newest does not.
@@ -289,11 +293,19 @@ impl Handle {
     /// Looks for files that cannot be read, and leaves them out from now on; how many are new.
     pub(crate) async fn leave_damaged_out(&self) -> Result<usize, Error> {
         let mut found = 0;
-        for part in self.parts().await? {
-            if self.damaged.lock().await.contains(&part.path) {
+        let parts = self.parts().await?;
+        let mut damaged = self.damaged.lock().await.clone();
+        damaged.retain(|path| parts.iter().any(|part| part.path == *path));
+        *self.damaged.lock().await = damaged.clone();
+        for part in parts {
+            if damaged.contains(&part.path) {
                 continue;
             }
             if let (path, Err(what)) = self.check(&part).await? {
+                // One that went meanwhile was merged, or had rows that were to be forgotten.
+                if !self.parts().await?.contains(&part) {
+                    continue;
+                }
                 tracing::error!(path = %path.display(), rows = part.rows, what, "a file of a table is damaged");
                 self.damaged.lock().await.insert(part.path);
                 found += 1;

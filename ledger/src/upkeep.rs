@@ -147,16 +147,18 @@ impl Ledger {
         })
     }
 
-    /// What the background does from time to time: one table's trouble is not the others'.
-    async fn keep_all_up(&self, vacuum: bool) -> Result<(), Error> {
+    /// What the background does from time to time: one table's trouble is not the others'. Whether all of it was done.
+    async fn keep_all_up(&self, vacuum: bool) -> Result<bool, Error> {
         let Some(lease) = self.lease(LEASE).await? else {
-            return Ok(());
+            return Ok(false);
         };
         let all = async {
+            let mut is_done = true;
             if let Err(error) = self.forget_begun(None, &mut |_| {}).await {
                 tracing::error!(%error, "what was begun to be forgotten is not gone yet; it is tried again");
             }
             if vacuum && let Err(error) = self.let_go_by_age().await {
+                is_done = false;
                 tracing::error!(%error, "rows older than store.keep_days are not gone yet; it is tried again");
             }
             for table in Table::ALL {
@@ -168,13 +170,14 @@ impl Ledger {
                     }
                     Ok(_) => {}
                     Err(error) => {
+                        is_done = false;
                         tracing::warn!(%table, %error, "small files could not be merged; questions take longer meanwhile");
                     }
                 }
             }
+            Ok(is_done)
         };
-        lease.during(all).await;
-        Ok(())
+        lease.during(all).await
     }
 }
 
@@ -195,15 +198,21 @@ pub(crate) fn begin(
                 return;
             };
             let vacuum = vacuumed.is_none_or(|at| at.elapsed() >= VACUUM);
-            if let Err(error) = runtime.block_on(ledger.keep_all_up(vacuum)) {
-                tracing::warn!(%error, "small files could not be merged");
+            match runtime.block_on(ledger.keep_all_up(vacuum)) {
+                // Where another process was at it, or it failed, the next look is another try.
+                Ok(is_done) if vacuum && is_done => vacuumed = Some(Instant::now()),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "small files could not be merged"),
+            }
+            if vacuum && let Err(error) = runtime.block_on(ledger.let_reports_go_by_age()) {
+                tracing::error!(%error, "reports still show what is older than store.keep_days");
+            }
+            if vacuum && let Err(error) = runtime.block_on(ledger.clear_uploads()) {
+                tracing::warn!(%error, "what uploads that were broken off have left stays");
             }
             match runtime.block_on(ledger.clean_own_reports(forgotten)) {
                 Ok(known) => forgotten = known,
                 Err(error) => tracing::error!(%error, "reports still show what was forgotten"),
-            }
-            if vacuum {
-                vacuumed = Some(Instant::now());
             }
         }
     };

@@ -3,6 +3,7 @@
 //! `uploads/<id>/` has the bytes as they came and, created last, what is known of them: without that there is no file.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ use crate::place::Place;
 
 const CONTENT: &str = "content";
 const ABOUT: &str = "about.json";
+const FOLDER: &str = "uploads";
+/// An upload that takes longer is none any more.
+const STALE: Duration = Duration::from_secs(24 * 3600);
 /// Begins every id.
 const PREFIX: &str = "file-";
 
@@ -83,8 +87,38 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// Deletes what uploads that were broken off have left in this machine's folder, a day ago and earlier.
+    pub(crate) async fn clear_uploads(&self) -> Result<(), Error> {
+        let folder = self.files().join(FOLDER);
+        self.blocking(move |_| clear(&folder, STALE).map_err(Error::io(&folder)))
+            .await
+    }
+}
+
+/// Parts, and folders of which nothing is known, that nobody has touched for so long.
+fn clear(folder: &Path, stale: Duration) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let (path, about) = (entry.path(), entry.metadata()?);
+        if about.modified()?.elapsed().unwrap_or_default() < stale {
+            continue;
+        }
+        if !about.is_dir() {
+            std::fs::remove_file(path)?;
+        } else if !path.join(ABOUT).exists() {
+            std::fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
 fn place(store: &Place, id: &str) -> Place {
-    store.join("uploads").join(id)
+    store.join(FOLDER).join(id)
 }
 
 fn put(store: &Place, upload: &Upload, path: &Path) -> Result<(), Error> {
@@ -118,7 +152,7 @@ fn about(store: &Place, id: &str) -> Result<Option<Upload>, Error> {
 
 fn all(store: &Place) -> Result<Vec<Upload>, Error> {
     let mut uploads = Vec::new();
-    for id in store.join("uploads").names()? {
+    for id in store.join(FOLDER).names()? {
         uploads.extend(about(store, &id)?);
     }
     uploads.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
@@ -130,8 +164,9 @@ fn remove(store: &Place, id: &str) -> Result<bool, Error> {
         return Ok(false);
     }
     let folder = place(store, id);
-    folder.join(ABOUT).remove()?;
+    // What was said in it first: as long as it is known of, its owner can ask again.
     folder.join(CONTENT).remove()?;
+    folder.join(ABOUT).remove()?;
     if store.as_bucket().is_none() {
         // Somebody may be looking into it.
         drop(std::fs::remove_dir(folder.shown()));
@@ -162,6 +197,29 @@ mod tests {
         assert!(!remove(&store, &upload.id).unwrap());
         assert_eq!(content.read().unwrap(), None);
         assert_eq!(all(&store).unwrap(), []);
+    }
+
+    #[test]
+    fn what_was_broken_off_goes_and_what_is_known_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Place::folder(folder.path().to_owned());
+        let path = folder.path().join("given");
+        std::fs::write(&path, "{}\n").unwrap();
+        let upload = Upload::new("a.jsonl", "fine-tune", 3, None);
+        put(&store, &upload, &path).unwrap();
+        let uploads = folder.path().join(FOLDER);
+        let unknown = uploads.join("file-unknown");
+        std::fs::create_dir(&unknown).unwrap();
+        for left in [unknown.join(CONTENT), uploads.join(".part")] {
+            std::fs::write(left, "texts").unwrap();
+        }
+        let names = || std::fs::read_dir(&uploads).unwrap().count();
+        clear(&uploads, STALE).unwrap();
+        assert_eq!(names(), 3, "they may still be coming");
+        clear(&uploads, Duration::ZERO).unwrap();
+        assert_eq!(names(), 1);
+        assert_eq!(all(&store).unwrap(), [upload]);
+        clear(&folder.path().join("none"), Duration::ZERO).unwrap();
     }
 
     #[test]

@@ -35,6 +35,14 @@ pub(crate) struct Cleaned {
     pub(crate) unread: Vec<PathBuf>,
 }
 
+impl Cleaned {
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.rewritten += other.rewritten;
+        self.deleted += other.deleted;
+        self.unread.extend(other.unread);
+    }
+}
+
 /// Takes rows out of every file of a table that has any. For who holds the right to upkeep: a merge at the same time would bring them
 /// back. `progress` is told of files that were looked at, of how many.
 pub(crate) async fn clean(
@@ -45,25 +53,30 @@ pub(crate) async fn clean(
     let since = gone.since();
     let may_touch = |path: &String| day_of(path).is_none_or(|day| gone.may_touch(day, since));
     let mut cleaned = Cleaned::default();
-    let mut current = current(handle).await?;
-    current.retain(may_touch);
-    let all = handle
-        .files()
-        .await?
-        .iter()
-        .filter(|p| may_touch(p))
-        .count();
+    let all = handle.files().await?;
+    let all = all.iter().filter(|path| may_touch(path)).count();
     let mut looked_at = 0;
     let mut look = || {
         looked_at += 1;
         progress(looked_at, all.max(looked_at));
     };
-    for path in &current {
-        look();
-        let done = take_out(handle, path, gone).await;
-        if readable(done, &mut cleaned)? {
-            cleaned.rewritten += 1;
-            faults::at("forget-rewritten").map_err(Error::io(&handle.place().shown()))?;
+    // Until there is none that was not looked at: whoever merged files meanwhile has put their rows into others.
+    let mut seen = HashSet::new();
+    loop {
+        let mut current = current(handle).await?;
+        current.retain(|path| may_touch(path) && !seen.contains(path));
+        if current.is_empty() {
+            break;
+        }
+        for path in current {
+            look();
+            let done = take_out(handle, &path, gone).await;
+            seen.insert(path);
+            if let Some(came) = readable(done, &mut cleaned)?.flatten() {
+                seen.extend(came);
+                cleaned.rewritten += 1;
+                faults::at("forget-rewritten").map_err(Error::io(&handle.place().shown()))?;
+            }
         }
     }
     // Listed before the version is taken: what is committed in between is in the version, and what was begun is not in the list.
@@ -77,7 +90,7 @@ pub(crate) async fn clean(
             continue;
         }
         let has_any = has_any(handle, &path, gone).await;
-        if readable(has_any, &mut cleaned)? {
+        if readable(has_any, &mut cleaned)?.unwrap_or_default() {
             blocking(move || place.remove()).await?;
             cleaned.deleted += 1;
             faults::at("forget-deleted").map_err(Error::io(&handle.place().shown()))?;
@@ -91,29 +104,32 @@ async fn current(handle: &Handle) -> Result<HashSet<String>, Error> {
     Ok(parts.into_iter().map(|part| part.path).collect())
 }
 
-/// Takes rows out of a file of the newest version; whether there were any.
-async fn take_out(handle: &Handle, path: &str, gone: &Arc<Gone>) -> Result<bool, Error> {
+/// Takes rows out of a file of the newest version; the files that came for it, if there were any.
+async fn take_out(
+    handle: &Handle,
+    path: &str,
+    gone: &Arc<Gone>,
+) -> Result<Option<Vec<String>>, Error> {
     if !has_any(handle, path, gone).await? {
-        return Ok(false);
+        return Ok(None);
     }
     let (table, place) = (handle.table(), handle.place().join(path));
     let left = match is_of_old_day(path, table, gone) {
         true => None,
         false => Some(left_of(place, table, gone.clone())),
     };
-    handle.replace(path, left).await?;
-    Ok(true)
+    handle.replace(path, left).await
 }
 
 /// A damaged file is told, and does not end it.
-fn readable(found: Result<bool, Error>, cleaned: &mut Cleaned) -> Result<bool, Error> {
+fn readable<T>(found: Result<T, Error>, cleaned: &mut Cleaned) -> Result<Option<T>, Error> {
     match found {
         Err(Error::Damaged { path, what }) => {
             tracing::error!(path = %path.display(), what, "a file cannot be read, and perhaps has rows that were to go");
             cleaned.unread.push(path);
-            Ok(false)
+            Ok(None)
         }
-        found => found,
+        found => found.map(Some),
     }
 }
 

@@ -6,7 +6,8 @@
 //! 1. A tombstone is created. From now on no log of any process brings rows of that person into a table ([`gone`]).
 //! 2. The logs of this machine's processes are published, what they still had with it left out.
 //! 3. The person's exchanges, and what was said of them, are listed in the tombstone.
-//! 4. They go: from the tables, from older versions' files, from reports.
+//! 4. They go: from the tables, from older versions' files, from reports. Then 2 and 3 again, until nothing of theirs is left in a table: a log's
+//!    row that was read before the list was there is looked for only where it came to.
 //! 5. Adapters that were trained on them get a note beside their manifest. What they learned stays: they are listed, to be retrained.
 //! 6. The tombstone says that it is done.
 //!
@@ -37,10 +38,13 @@ use crate::upkeep;
 use crate::wal::LOGGED;
 use files::Cleaned;
 use gone::{Gone, user_key};
-use tombstones::{Found, Tombstones};
+use tombstones::{Found, Tombstone, Tombstones};
 
 /// Between two looks whether another process is done with what it does alone.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// How often what is to go is taken out before it is given up: rows of a person come from logs, and only while they are being listed.
+const ROUNDS: usize = 10;
 
 /// What became of a person's traces.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +129,7 @@ impl Ledger {
     /// What there is of a user, and would go.
     pub async fn would_forget(&self, user: &str) -> Result<Forgotten, Error> {
         let known = BTreeSet::new();
-        let found = self.find(&[user.to_owned()], Utc::now(), known).await?;
+        let (found, _) = self.find(&[user.to_owned()], Utc::now(), known).await?;
         let ids: HashSet<String> = found.exchanges.iter().cloned().collect();
         let (adapters, adapters_unknown) = self.learned_from(ids, Utc::now()).await?;
         Ok(Forgotten {
@@ -174,6 +178,54 @@ impl Ledger {
         user: Option<&str>,
         progress: Progress<'_>,
     ) -> Result<(), Error> {
+        let mut cleaned = Cleaned::default();
+        let mut rounds = 0;
+        let (tombstone, gone) = loop {
+            let (tombstone, gone, left) = self.list(name, user, progress).await?;
+            // Once more than it takes: what a log had read before the list was there comes to its table without being asked.
+            if left == 0 && (rounds > 0 || tombstone.found.exchanges.is_empty()) {
+                break (tombstone, gone);
+            }
+            if rounds == ROUNDS {
+                return Err(Error::StillComing { rows: left });
+            }
+            rounds += 1;
+            cleaned.extend(self.clean(&gone, progress).await?);
+            step("forget-cleaned")?;
+        };
+        let reports = self.clean_reports(gone.clone()).await?;
+        step("forget-reported")?;
+        let ids = gone.exchanges.clone();
+        let (adapters, adapters_unknown) = self.learned_from(ids, tombstone.at).await?;
+        let done = Forgotten {
+            exchanges: tombstone.found.exchanges.len() as u64,
+            feedback: tombstone.found.feedback.len() as u64,
+            files_rewritten: cleaned.rewritten,
+            files_deleted: cleaned.deleted,
+            reports,
+            adapters,
+            adapters_unknown,
+            unread: cleaned.unread,
+        };
+        let tombstones = self.tombstones().clone();
+        self.blocking(move |store| {
+            for learned in &done.adapters {
+                adapters::note_forgotten(store, learned, &tombstone.name)?;
+            }
+            faults::at("forget-noted").map_err(Error::io(&store.shown()))?;
+            tombstones.end(&tombstone, &done)
+        })
+        .await
+    }
+
+    /// Brings the logs' rows into the tables, and lists in a tombstone what is to go: the tombstone, all that is to go, and how many rows of it
+    /// are in the tables.
+    async fn list(
+        &self,
+        name: &str,
+        user: Option<&str>,
+        progress: Progress<'_>,
+    ) -> Result<(Tombstone, Arc<Gone>, usize), Error> {
         progress(Forgetting::Publishing);
         self.publish().await?;
         if self.is_bucket() {
@@ -190,15 +242,15 @@ impl Ledger {
             None => self.users(&tombstone.user).await?,
         };
         // With what an earlier try found, and perhaps took away already, and what logs had.
-        let found = self
-            .find(&names, tombstone.at, tombstone.found.exchanges)
-            .await?;
+        let known = tombstone.found.exchanges.clone();
+        let (found, here) = self.find(&names, tombstone.at, known).await?;
+        let left = here + found.feedback.len();
         let query = "select request_id, conversation from exchanges where purpose = 'user'";
         let conversations = match found.exchanges.is_empty() {
             true => BTreeSet::new(),
             false => self.of_exchanges(query, &found.exchanges).await?,
         };
-        let all = {
+        let tombstone = {
             let name = name.to_owned();
             self.by_tombstones(move |all| all.add(&name, &found))
                 .await?
@@ -207,35 +259,11 @@ impl Ledger {
         let gone = Arc::new(Gone {
             secret: *self.secret(),
             users: [(tombstone.user.clone(), tombstone.at)].into(),
-            exchanges: all.exchanges.iter().cloned().collect(),
+            exchanges: tombstone.found.exchanges.iter().cloned().collect(),
             conversations: conversations.into_iter().collect(),
             before: None,
         });
-        let cleaned = self.clean(&gone, progress).await?;
-        step("forget-cleaned")?;
-        let reports = self.clean_reports(gone.clone()).await?;
-        step("forget-reported")?;
-        let ids = all.exchanges.iter().cloned().collect();
-        let (adapters, adapters_unknown) = self.learned_from(ids, tombstone.at).await?;
-        let done = Forgotten {
-            exchanges: all.exchanges.len() as u64,
-            feedback: all.feedback.len() as u64,
-            files_rewritten: cleaned.rewritten,
-            files_deleted: cleaned.deleted,
-            reports,
-            adapters,
-            adapters_unknown,
-            unread: cleaned.unread,
-        };
-        let (tombstones, name) = (self.tombstones().clone(), tombstone.name);
-        self.blocking(move |store| {
-            for learned in &done.adapters {
-                adapters::note_forgotten(store, learned, &name)?;
-            }
-            faults::at("forget-noted").map_err(Error::io(&store.shown()))?;
-            tombstones.end(&name, &done)
-        })
-        .await
+        Ok((tombstone, gone, left))
     }
 
     /// Takes what is to go from the tables' files; feedback first, so that none is there whose exchange is not.
@@ -246,10 +274,7 @@ impl Ledger {
         }
         for table in [Table::Feedback, Table::Runs, Table::Exchanges] {
             let mut told = |done, of| progress(Forgetting::Files(table, done, of));
-            let cleaned = files::clean(self.handle(table), gone, &mut told).await?;
-            all.rewritten += cleaned.rewritten;
-            all.deleted += cleaned.deleted;
-            all.unread.extend(cleaned.unread);
+            all.extend(files::clean(self.handle(table), gone, &mut told).await?);
         }
         Ok(all)
     }
@@ -284,31 +309,36 @@ impl Ledger {
         Ok(names)
     }
 
-    /// What users asked until then, with some exchanges that are known, and what was said of all that.
+    /// What users asked until then, with some exchanges that are known, and what was said of all that; and how many of the exchanges are in
+    /// their table.
     async fn find(
         &self,
         users: &[String],
         until: DateTime<Utc>,
         exchanges: BTreeSet<String>,
-    ) -> Result<Found, Error> {
+    ) -> Result<(Found, usize), Error> {
         let mut found = Found {
             exchanges,
             feedback: BTreeSet::new(),
         };
+        let mut here = 0;
         for user in users {
             let (user, until) = (quoted(user), time(until));
             let query = format!(
                 "select request_id from exchanges where \"user\" = {user} and ts <= {until}"
             );
             let exchanges = &mut found.exchanges;
-            self.each_text(&query, |id, _| exchanges.extend([id.to_owned()]))
-                .await?;
+            self.each_text(&query, |id, _| {
+                here += 1;
+                exchanges.insert(id.to_owned());
+            })
+            .await?;
         }
         if !found.exchanges.is_empty() {
             let query = "select request_id, feedback_id from feedback";
             found.feedback = self.of_exchanges(query, &found.exchanges).await?;
         }
-        Ok(found)
+        Ok((found, here))
     }
 
     /// Of a question's rows whose first column is one of some exchanges, the second.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use arrow::error::ArrowError;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,15 @@ impl Found {
     }
 }
 
+/// Rows of a tombstone's.
+#[derive(Default)]
+struct Going {
+    /// Their own ids.
+    ids: BTreeSet<String>,
+    /// Those of the exchanges for which they go.
+    of: BTreeSet<String>,
+}
+
 /// One person who was, or is to be, forgotten.
 #[derive(Debug, Clone)]
 pub(crate) struct Tombstone {
@@ -81,6 +90,13 @@ fn name(at: DateTime<Utc>, user: &str) -> String {
     format!("{time}-{}", user.get(..12).unwrap_or_default())
 }
 
+fn wrong(table: Table, error: &ArrowError) -> Error {
+    Error::Row {
+        table: table.name(),
+        what: error.to_string(),
+    }
+}
+
 /// The name of a tombstone's list.
 fn list(number: usize) -> String {
     format!("{FOUND}{number:06}.json")
@@ -112,36 +128,110 @@ impl Tombstones {
         })
     }
 
-    /// Notes rows that come from a log and go no further, since what others said of them goes too, wherever it is.
-    pub(crate) fn note(&self, table: Table, batch: &RecordBatch) -> Result<(), Error> {
-        let wrong = |e: ArrowError| Error::Row {
-            table: table.name(),
-            what: e.to_string(),
-        };
-        let ids = match table {
-            Table::Feedback => text(batch, "feedback_id"),
-            _ => text(batch, "request_id"),
-        };
-        let ids = ids.map_err(wrong)?;
-        for tombstone in self.all()? {
-            let gone = self.sum(std::iter::once(&tombstone));
-            let going = gone.going(table, batch).map_err(wrong)?;
-            let going = (0..batch.num_rows()).filter(|row| going[*row]);
-            let going = going.map(|row| ids.value(row).to_owned()).collect();
-            let mut found = Found::default();
-            match table {
-                Table::Exchanges => found.exchanges = going,
-                // Only to be counted.
-                _ if tombstone.is_done => {}
-                _ => found.feedback = going,
-            }
-            match tombstone.is_done {
-                false => drop(self.add(&tombstone.name, &found)?),
-                true if found.exchanges.is_subset(&tombstone.found.exchanges) => {}
-                true => self.begin_again(&tombstone, &found)?,
+    /// Leaves out of a log's rows what was forgotten before it came to its table.
+    pub(crate) fn leave_out(&self, table: Table, batches: &mut [RecordBatch]) -> Result<(), Error> {
+        let gone = self.gone()?;
+        if gone.is_nothing() {
+            return Ok(());
+        }
+        for batch in batches {
+            if let Some(left) = gone.clean(table, batch).map_err(|e| wrong(table, &e))? {
+                self.note(table, batch)?;
+                *batch = left;
             }
         }
         Ok(())
+    }
+
+    /// Looks whether a log's rows that are in their table now were to go: whoever began to forget meanwhile did not find them.
+    pub(crate) fn look_again(&self, table: Table, batches: &[RecordBatch]) -> Result<(), Error> {
+        let gone = self.gone()?;
+        if gone.is_nothing() {
+            return Ok(());
+        }
+        for batch in batches {
+            let going = gone.going(table, batch).map_err(|e| wrong(table, &e))?;
+            if going.contains(&true) {
+                self.note_come(table, batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes rows that come from a log and go no further, since what others said of them goes too, wherever it is.
+    fn note(&self, table: Table, batch: &RecordBatch) -> Result<(), Error> {
+        for (tombstone, going) in self.going(table, batch)? {
+            let mut found = Found::default();
+            match table {
+                Table::Exchanges => found.exchanges = going.ids,
+                // Only to be counted.
+                _ => found.feedback = going.ids,
+            }
+            if !tombstone.is_done {
+                self.add(&tombstone.name, &found)?;
+                // Whoever was at it may have ended it meanwhile, and not seen this.
+                if !self.one(&tombstone.name)?.is_done {
+                    continue;
+                }
+            }
+            if !found.exchanges.is_subset(&tombstone.found.exchanges) {
+                self.begin_again(&tombstone, &found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes rows that came to their table though they were to go: a person's wish was not there yet when they were looked through.
+    fn note_come(&self, table: Table, batch: &RecordBatch) -> Result<(), Error> {
+        for (tombstone, going) in self.going(table, batch)? {
+            let found = Found {
+                exchanges: going.of,
+                feedback: BTreeSet::new(),
+            };
+            if !tombstone.is_done {
+                self.add(&tombstone.name, &found)?;
+            }
+            if self.one(&tombstone.name)?.is_done {
+                self.begin_again(&tombstone, &found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of each tombstone that has some of these rows, which.
+    fn going(
+        &self,
+        table: Table,
+        batch: &RecordBatch,
+    ) -> Result<Vec<(Arc<Tombstone>, Going)>, Error> {
+        let id = match table {
+            Table::Feedback => "feedback_id",
+            _ => "request_id",
+        };
+        let (ids, exchanges) = (text(batch, id), text(batch, "request_id"));
+        let ids = ids.map_err(|e| wrong(table, &e))?;
+        let exchanges = exchanges.map_err(|e| wrong(table, &e))?;
+        // Of feedback that prefers one to theirs it is theirs.
+        let others = text(batch, "preferred_over").ok();
+        let mut all = Vec::new();
+        for tombstone in self.all()? {
+            let gone = self.sum(std::iter::once(&tombstone));
+            let rows = gone.going(table, batch).map_err(|e| wrong(table, &e))?;
+            let mut going = Going::default();
+            for row in (0..batch.num_rows()).filter(|row| rows[*row]) {
+                going.ids.insert(ids.value(row).to_owned());
+                let other = others.as_ref().filter(|others| others.is_valid(row));
+                let other = other.map(|others| others.value(row));
+                let of = [Some(exchanges.value(row)), other];
+                let theirs = |id: &&str| table == Table::Exchanges || gone.has_exchange(id);
+                let of = of.into_iter().flatten().filter(theirs);
+                going.of.extend(of.map(str::to_owned));
+            }
+            if !going.ids.is_empty() {
+                all.push((tombstone, going));
+            }
+        }
+        Ok(all)
     }
 
     /// More of somebody who was forgotten.
@@ -155,26 +245,29 @@ impl Tombstones {
         Ok(())
     }
 
-    /// Notes what was found, unless it is known; all that is known then.
-    pub(crate) fn add(&self, name: &str, found: &Found) -> Result<Found, Error> {
+    /// Notes what was found, unless it is known; the tombstone with all that is known then.
+    pub(crate) fn add(&self, name: &str, found: &Found) -> Result<Tombstone, Error> {
         loop {
-            let Tombstone {
-                found: mut known,
-                files,
-                ..
-            } = self.one(name)?;
-            let is_new = known.take(found);
-            let place = self.folder.join(name).join(list(files + 1));
+            let mut tombstone = self.one(name)?;
+            let is_new = tombstone.found.take(found);
+            let place = self.folder.join(name).join(list(tombstone.files + 1));
             // Where another process was quicker, its list is looked at first.
             if !is_new || place.create_json_once(found)? {
-                return Ok(known);
+                return Ok(tombstone);
             }
         }
     }
 
-    pub(crate) fn end(&self, name: &str, done: &Forgotten) -> Result<(), Error> {
-        let place = self.folder.join(name).join(DONE);
-        place.create_json_once(done).map(drop)
+    /// Says that what `tombstone` has is gone. What was noted in it since, and not looked for, gets one of its own.
+    pub(crate) fn end(&self, tombstone: &Tombstone, done: &Forgotten) -> Result<(), Error> {
+        let place = self.folder.join(&tombstone.name).join(DONE);
+        place.create_json_once(done)?;
+        // After it: whoever notes more looks for it after that.
+        let found = self.one(&tombstone.name)?.found;
+        match found.exchanges.is_subset(&tombstone.found.exchanges) {
+            true => Ok(()),
+            false => self.begin_again(tombstone, &found),
+        }
     }
 
     /// What was done; none before it is.
@@ -251,3 +344,7 @@ impl Tombstones {
         gone
     }
 }
+
+#[cfg(test)]
+#[path = "tombstones_tests.rs"]
+mod tests;

@@ -333,15 +333,20 @@ async fn publish(
         true => handle.transaction(source.replica).await?.unwrap_or(0),
         false => 0,
     };
-    let read = {
+    let (read, mut come) = {
         let (segments, schema) = (segments.clone(), handle.schema().clone());
         let (folder, is_own) = (source.folder.clone(), source.is_own);
         let (table, tombstones) = (source.table, tables.tombstones.clone());
         let read = move || {
             let mut read = read(&segments, above, &schema, is_own, &folder)?;
             // Looked for once the rows are there: whoever forgets waits for the segments that there are after its tombstone.
-            forget(&mut read.batches, table, &tombstones)?;
-            Ok(read)
+            tombstones.leave_out(table, &mut read.batches)?;
+            // Of a try that was cut off nobody knows whether it looked again.
+            let earlier = match above {
+                0 => Vec::new(),
+                _ => self::read(&segments, 0, &schema, is_own, &folder)?.batches,
+            };
+            Ok((read, earlier))
         };
         tokio::task::spawn_blocking(read)
             .await
@@ -351,10 +356,17 @@ async fn publish(
     step("publish-read")?;
     let rows: usize = read.batches.iter().map(RecordBatch::num_rows).sum();
     if rows > 0 {
+        come.extend(read.batches.iter().cloned());
         handle
             .append(read.batches, source.replica, read.last)
             .await?;
     }
+    // Whoever began to forget while they were on their way did not find them.
+    let (table, tombstones) = (source.table, tables.tombstones.clone());
+    let look = move || tombstones.look_again(table, &come);
+    tokio::task::spawn_blocking(look)
+        .await
+        .unwrap_or_else(|e| Err(Error::Query(format!("a look was cut off: {e}"))))?;
     step("publish-committed")?;
     // Also where an earlier try committed them: perhaps it got no further.
     let committed = if rows > 0 { read.last } else { above };
@@ -381,25 +393,6 @@ async fn publish(
     add(&counters.damaged, read.damaged);
     add(&counters.refused, read.refused);
     add(&counters.torn, read.torn);
-    Ok(())
-}
-
-/// Leaves out what was forgotten before it came to its table.
-fn forget(batches: &mut [RecordBatch], table: Table, tombstones: &Tombstones) -> Result<(), Error> {
-    let gone = tombstones.gone()?;
-    if gone.is_nothing() {
-        return Ok(());
-    }
-    for batch in batches {
-        let left = gone.clean(table, batch).map_err(|e| Error::Row {
-            table: table.name(),
-            what: e.to_string(),
-        })?;
-        if let Some(left) = left {
-            tombstones.note(table, batch)?;
-            *batch = left;
-        }
-    }
     Ok(())
 }
 
