@@ -6,7 +6,7 @@
 //! is named, and the others are. A line that was kept before is left out, so that an import that was cut off can be run again: the row
 //! carries the line's digest.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -20,10 +20,18 @@ use crate::rows::{Exchange, Feedback, Purpose};
 
 /// The `base` of what was not answered here.
 const BASE: &str = "imported";
+/// The `source` of what lines say of their answers.
+const SOURCE: &str = "import";
 /// The parameter that has the line's digest.
 const DIGEST: &str = "imported";
 /// The parameter that says which model wrote it, from which seeds, and who accepted it.
 const SYNTHETIC: &str = "synthetic";
+
+/// What the ledger itself writes among an exchange's parameters.
+pub(crate) const OWN_PARAMETERS: [&str; 2] = [DIGEST, SYNTHETIC];
+
+/// Seconds since 1970 beyond this are meant as milliseconds: it is the year 5138.
+const MILLISECONDS: i64 = 100_000_000_000;
 
 /// What became of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +51,8 @@ pub struct Importer<'a> {
     /// The task of lines that name none.
     task: Option<String>,
     known: HashSet<String>,
+    /// Of those, the exchanges without feedback: an import may have been cut off between the two.
+    unsaid: HashMap<String, String>,
     by_experts: bool,
     /// Where the line at hand comes from, if a model wrote it.
     synthetic: Option<Value>,
@@ -62,7 +72,10 @@ struct Line {
 
 /// RFC 3339, or seconds since 1970 as OpenAI's `created`.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "ts is no time; expected one such as \"2026-03-01T12:00:00Z\", or seconds since 1970"
+)]
 enum Time {
     Text(DateTime<Utc>),
     Seconds(i64),
@@ -79,7 +92,10 @@ struct Said {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a message's content is neither a text nor a list of parts"
+)]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
@@ -97,12 +113,26 @@ impl<'a> Importer<'a> {
         tasks: &'a [Arc<Task>],
         task: Option<&str>,
     ) -> Result<Self, Error> {
-        let mut known = HashSet::new();
-        let query = format!("select parameters from exchanges where base = '{BASE}'");
+        let mut said = HashSet::new();
+        let query = format!("select request_id, source from feedback where source = '{SOURCE}'");
         ledger
-            .each_text(&query, |parameters, _| {
+            .each_text(&query, |id, _| {
+                said.insert(id.to_owned());
+            })
+            .await?;
+        let (mut known, mut unsaid) = (HashSet::new(), HashMap::new());
+        let query = format!("select parameters, request_id from exchanges where base = '{BASE}'");
+        ledger
+            .each_text(&query, |parameters, id| {
                 let parsed = serde_json::from_str::<Value>(parameters).ok();
-                known.extend(parsed.and_then(|p| Some(p[DIGEST].as_str()?.to_owned())));
+                let digest = parsed.and_then(|p| Some(p[DIGEST].as_str()?.to_owned()));
+                let (Some(digest), Some(id)) = (digest, id) else {
+                    return;
+                };
+                if !said.contains(id) {
+                    unsaid.insert(digest.clone(), id.to_owned());
+                }
+                known.insert(digest);
             })
             .await?;
         Ok(Self {
@@ -110,6 +140,7 @@ impl<'a> Importer<'a> {
             tasks,
             task: task.map(str::to_owned),
             known,
+            unsaid,
             by_experts: false,
             synthetic: None,
         })
@@ -146,24 +177,33 @@ impl<'a> Importer<'a> {
             true => sha256(&format!("example\n{}", text.trim())),
             false => sha256(text.trim()),
         };
-        if self.known.contains(&digest) {
+        let is_known = self.known.contains(&digest);
+        let unsaid = self.unsaid.remove(&digest);
+        if is_known && unsaid.is_none() {
             return Ok(Imported::Known);
         }
         let line = match serde_json::from_str::<Line>(text) {
             Ok(line) => line,
             Err(error) => return Ok(Imported::Bad(problem(&error))),
         };
-        let (exchange, feedback) = match self.rows(line, &digest) {
+        let (exchange, feedback) = match self.rows(line, &digest, unsaid) {
             Ok(rows) => rows,
             Err(what) => return Ok(Imported::Bad(what)),
         };
-        // The exchange last: a line is known by it, and until then is taken again.
-        if let Some(feedback) = feedback {
-            while let Err(error) = self.ledger.append_feedback(feedback.clone()).await {
+        // The feedback last: what is said of an exchange that is not there nobody could forget.
+        if !is_known {
+            while let Err(error) = self.ledger.append_exchange(exchange.clone()).await {
                 self.make_room(error).await?;
             }
         }
-        while let Err(error) = self.ledger.append_exchange(exchange.clone()).await {
+        let Some(feedback) = feedback else {
+            self.known.insert(digest);
+            return Ok(match is_known {
+                true => Imported::Known,
+                false => Imported::Kept,
+            });
+        };
+        while let Err(error) = self.ledger.append_feedback(feedback.clone()).await {
             self.make_room(error).await?;
         }
         self.known.insert(digest);
@@ -178,7 +218,13 @@ impl<'a> Importer<'a> {
         }
     }
 
-    fn rows(&self, line: Line, digest: &str) -> Result<(Exchange, Option<Feedback>), String> {
+    /// `id`: the exchange's, which is there.
+    fn rows(
+        &self,
+        line: Line,
+        digest: &str,
+        id: Option<String>,
+    ) -> Result<(Exchange, Option<Feedback>), String> {
         let task = line.task.or_else(|| self.task.clone());
         let task = task.ok_or("names no task; expected \"task\", or --task for all lines")?;
         let configured = self.tasks.iter().find(|known| known.name == task);
@@ -203,6 +249,10 @@ impl<'a> Importer<'a> {
         if let Some(rating) = line.rating.filter(|rating| !(1..=5).contains(rating)) {
             return Err(format!("rating is {rating}; expected 1 to 5"));
         }
+        let line_seconds = match line.ts {
+            Some(Time::Seconds(seconds)) => Some(seconds),
+            _ => None,
+        };
         let ts = match line.ts {
             None => Utc::now(),
             Some(Time::Text(ts)) => ts,
@@ -211,7 +261,15 @@ impl<'a> Importer<'a> {
         };
         let year = ts.format("%Y").to_string();
         if ts > Utc::now() + TimeDelta::days(1) || year.as_str() < "2000" || year.len() != 4 {
-            return Err(format!("ts is {ts}; expected a time from 2000 until now"));
+            let unit = match line_seconds {
+                Some(seconds) if seconds > MILLISECONDS => {
+                    "; are these milliseconds? expected seconds since 1970"
+                }
+                _ => "",
+            };
+            return Err(format!(
+                "ts is {ts}; expected a time from 2000 until now{unit}"
+            ));
         }
         let mut said = line.messages.into_iter();
         let answer = said.next_back();
@@ -233,12 +291,12 @@ impl<'a> Importer<'a> {
         };
         let format = configured.format.as_ref();
         let check = format.filter(|_| calls.is_none()).map(|f| f.check(&text));
-        let request_id = self.ledger.new_request_id_at(ts);
+        let request_id = id.unwrap_or_else(|| self.ledger.new_request_id_at(ts));
         let feedback = (line.rating.is_some() || correction.is_some()).then(|| Feedback {
             feedback_id: format!("fb-{}", &uuid::Uuid::new_v4().simple().to_string()[..24]),
             request_id: request_id.clone(),
             ts,
-            source: Some("import".to_owned()),
+            source: Some(SOURCE.to_owned()),
             rater: None,
             rating: line.rating,
             correction,
@@ -294,9 +352,9 @@ impl<'a> Importer<'a> {
         };
         let privacy = &configured.privacy;
         let exchange = self.ledger.withhold(exchange, privacy);
-        let feedback = feedback.map(|said| {
-            let (redaction, conversation) = (&privacy.redaction, &exchange.conversation);
-            self.ledger.withhold_feedback(said, redaction, conversation)
+        let feedback = feedback.and_then(|said| {
+            self.ledger
+                .withhold_feedback(said, privacy, Some(&exchange))
         });
         Ok((exchange, feedback))
     }

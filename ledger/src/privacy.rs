@@ -7,19 +7,15 @@ use retune_task::{ChatMessage, Privacy, Prompts, Redaction, fraction};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::import;
 use crate::ledger::Ledger;
 use crate::rows::{Exchange, Feedback};
-
-/// Whether a task keeps all as it came.
-fn keeps_all(privacy: &Privacy) -> bool {
-    privacy.redaction.is_empty() && privacy.prompts == Prompts::Keep && privacy.text_share >= 1.0
-}
 
 impl Ledger {
     /// The key that a conversation has in the tables.
     pub fn conversation(&self, messages: &[ChatMessage], privacy: &Privacy) -> String {
         let key = retune_task::conversation(messages);
-        match keeps_all(privacy) {
+        match privacy.keeps_all() {
             true => key,
             false => digest(self.secret(), &key),
         }
@@ -28,7 +24,7 @@ impl Ledger {
     /// An exchange as a task lets it be kept.
     pub fn withhold(&self, mut row: Exchange, privacy: &Privacy) -> Exchange {
         let (redaction, secret) = (&privacy.redaction, self.secret());
-        if keeps_all(privacy) {
+        if privacy.keeps_all() {
             return row;
         }
         row.conversation = digest(secret, &row.conversation);
@@ -52,7 +48,12 @@ impl Ledger {
         row.answer.as_mut().map(clean);
         texts(row.tool_calls.as_mut(), &clean);
         texts(row.metadata.as_mut(), &clean);
-        texts(Some(&mut row.parameters), &clean);
+        // What is the ledger's own there has to stay as it is: by the digest a line is known again.
+        for (name, value) in row.parameters.as_object_mut().into_iter().flatten() {
+            if !import::OWN_PARAMETERS.contains(&name.as_str()) {
+                texts(Some(value), &clean);
+            }
+        }
         match privacy.prompts {
             Prompts::Keep => {}
             Prompts::Drop => row.messages = None,
@@ -66,18 +67,30 @@ impl Ledger {
         row
     }
 
-    /// A feedback on an exchange of `conversation`, as it was kept.
+    /// A feedback on an exchange, as that was kept, or, where nobody knows it, with all care; none where nothing is left of it, which would be a
+    /// row that takes back what the same rater said before.
     pub fn withhold_feedback(
         &self,
         mut row: Feedback,
-        redaction: &Redaction,
-        conversation: &str,
-    ) -> Feedback {
-        let clean =
-            |text: &mut String| *text = redacted(redaction, text, self.secret(), conversation);
-        row.correction.as_mut().map(clean);
-        row.comment.as_mut().map(clean);
-        row
+        privacy: &Privacy,
+        exchange: Option<&Exchange>,
+    ) -> Option<Feedback> {
+        let is_without_text = match exchange {
+            Some(kept) => kept.messages.is_none() && kept.answer.is_none(),
+            None => privacy.text_share < 1.0,
+        };
+        if is_without_text {
+            let said = row.correction.take().is_some() | row.comment.take().is_some();
+            return (!said || row.says_something()).then_some(row);
+        }
+        let scope =
+            exchange.map_or_else(|| row.request_id.clone(), |kept| kept.conversation.clone());
+        let clean = |text: &mut String| {
+            *text = redacted(&privacy.redaction, text, self.secret(), &scope);
+        };
+        row.correction.as_mut().map(&clean);
+        row.comment.as_mut().map(&clean);
+        Some(row)
     }
 }
 
@@ -101,14 +114,5 @@ fn digest(secret: &[u8], text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_is_that_share_of_conversations() {
-        let kept = (0..10_000)
-            .filter(|n| fraction("text", &n.to_string()) < 0.1)
-            .count();
-        assert!((900..1100).contains(&kept), "{kept}");
-    }
-}
+#[path = "privacy_tests.rs"]
+mod tests;

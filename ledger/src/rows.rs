@@ -148,12 +148,13 @@ impl Feedback {
         }
     }
 
-    fn takes_back(&self) -> bool {
-        self.rating.is_none()
-            && self.correction.is_none()
-            && self.rubric.is_none()
-            && self.comment.is_none()
-            && self.preferred_over.is_none()
+    /// One that does not takes back what was said.
+    pub(crate) fn says_something(&self) -> bool {
+        self.rating.is_some()
+            || self.correction.is_some()
+            || self.rubric.is_some()
+            || self.comment.is_some()
+            || self.preferred_over.is_some()
     }
 
     fn whose(&self) -> (&str, Option<&str>, Option<&str>) {
@@ -168,7 +169,7 @@ pub(crate) fn standing(mut said: Vec<Feedback>) -> Vec<Feedback> {
     let taken_back: HashMap<_, usize> = said
         .iter()
         .enumerate()
-        .filter(|(_, row)| row.takes_back())
+        .filter(|(_, row)| !row.says_something())
         .map(|(place, row)| (row.whose(), place))
         .collect();
     if taken_back.is_empty() {

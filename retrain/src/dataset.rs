@@ -4,7 +4,7 @@
 //! same side of the split in every run. Whatever is left out is counted with its reason.
 //!
 //! What is known of an exchange:
-//! - its newest correction, whoever rated what;
+//! - its newest correction, whoever rated what; one that breaks the task's format does not take the place of one that holds it;
 //! - else its own answer, where the raters' verdict is at least `rating_at_least`. Each rater's newest rating counts, and of
 //!   several raters the lower median: half of them have to agree that it is good, and one enthusiast cannot outvote one critic.
 //!
@@ -207,7 +207,7 @@ impl Dataset {
 
 /// The dataset of `task` from exchanges and feedback in any order; rows of other tasks are counted and left out.
 pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Dataset {
-    let said = Said::gather(feedback);
+    let said = Said::gather(task, feedback);
     let mut counts = Counts {
         exchanges: exchanges.len() as u64,
         ..Counts::default()
@@ -291,14 +291,22 @@ pub(crate) struct Said<'a> {
 }
 
 impl<'a> Said<'a> {
-    pub(crate) fn gather(feedback: &'a [Feedback]) -> Self {
+    pub(crate) fn gather(task: &Task, feedback: &'a [Feedback]) -> Self {
         let mut oldest_first: Vec<&Feedback> = feedback.iter().collect();
         oldest_first.sort_by_key(|said| (said.ts, &said.feedback_id));
-        let mut corrections = HashMap::new();
+        let holds = |answer: &str| match &task.format {
+            Some(format) => format.check(answer).is_valid(),
+            None => true,
+        };
+        let mut corrections: HashMap<&str, &str> = HashMap::new();
         let mut by_rater: HashMap<&str, HashMap<_, u8>> = HashMap::new();
         for said in oldest_first {
             if let Some(correction) = &said.correction {
-                corrections.insert(said.request_id.as_str(), correction.as_str());
+                let id = said.request_id.as_str();
+                let before = corrections.get(id);
+                if !before.is_some_and(|before| holds(before) && !holds(correction)) {
+                    corrections.insert(id, correction);
+                }
             }
             if let Some(rating) = said.rating {
                 by_rater

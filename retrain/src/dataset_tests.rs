@@ -38,6 +38,21 @@ fn the_newest_correction_is_the_known_answer_whatever_the_ratings() {
         only(&build(&task(), &exchanges, &feedback)),
         (r#"{"is":"newer"}"#.to_owned(), KnownBy::Correction)
     );
+    // What can teach nothing takes nothing away; but it says that the answer was wrong.
+    let broken = [
+        corrected(1, 50, "dan", "no object"),
+        corrected(1, 10, "eve", "none"),
+    ];
+    assert_eq!(
+        only(&build(
+            &task(),
+            &exchanges,
+            &[&feedback[..], &broken].concat()
+        )),
+        (r#"{"is":"newer"}"#.to_owned(), KnownBy::Correction)
+    );
+    let counts = build(&task(), &exchanges, &broken).counts;
+    assert_eq!((counts.kept(), counts.exchanges), (0, 1), "{counts:?}");
 }
 
 #[test]

@@ -132,7 +132,7 @@ pub fn build(task: &Task, exchanges: &[Exchange], feedback: &[Feedback]) -> Pref
         let dropped = &mut found.counts.dropped;
         *dropped.entry(reason.reason().to_owned()).or_default() += 1;
     };
-    let said = Said::gather(feedback);
+    let said = Said::gather(task, feedback);
     for (id, correction) in &said.corrections {
         match corrected(task, usable.get(id).copied(), correction) {
             Ok(pair) => pairs.push((usable.get(id).map(|e| e.ts), true, pair)),

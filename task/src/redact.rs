@@ -7,6 +7,7 @@
 //! Only what can be told by its shape is found. Names and addresses are not.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -240,13 +241,13 @@ impl Redaction {
 
     /// What is in a text, in order, nothing twice: the task's own patterns come first, then the kinds in their order.
     pub fn find(&self, text: &str) -> Vec<Found> {
-        let mut found: Vec<Found> = Vec::new();
+        // By where they begin: what overlaps another does so with the last that begins before its end.
+        let mut found: BTreeMap<usize, Found> = BTreeMap::new();
         let mut add = |range: Range<usize>, kind| {
-            let is_free = found
-                .iter()
-                .all(|f| f.range.end <= range.start || range.end <= f.range.start);
+            let before = found.range(..range.end).next_back();
+            let is_free = before.is_none_or(|(_, other)| other.range.end <= range.start);
             if is_free && !range.is_empty() {
-                found.push(Found { range, kind });
+                found.insert(range.start, Found { range, kind });
             }
         };
         for regex in &self.own {
@@ -265,8 +266,7 @@ impl Redaction {
                 }
             }
         }
-        found.sort_by_key(|f| f.range.start);
-        found
+        found.into_values().collect()
     }
 
     /// The text with surrogates. `secret` is the installation's; `scope` is what they are the same within, a conversation.

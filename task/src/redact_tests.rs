@@ -338,3 +338,16 @@ fn precision_and_recall_are_at_least_99_in_100_for_every_kind() {
     }
     assert!(!low, "{}", wrong.join("\n"));
 }
+
+#[test]
+fn what_overlaps_is_found_once_in_order() {
+    let own = Redaction::new(&Sensitive::ALL, &["b+".to_owned(), "[abc]{3}".to_owned()]).unwrap();
+    let ranges =
+        |text: &str| -> Vec<Range<usize>> { own.find(text).into_iter().map(|f| f.range).collect() };
+    // The earlier pattern has its way, wherever the later one would begin or end.
+    assert_eq!(ranges("xbbx abc cab ccc"), [1..3, 6..7, 11..12, 13..16]);
+    assert_eq!(
+        ranges("bob@example.org, ann@example.org"),
+        [0..1, 2..3, 17..32]
+    );
+}

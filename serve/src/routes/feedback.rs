@@ -2,12 +2,14 @@
 //!
 //! Everybody's is kept, with the id of the key that it came by; whose corrections train is retraining's to decide.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::Utc;
 use rand::Rng;
 use retune_ledger::Feedback;
+use retune_task::Task;
 use serde_json::{Value, json};
 
 use super::body;
@@ -56,8 +58,9 @@ pub(crate) async fn keep(
         .rating
         .map_or_else(|| "none".to_owned(), |r| r.to_string());
     let id = feedback.feedback_id.clone();
-    let feedback = withheld(app, feedback).await?;
-    app.ledger.append_feedback(feedback).await?;
+    if let Some(feedback) = withheld(app, feedback).await? {
+        app.ledger.append_feedback(feedback).await?;
+    }
     app.metrics.feedback.with_label_values(&[&rating]).inc();
     Ok(id)
 }
@@ -78,31 +81,29 @@ fn new_id() -> String {
     format!("fb-{:024x}", rand::rng().random::<u128>() >> 32)
 }
 
-/// The feedback as the task of its exchange lets it be kept. The exchange is looked for only where a task withholds anything; one that
-/// cannot be found (yet, on another machine) gets every task's care.
-async fn withheld(app: &App, feedback: Feedback) -> Result<Feedback, Error> {
+/// The feedback as the task of its exchange lets it be kept; none where nothing is left of it. The exchange is looked for only where a task
+/// withholds anything; one that cannot be found (yet, on another machine) gets every task's care.
+async fn withheld(app: &App, feedback: Feedback) -> Result<Option<Feedback>, Error> {
     let tasks = &app.config.tasks;
     let says_nothing = feedback.correction.is_none() && feedback.comment.is_none();
-    if says_nothing || tasks.iter().all(|task| task.privacy.redaction.is_empty()) {
-        return Ok(feedback);
+    if says_nothing || tasks.iter().all(|task| task.privacy.keeps_all()) {
+        return Ok(Some(feedback));
     }
     let found = app.ledger.exchange(&feedback.request_id).await?;
-    let of_task = found.as_ref().and_then(|row| {
-        let name = row.task.as_deref()?;
-        let task = tasks.iter().find(|task| task.name == name)?;
-        Some((&task.privacy.redaction, row.conversation.as_str()))
+    // Of no task, or of one that is gone: no care is asked for.
+    let is_its = |task: &&Arc<Task>| match &found {
+        Some(row) => row.task.as_ref() == Some(&task.name),
+        None => true,
+    };
+    let its: Vec<_> = tasks.iter().filter(is_its).cloned().collect();
+    let ledger = app.ledger.clone();
+    // A long text takes its time, and others wait for this thread.
+    let withheld = web::block(move || {
+        its.iter().try_fold(feedback, |feedback, task| {
+            ledger.withhold_feedback(feedback, &task.privacy, found.as_ref())
+        })
     });
-    let scope = feedback.request_id.clone();
-    Ok(match (of_task, found.is_some()) {
-        (Some((redaction, conversation)), _) => {
-            app.ledger
-                .withhold_feedback(feedback, redaction, conversation)
-        }
-        // Of no task, or of one that is gone.
-        (None, true) => feedback,
-        (None, false) => tasks.iter().fold(feedback, |feedback, task| {
-            let redaction = &task.privacy.redaction;
-            app.ledger.withhold_feedback(feedback, redaction, &scope)
-        }),
-    })
+    withheld
+        .await
+        .map_err(|e| Error::Engine(format!("feedback could not be looked through: {e}")))
 }

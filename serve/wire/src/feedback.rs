@@ -46,6 +46,15 @@ impl Feedback {
             source: p.string("source")?,
         };
         params.finish()?;
+        // A form's empty field would take the place of what somebody has corrected before.
+        if feedback
+            .correction
+            .as_ref()
+            .is_some_and(|text| text.trim().is_empty())
+        {
+            let message = "Invalid value: 'correction' is empty; expected the right answer, or no 'correction'.";
+            return Err(Refusal::param("correction", "invalid_value", message));
+        }
         if feedback.says_nothing() {
             let message = "Missing required parameter: at least one of 'rating', 'correction', 'rubric', 'comment', 'preferred_over'.";
             return Err(Refusal::param(
