@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use retune_monitor::features::vectors::TokenVectors;
-use retune_task::{Config, EngineKind, Task};
+use retune_task::{Config, ConfigSource, EngineKind, Task};
 
 use crate::cli::Common;
-use crate::hub;
+use crate::{hub, output};
 
 /// The configuration's task of that name; the error names those that there are.
 pub(crate) fn task<'a>(config: &'a Config, name: &str) -> Result<&'a Task> {
@@ -32,6 +32,16 @@ pub(crate) fn config(common: &Common) -> Result<Arc<Config>> {
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Ok(Arc::new(Config::load(common.config.as_deref(), env)?))
+}
+
+/// Said where nobody has named a configuration, and it would take a second look to see that another store was asked than the one that was meant.
+pub(crate) fn says_which_store(config: &Config) {
+    if let ConfigSource::BuiltIn = config.source {
+        output::problem(format_args!(
+            "there is no retune.toml in this folder: this is about the built-in configuration, and the store {}",
+            config.store.url
+        ));
+    }
 }
 
 /// Where a base is.

@@ -17,7 +17,7 @@ use crate::book::{self, Book, DONE, FAILED, JUDGING};
 use crate::dataset::Counts;
 use crate::report::Report;
 use crate::verdict::Verdict;
-use crate::{Error, Options, Start, StartedBy, people, stages};
+use crate::{Error, Options, Start, StartedBy, people, stages, staging};
 
 /// What happens, as it happens: for progress bars.
 #[derive(Debug, Clone)]
@@ -166,6 +166,12 @@ async fn alone(
     };
     if let Err(error) = &done {
         book.failed(error).await;
+        // Nobody takes it up again, and the examples that another trainer was given are people's words.
+        if start.started_by == StartedBy::Person
+            || matches!(error, Error::Ledger(retune_ledger::Error::Forgotten { .. }))
+        {
+            staging::remove_folder(&staging::handed_over(o, &task.name, &book.run.run_id))?;
+        }
     }
     done
 }

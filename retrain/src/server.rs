@@ -190,6 +190,13 @@ impl Server {
         })
     }
 
+    /// Whether it is there, and takes the key: known before anything is trained that it could not be asked for.
+    pub(crate) async fn is_there(&self) -> Result<(), Error> {
+        let path = "/admin/adapters";
+        let sent = self.send("GET /admin/adapters", Method::GET, path, |builder| builder);
+        sent.await.map(drop).map_err(|refusal| refusal.error)
+    }
+
     /// Has the server load `task@n` beside what it serves.
     pub(crate) async fn load(&self, name: &str) -> Result<(), Error> {
         self.admin(name, "load", json!({})).await
@@ -338,7 +345,10 @@ impl Refusal {
                 .and_then(Value::as_str)
                 .map(str::to_owned)
         };
-        let message = field("message").unwrap_or_else(|| body.chars().take(300).collect());
+        let mut message = field("message").unwrap_or_else(|| body.chars().take(300).collect());
+        if status == StatusCode::UNAUTHORIZED.as_u16() {
+            message.push_str(" (a command sends the key that is in RETUNE_API_KEY)");
+        }
         Self {
             error: Error::Refused {
                 request: request.to_owned(),

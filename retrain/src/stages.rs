@@ -56,6 +56,7 @@ pub(crate) async fn from_the_start(
         return finish(o, task, book, report, observer).await;
     }
 
+    server.is_there().await?;
     let candidate = candidate::make(o, task, book, &dataset, &mut report, observer).await?;
 
     book.fill(&report);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use retune_ledger::{Action, AdapterRef, Ledger, Stages, standings};
 use retune_task::{Config, ModelName};
 use serde_json::{Value, json};
@@ -175,12 +175,21 @@ impl Desk<'_> {
     }
 
     async fn list(&self, task: Option<&str>) -> Result<()> {
-        if let Some(task) = task {
-            setup::task(&self.config, task)?;
+        let mut tasks: Vec<String> = match task {
+            Some(task) => vec![task.to_owned()],
+            None => self.config.tasks.iter().map(|t| t.name.clone()).collect(),
+        };
+        match task {
+            Some(task) => self.has_task(task).await?,
+            // With those that fine-tuning jobs made, and those that the configuration has no more.
+            None => {
+                let mut others = self.ledger.tasks_with_adapters().await?;
+                others.retain(|name| !tasks.contains(name));
+                tasks.extend(others);
+            }
         }
         let mut items = Vec::new();
-        let tasks = self.config.tasks.iter().map(|t| t.name.as_str());
-        for name in tasks.filter(|name| task.is_none_or(|task| task == *name)) {
+        for name in &tasks {
             let stages = self.ledger.stages(name).await?;
             let adapters = self.ledger.adapters(name).await?;
             items.extend(adapters.iter().map(|adapter| stages.item(adapter)));
@@ -285,6 +294,15 @@ impl Desk<'_> {
         Ok(())
     }
 
+    /// A task is one of the configuration's, or one that has adapters: a fine-tuning job's is in no configuration.
+    async fn has_task(&self, name: &str) -> Result<()> {
+        let known = self.ledger.tasks_with_adapters().await?;
+        match known.iter().any(|known| known == name) {
+            true => Ok(()),
+            false => setup::task(&self.config, name).map(drop),
+        }
+    }
+
     /// The task of `name`, and its adapter; none for the baseline.
     async fn find(&self, name: &str) -> Result<(String, Option<AdapterRef>)> {
         let (task, number) = match ModelName::parse(name) {
@@ -292,11 +310,14 @@ impl Desk<'_> {
             Some(ModelName::Baseline(task)) => (task, None),
             _ => bail!("{name:?} is no adapter's name; expected TASK@NUMBER or TASK@base"),
         };
-        setup::task(&self.config, &task)?;
+        self.has_task(&task).await?;
         let adapter = match number {
-            Some(number) => Some(self.ledger.adapter(&task, number).await.with_context(|| {
-                format!("`retune adapter list --task {task}` says which there are")
-            })?),
+            Some(number) => {
+                let found = self.ledger.adapter(&task, number).await;
+                let hint =
+                    |e| anyhow!("{e}; `retune adapter list --task {task}` says which there are");
+                Some(found.map_err(hint)?)
+            }
             None => None,
         };
         Ok((task, adapter))
@@ -324,8 +345,14 @@ async fn load(
         .await
         .with_context(|| format!("{url} answered {status} without JSON"))?;
     if !status.is_success() {
-        let message = item["error"]["message"].as_str();
-        bail!("{}", message.unwrap_or(status.as_str()));
+        let message = item["error"]["message"].as_str().unwrap_or(status.as_str());
+        if status == reqwest::StatusCode::UNAUTHORIZED {
+            bail!(
+                "{message} This command sends the key that is in {}.",
+                client::API_KEY
+            );
+        }
+        bail!("{message}");
     }
     print(common, &[item])
 }

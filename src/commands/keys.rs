@@ -79,6 +79,7 @@ fn name(text: &str) -> Result<String, String> {
 
 pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> {
     let config = setup::config(common)?;
+    setup::says_which_store(&config);
     let ledger = Ledger::open_briefly(&config.store).await?;
     match command {
         Command::Create {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use arrow::json::LineDelimitedWriter;
-use arrow::util::pretty::pretty_format_batches;
+use arrow::util::pretty::pretty_format_batches_with_schema;
 use indicatif::{ProgressBar, ProgressStyle};
 use retune_ledger::{
     Answer, Export, Forgetting, Forgotten, Imported, Importer, LearnedFrom, Ledger, Table,
@@ -86,6 +86,7 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> {
     let config = setup::config(common)?;
+    setup::says_which_store(&config);
     let ledger = match command {
         // What dead processes left in their logs has to be in the tables before anything can be taken from there.
         Command::Forget { .. } => Ledger::open(&config.store).await?,
@@ -103,6 +104,11 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
         Command::Verify => return verify(common, &ledger).await,
         Command::Compact => compact(common, &ledger).await?,
         Command::Forget { user, dry_run } => {
+            if user.trim().is_empty() {
+                bail!(
+                    "--user is empty; expected the name that apps ask in: `user`, or `safety_identifier`"
+                );
+            }
             return forget(common, &ledger, user, *dry_run).await;
         }
         Command::Import { file, task } => {
@@ -116,7 +122,11 @@ pub(crate) async fn run(common: &Common, command: &Command) -> Result<ExitCode> 
                 task: task.clone(),
                 rating_at_least: *rating_at_least,
             };
-            export(&ledger, &wanted).await?;
+            let lines = export(&ledger, &wanted).await?;
+            // One that the configuration has no more may still have rows.
+            if let (0, Some(task)) = (lines, task) {
+                setup::task(&config, task)?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -138,7 +148,9 @@ async fn on_cluster(_: &Ledger, url: &str, _: &str) -> Result<Answer> {
 
 async fn sql(common: &Common, mut answer: Answer) -> Result<()> {
     if !common.json {
-        return output::line(pretty_format_batches(&answer.collect().await?)?);
+        let schema = answer.schema();
+        let batches = answer.collect().await?;
+        return output::line(pretty_format_batches_with_schema(schema, &batches)?);
     }
     // As they come: an answer may be larger than the memory.
     while let Some(batch) = answer.next().await? {
@@ -274,6 +286,11 @@ async fn forget(common: &Common, ledger: &Ledger, user: &str, dry_run: bool) -> 
         }
         done
     };
+    if done.exchanges + done.feedback == 0 {
+        output::problem(format!(
+            "nothing of {user:?} is there; names are told apart to the letter"
+        ));
+    }
     match common.json {
         true => output::json(&serde_json::to_value(&done)?)?,
         false => told(&done, dry_run)?,
@@ -460,16 +477,19 @@ fn synthetic(line: &str, task: Option<&str>) -> synth::Import {
     task.map_or(synth::Import::Other, |task| synth::import(line, task))
 }
 
-async fn export(ledger: &Ledger, wanted: &Export) -> Result<()> {
+/// How many lines there were.
+async fn export(ledger: &Ledger, wanted: &Export) -> Result<usize> {
     let mut lines = ledger.export(wanted).await?;
+    let mut count = 0;
     let mut out = BufWriter::new(std::io::stdout().lock());
     while let Some(some) = lines.next().await? {
+        count += some.len();
         for line in some {
             writeln!(out, "{line}")?;
         }
     }
     out.flush()?;
-    Ok(())
+    Ok(count)
 }
 
 /// On stderr, and only where a person looks.

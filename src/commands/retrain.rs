@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, FixedOffset};
 use indicatif::{ProgressBar, ProgressStyle};
 use retune_ledger::{JobStatus, Ledger};
@@ -99,6 +99,13 @@ pub(crate) async fn run(common: &Common, args: &Args) -> Result<ExitCode> {
         }
         (Some(task), _) => {
             setup::task(&config, task)?;
+            if let Some(alarm) = &args.trigger {
+                let known = ledger.triggers(Some(task)).await?;
+                ensure!(
+                    known.iter().any(|trigger| trigger.alarm == *alarm),
+                    "{task} has no alarm {alarm}; `retune monitor report --all` names all"
+                );
+            }
             let started_by = match (&args.trigger, args.scheduled) {
                 (Some(alarm), _) => StartedBy::Trigger(alarm.clone()),
                 (None, Some(time)) => StartedBy::Schedule(time.to_utc()),

@@ -124,9 +124,9 @@ pub(crate) fn announce(common: &Common, config: &Config, running: &Running) -> R
         return output::json(&json!({"listening": url, "ops": ops}));
     }
     match ops {
-        None => output::line(format_args!("listening on {url}")),
+        None => output::line(format_args!("listening on {url}; console at {url}/console")),
         Some(ops) => output::line(format_args!(
-            "listening on {url}; metrics and probes on {ops}"
+            "listening on {url}; console at {url}/console; metrics and probes on {ops}"
         )),
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Server, folder, retune, text};
+use crate::harness::{Server, folder, retune, run, text};
 
 /// Lines of a training file.
 fn lines(count: usize) -> String {
@@ -153,6 +153,16 @@ async fn a_killed_training_goes_on_and_one_whose_server_ends_too() {
     let model = ended["fine_tuned_model"].as_str().unwrap();
     assert_eq!(model, "ft:pocket:retune:ahoy:6");
     assert_eq!(answers(&server, model).await, "ahoy");
+    // Its adapter is one as any other, though its task is in no configuration.
+    for arguments in [&["adapter", "promote", "ahoy@6"][..], &["adapter", "list"]] {
+        let output = run(folder.path(), arguments);
+        let told = text(&output.stdout);
+        assert!(
+            told.contains("ahoy@6") && told.contains("champion"),
+            "{told}{}",
+            text(&output.stderr)
+        );
+    }
 }
 
 #[cfg(target_os = "linux")]

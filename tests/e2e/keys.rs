@@ -149,7 +149,7 @@ async fn without_a_good_key_nobody_gets_in() {
     let other = format!("{}{last}", &key[..key.len() - 1]);
     let internal = key.replace(&id, "internal");
     for key in [None, Some(other.as_str()), Some(&internal), Some("sk-none")] {
-        for path in ["/v1/models", "/admin/adapters", "/v1/nothing", "/"] {
+        for path in ["/v1/models", "/admin/adapters", "/v1/nothing"] {
             let response = send(&server, key, Method::GET, path, None).await;
             assert_eq!(response.status(), 401, "{key:?} {path}");
             assert_eq!(response.headers()["www-authenticate"], "Bearer");
@@ -161,6 +161,11 @@ async fn without_a_good_key_nobody_gets_in() {
             assert!(key.is_none_or(|key| !error["message"].as_str().unwrap().contains(key)));
         }
     }
+    // Whoever opens the address in a browser is led to where one signs in.
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    let root = http.build().unwrap().get(&server.url).send().await.unwrap();
+    assert_eq!(root.status(), 302);
+    assert_eq!(root.headers()["location"], "/console");
 }
 
 #[tokio::test]

@@ -141,3 +141,52 @@ fn stats_name_every_table() {
         .collect();
     assert_eq!(tables, ["exchanges", "feedback", "windows", "runs"]);
 }
+
+#[test]
+fn a_question_s_own_mistake_is_no_damage_and_no_answer_has_its_columns() {
+    let folder = folder();
+    for question in [
+        "select 1/0",
+        "select cast('x' as int)",
+        "select count(*) from exchanges where ts > '2026'",
+    ] {
+        let output = run(folder.path(), &["ledger", "sql", question]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            !said.contains("damaged") && !said.contains("cannot be read"),
+            "{said}"
+        );
+    }
+    let output = run(
+        folder.path(),
+        &["ledger", "sql", "select request_id, code from exchanges"],
+    );
+    let told = text(&output.stdout);
+    assert!(told.contains("| request_id | code |"), "{told}");
+}
+
+#[test]
+fn what_is_not_there_is_said_to_be_missing() {
+    let folder = folder();
+    let said = |arguments: &[&str], code| {
+        let output = run(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        text(&output.stderr)
+    };
+    let told = said(&["ledger", "export", "--task", "triag"], 1);
+    assert!(told.contains("triag") && told.contains("triage"), "{told}");
+    let told = said(&["ledger", "forget", "--user", "nobody"], 0);
+    assert!(
+        told.contains("nothing of \"nobody\"") && told.contains("no retune.toml"),
+        "{told}"
+    );
+    assert!(said(&["ledger", "forget", "--user", ""], 1).contains("--user"));
+    let told = said(&["retrain", "--task", "triage", "--trigger", "none"], 1);
+    assert!(told.contains("no alarm none"), "{told}");
+    let told = said(&["adapter", "promote", "triage@9"], 1);
+    assert!(
+        told.contains("`retune adapter list --task triage`"),
+        "{told}"
+    );
+}

@@ -91,7 +91,16 @@ pub(crate) fn routes(service: &mut web::ServiceConfig) {
         .service(resource("/try/answer").route(web::post().to(trial::answer)))
         .service(resource("/assets/{name}").route(web::get().to(asset)))
         .default_service(web::to(crate::routes::unknown_route));
-    service.service(scope);
+    service
+        .service(resource("/").route(web::get().to(lead_there)))
+        .service(scope);
+}
+
+/// Whoever opens the server's address in a browser is a person.
+async fn lead_there() -> HttpResponse {
+    HttpResponse::Found()
+        .insert_header((LOCATION, "/console"))
+        .finish()
 }
 
 /// Whether a path is the console's.

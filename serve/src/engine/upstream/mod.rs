@@ -318,27 +318,39 @@ impl Engine for Upstream {
         {
             return ready;
         }
-        let ready = self.look().await;
-        *looked = Some((Instant::now(), ready));
-        ready
+        let found = self.look().await;
+        // Once, when it begins: probes come often.
+        if let Err(why) = &found
+            && looked.is_none_or(|(_, was)| was)
+        {
+            tracing::warn!("no model answers: {why}");
+        }
+        *looked = Some((Instant::now(), found.is_ok()));
+        found.is_ok()
     }
 }
 
 impl Upstream {
     /// Whether a request could go somewhere.
-    async fn look(&self) -> bool {
+    async fn look(&self) -> Result<(), String> {
         let usable: Vec<_> = self.servers.iter().filter(|s| !s.is_open()).collect();
         if usable.iter().any(|s| s.was_seen(LATELY)) {
-            return true;
+            return Ok(());
         }
-        let mut looks: FuturesUnordered<_> = usable.iter().map(|s| s.models(LOOK_WITHIN)).collect();
-        while let Some(models) = looks.next().await {
-            // One without a list of models is there as well.
-            if matches!(models, Ok(_) | Err(Failure::Lost)) {
-                return true;
+        let look = async |s: &Arc<Server>| (s.url.clone(), s.models(LOOK_WITHIN).await);
+        let mut looks: FuturesUnordered<_> = usable.into_iter().map(look).collect();
+        let mut why = Vec::new();
+        while let Some((url, models)) = looks.next().await {
+            match models {
+                // One without a list of models is there as well.
+                Ok(_) | Err(Failure::Lost) => return Ok(()),
+                Err(failure) => why.push(format!("{url} {}", failure.told())),
             }
         }
-        false
+        if why.is_empty() {
+            why.push("each upstream has failed lately, and is left alone for a moment".to_owned());
+        }
+        Err(why.join("; "))
     }
 
     /// An upstream that is away has lost it anyway.
