@@ -120,7 +120,7 @@ fn programs_read_what_is_wrong_with_a_configuration() {
     let folder = folder();
     std::fs::write(
         folder.path().join("retune.toml"),
-        "[server]\nlisten = \"nowhere\"\n",
+        "[server]\nmax_messages = \"many\"\n",
     )
     .unwrap();
     let output = run(folder.path(), &["check", "--json"]);
@@ -128,8 +128,8 @@ fn programs_read_what_is_wrong_with_a_configuration() {
     let told: serde_json::Value = serde_json::from_str(text(&output.stdout).trim()).unwrap();
     assert_eq!(told["ok"], false);
     let problems = told["problems"].as_array().unwrap();
-    let of_address = problems.iter().find(|p| p["key"] == "server.listen");
-    let place = of_address.unwrap()["place"].as_str().unwrap();
+    let of_messages = problems.iter().find(|p| p["key"] == "server.max_messages");
+    let place = of_messages.unwrap()["place"].as_str().unwrap();
     assert!(place.ends_with("retune.toml:2"), "{told}");
 }
 
