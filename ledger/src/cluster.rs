@@ -51,7 +51,17 @@ impl Ledger {
                 .register_table(table.name(), provider)
                 .map_err(wrong)?;
         }
-        session::ask(&context, query).await?.begun().await
+        let asked = async { session::ask(&context, query).await?.begun().await };
+        asked.await.map_err(|error| match error {
+            // What gRPC says of a connection comes as any other error of a question.
+            Error::Query(what) | Error::Unreadable(what) if what.contains("tonic::") => {
+                Error::Cluster {
+                    url: url.to_owned(),
+                    what,
+                }
+            }
+            error => error,
+        })
     }
 }
 

@@ -22,8 +22,8 @@ ROWS, APPENDS = 6000, 12
 QUESTIONS = [
     "select count(*) as n from exchanges",
     'select "user", count(*) as n, min(ts) as first, max(ts) as last from exchanges group by "user" order by n desc, "user"',
-    "select day, adapter, count(*) as n, avg(f.rating) as rating from exchanges e left join feedback f on e.request_id = f.request_id "
-    "group by day, adapter order by day, adapter",
+    "select e.day, e.adapter, count(*) as n, avg(f.rating) as rating from exchanges e left join feedback f on e.request_id = f.request_id "
+    "group by e.day, e.adapter order by e.day, e.adapter",
     "select e.answer, f.correction from exchanges e join feedback f on e.request_id = f.request_id where f.rating = 5 and f.correction is not null "
     "order by e.answer limit 20",
     "select request_id, row_number() over (partition by \"user\" order by ts, request_id) as n from exchanges order by request_id limit 50",
