@@ -1,7 +1,8 @@
 //! Ids of answers: who made them, when, and a proof that this installation did. And random ones, of things that are looked up.
 //!
 //! An answer's is `chatcmpl-<replica 8><milliseconds 12><count 6><MAC 16>`, all lower-case hex. The MAC is a truncated HMAC-SHA256
-//! (RFC 2104) with the store's own key, so that any replica can tell a foreign or invented id without asking a table.
+//! (RFC 2104) with the store's own key, so that any replica can tell a foreign or invented id without asking a table. The count's
+//! highest bit says that no text of the exchange is kept: so none comes by feedback either, wherever and whenever it is given.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +17,8 @@ const REPLICA: usize = 8;
 const MILLISECONDS: usize = 12;
 const BODY: usize = REPLICA + MILLISECONDS + 6;
 const MAC: usize = 16;
+const COUNTS: u64 = 0x7f_ffff;
+const WITHOUT_TEXT: u64 = 0x80_0000;
 const BLOCK: usize = 64;
 
 pub(crate) struct Ids {
@@ -42,13 +45,12 @@ impl Ids {
         }
     }
 
-    pub(crate) fn next(&self) -> String {
-        self.at(Utc::now())
-    }
-
-    /// An id of an answer that was given at another time.
-    pub(crate) fn at(&self, ts: DateTime<Utc>) -> String {
-        let count = self.count.fetch_add(1, Ordering::Relaxed) & 0xff_ffff;
+    /// The id of an answer that was given then.
+    pub(crate) fn at(&self, ts: DateTime<Utc>, keeps_text: bool) -> String {
+        let mut count = self.count.fetch_add(1, Ordering::Relaxed) & COUNTS;
+        if !keeps_text {
+            count |= WITHOUT_TEXT;
+        }
         let milliseconds = ts.timestamp_millis().clamp(0, 0xffff_ffff_ffff);
         let body = format!("{}{milliseconds:012x}{count:06x}", self.replica);
         format!("{PREFIX}{body}{}", self.mac(&body))
@@ -118,6 +120,13 @@ pub(crate) fn is_random(prefix: &str, id: &str) -> bool {
         .is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
+/// Whether text of that answer's exchange is kept, as its id says.
+pub(crate) fn keeps_text(id: &str) -> bool {
+    let count = id.get(PREFIX.len() + REPLICA + MILLISECONDS..PREFIX.len() + BODY);
+    let count = count.and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    count.is_none_or(|count| count & WITHOUT_TEXT == 0)
+}
+
 /// When an id says that it was made, whoever made it.
 pub(crate) fn made(id: &str) -> Option<DateTime<Utc>> {
     let milliseconds = id.get(PREFIX.len() + REPLICA..)?.get(..MILLISECONDS)?;
@@ -153,14 +162,17 @@ fn key(store: &Place) -> Result<[u8; 32], Error> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use super::Ids;
+    use chrono::Utc;
+
+    use super::{Ids, keeps_text, made};
     use crate::place::Place;
 
     #[test]
     fn a_store_s_key_is_its_own_and_its_owner_s_alone() {
         let folder = tempfile::tempdir().unwrap();
         let store = Place::folder(folder.path().to_owned());
-        let id = Ids::of(&store, "0a1b2c3d".into()).unwrap().next();
+        let ids = Ids::of(&store, "0a1b2c3d".into()).unwrap();
+        let id = ids.at(Utc::now(), true);
         let again = Ids::of(&store, "4e5f6a7b".into()).unwrap();
         assert!(again.is_own(&id));
         #[cfg(unix)]
@@ -193,7 +205,13 @@ mod tests {
     #[test]
     fn knows_its_own_and_no_others() {
         let ids = Ids::new([7; 32], "0a1b2c3d".into());
-        let (a, b) = (ids.next(), ids.next());
+        let now = Utc::now();
+        let (a, b) = (ids.at(now, true), ids.at(now, false));
+        assert!(keeps_text(&a) && !keeps_text(&b));
+        assert_eq!(
+            made(&b).map(|at| at.timestamp_millis()),
+            Some(now.timestamp_millis())
+        );
         assert_ne!(a, b);
         assert!(ids.is_own(&a) && ids.is_own(&b));
         assert!(!Ids::new([8; 32], "0a1b2c3d".into()).is_own(&a));

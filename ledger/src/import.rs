@@ -2,14 +2,14 @@
 //!
 //! As examples (`as_examples`) a line is OpenAI's for fine-tuning: its answer is an expert's, and the right one.
 //!
-//! A line of a log is `{"task", "messages": [… the answer last], "ts"?, "adapter"?, "user"?, "rating"?, "correction"?}`. What cannot be kept
-//! is named, and the others are. A line that was kept before is left out, so that an import that was cut off can be run again: the row
-//! carries the line's digest.
+//! A line of a log is `{"task", "messages": [… the answer last], "ts"?, "adapter"?, "user"?, "metadata"?, "rating"?, "correction"?}`; for
+//! the user, `safety_identifier` as in OpenAI's API. What cannot be kept is named, and the others are. A line that was kept before is
+//! left out, so that an import that was cut off can be run again: the row carries the line's digest.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use retune_task::{ChatMessage, Check, ModelName, Task, conversation, sha256};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -65,7 +65,9 @@ struct Line {
     messages: Vec<Said>,
     ts: Option<Time>,
     adapter: Option<String>,
+    safety_identifier: Option<String>,
     user: Option<String>,
+    metadata: Option<BTreeMap<String, String>>,
     rating: Option<u8>,
     correction: Option<String>,
 }
@@ -79,6 +81,26 @@ struct Line {
 enum Time {
     Text(DateTime<Utc>),
     Seconds(i64),
+}
+
+impl Time {
+    /// The time, if a log can be of it.
+    fn checked(self) -> Result<DateTime<Utc>, String> {
+        let ts = match self {
+            Self::Text(ts) => ts,
+            Self::Seconds(seconds) if seconds > MILLISECONDS => {
+                return Err(format!(
+                    "ts is {seconds}; are these milliseconds? expected seconds since 1970"
+                ));
+            }
+            Self::Seconds(seconds) => DateTime::from_timestamp(seconds, 0)
+                .ok_or_else(|| format!("ts is {seconds}; expected seconds since 1970"))?,
+        };
+        match ts.year() < 2000 || ts > Utc::now() + TimeDelta::days(1) {
+            true => Err(format!("ts is {ts}; expected a time from 2000 until now")),
+            false => Ok(ts),
+        }
+    }
 }
 
 /// A message as OpenAI's API has it.
@@ -114,7 +136,7 @@ impl<'a> Importer<'a> {
         task: Option<&str>,
     ) -> Result<Self, Error> {
         let mut said = HashSet::new();
-        let query = format!("select request_id, source from feedback where source = '{SOURCE}'");
+        let query = format!("select request_id from feedback where source = '{SOURCE}'");
         ledger
             .each_text(&query, |id, _| {
                 said.insert(id.to_owned());
@@ -249,28 +271,10 @@ impl<'a> Importer<'a> {
         if let Some(rating) = line.rating.filter(|rating| !(1..=5).contains(rating)) {
             return Err(format!("rating is {rating}; expected 1 to 5"));
         }
-        let line_seconds = match line.ts {
-            Some(Time::Seconds(seconds)) => Some(seconds),
-            _ => None,
-        };
         let ts = match line.ts {
             None => Utc::now(),
-            Some(Time::Text(ts)) => ts,
-            Some(Time::Seconds(seconds)) => DateTime::from_timestamp(seconds, 0)
-                .ok_or_else(|| format!("ts is {seconds}; expected seconds since 1970"))?,
+            Some(ts) => ts.checked()?,
         };
-        let year = ts.format("%Y").to_string();
-        if ts > Utc::now() + TimeDelta::days(1) || year.as_str() < "2000" || year.len() != 4 {
-            let unit = match line_seconds {
-                Some(seconds) if seconds > MILLISECONDS => {
-                    "; are these milliseconds? expected seconds since 1970"
-                }
-                _ => "",
-            };
-            return Err(format!(
-                "ts is {ts}; expected a time from 2000 until now{unit}"
-            ));
-        }
         let mut said = line.messages.into_iter();
         let answer = said.next_back();
         let answer = answer.filter(|last| last.role == "assistant");
@@ -320,8 +324,8 @@ impl<'a> Importer<'a> {
             stage: None,
             base: BASE.to_owned(),
             api_key_id: None,
-            user: line.user,
-            metadata: None,
+            user: line.safety_identifier.or(line.user),
+            metadata: line.metadata.map(|pairs| json!(pairs)),
             conversation: conversation(&messages),
             messages: Some(messages),
             answer: Some(text),

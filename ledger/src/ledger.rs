@@ -153,14 +153,14 @@ impl Ledger {
         &self.0.replica
     }
 
-    /// A fresh id for an answer.
-    pub fn new_request_id(&self) -> String {
-        self.0.ids.next()
+    /// A fresh id for an answer. `keeps_text`: whether texts of its exchange may be kept, as long as anybody says something of it.
+    pub fn new_request_id(&self, keeps_text: bool) -> String {
+        self.0.ids.at(Utc::now(), keeps_text)
     }
 
     /// A fresh id for an answer that was given at another time.
     pub fn new_request_id_at(&self, ts: DateTime<Utc>) -> String {
-        self.0.ids.at(ts)
+        self.0.ids.at(ts, true)
     }
 
     pub(crate) fn tombstones(&self) -> &Arc<Tombstones> {

@@ -7,6 +7,7 @@ use retune_task::{ChatMessage, Privacy, Prompts, Redaction, fraction};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::ids;
 use crate::import;
 use crate::ledger::Ledger;
 use crate::rows::{Exchange, Feedback};
@@ -67,8 +68,15 @@ impl Ledger {
         row
     }
 
-    /// A feedback on an exchange, as that was kept, or, where nobody knows it, with all care; none where nothing is left of it, which would be a
-    /// row that takes back what the same rater said before.
+    /// A feedback as the request for its answer lets it be kept: one with `store: false` keeps no text. None where nothing is left of it.
+    pub fn without_unkept_text(&self, row: Feedback) -> Option<Feedback> {
+        match ids::keeps_text(&row.request_id) {
+            true => Some(row),
+            false => row.without_text(),
+        }
+    }
+
+    /// A feedback on an exchange, as that was kept, or, where nobody knows it, with all care; none where nothing is left of it.
     pub fn withhold_feedback(
         &self,
         mut row: Feedback,
@@ -80,8 +88,7 @@ impl Ledger {
             None => privacy.text_share < 1.0,
         };
         if is_without_text {
-            let said = row.correction.take().is_some() | row.comment.take().is_some();
-            return (!said || row.says_something()).then_some(row);
+            return row.without_text();
         }
         let scope =
             exchange.map_or_else(|| row.request_id.clone(), |kept| kept.conversation.clone());

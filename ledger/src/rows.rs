@@ -157,6 +157,12 @@ impl Feedback {
             || self.preferred_over.is_some()
     }
 
+    /// Without anybody's words; none where nothing is left, which would take back what the same rater said before.
+    pub(crate) fn without_text(mut self) -> Option<Self> {
+        let said = self.correction.take().is_some() | self.comment.take().is_some();
+        (!said || self.says_something()).then_some(self)
+    }
+
     fn whose(&self) -> (&str, Option<&str>, Option<&str>) {
         let (source, rater) = (self.source.as_deref(), self.rater.as_deref());
         (&self.request_id, source, rater)

@@ -1,9 +1,10 @@
 //! `retune check`: is the configuration right?
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
-use retune_task::{Problem, Problems};
+use retune_task::{Config, Problem, Problems};
 use serde_json::json;
 
 use crate::cli::Common;
@@ -17,31 +18,13 @@ use crate::{output, setup};
 pub(crate) struct Args {}
 
 pub(crate) fn run(common: &Common, _: &Args) -> Result<ExitCode> {
-    let config = match setup::config(common) {
+    let (config, base) = match right(common) {
         Err(error) if common.json => match error.downcast_ref::<Problems>() {
             Some(problems) => return wrong(problems),
             None => return Err(error),
         },
-        config => config?,
+        right => right?,
     };
-    let base = setup::base_told(&config)?;
-    setup::vectors_here(&config)?;
-    if let Some(tls) = &config.server.tls {
-        retune_serve::check_tls(tls)?;
-    }
-    let formats = retune_serve::check_formats(&config)?;
-    if !formats.is_empty() {
-        let problem = |error: retune_serve::Error| Problem {
-            place: config.source.to_string(),
-            key: "task.enforce".to_owned(),
-            what: error.to_string(),
-        };
-        let problems = Problems(formats.into_iter().map(problem).collect());
-        return match common.json {
-            true => wrong(&problems),
-            false => Err(problems.into()),
-        };
-    }
     let tasks: Vec<&str> = config.tasks.iter().map(|task| task.name.as_str()).collect();
     if common.json {
         let value = json!({
@@ -62,6 +45,26 @@ pub(crate) fn run(common: &Common, _: &Args) -> Result<ExitCode> {
         output::line(format_args!("  tasks: {}", tasks.join(", ")))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration and what is told of its base, or what is wrong.
+fn right(common: &Common) -> Result<(Arc<Config>, String)> {
+    let config = setup::config(common)?;
+    let base = setup::base_told(&config)?;
+    setup::vectors_here(&config)?;
+    if let Some(tls) = &config.server.tls {
+        retune_serve::check_tls(tls)?;
+    }
+    let formats = retune_serve::check_formats(&config)?;
+    if formats.is_empty() {
+        return Ok((config, base));
+    }
+    let problem = |error: retune_serve::Error| Problem {
+        place: config.source.to_string(),
+        key: "task.enforce".to_owned(),
+        what: error.to_string(),
+    };
+    Err(Problems(formats.into_iter().map(problem).collect()).into())
 }
 
 /// For programs: what else is said on stderr.

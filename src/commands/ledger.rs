@@ -59,7 +59,7 @@ pub(crate) enum Command {
     },
     /// Take logs from elsewhere, a line each.
     ///
-    /// A line is {"task", "messages": [… the answer last], "ts"?, "adapter"?, "user"?, "rating"?, "correction"?}; OpenAI's chat JSONL
+    /// A line is {"task", "messages": [… the answer last], "ts"?, "adapter"?, "user"?, "metadata"?, "rating"?, "correction"?}; OpenAI's chat JSONL
     /// will do with --task. Bad lines are named, and the others kept; then the exit code is 1. Lines that were imported before are
     /// left out, so that an import that was cut off can be run again.
     #[command(verbatim_doc_comment)]

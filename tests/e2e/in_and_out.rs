@@ -37,7 +37,8 @@ fn exported(folder: &Path, more: &[&str]) -> Vec<Value> {
 fn bad_lines_are_named_with_what_was_expected_and_the_good_ones_are_kept() {
     let folder = folder();
     let good = json!({
-        "task": "triage", "ts": "2026-01-05T10:00:00+01:00", "adapter": "triage@4", "user": "ann", "rating": 5, "correction": "{}",
+        "task": "triage", "ts": "2026-01-05T10:00:00+01:00", "adapter": "triage@4", "safety_identifier": "ann", "rating": 5, "correction": "{}",
+        "metadata": {"screen": "cart"},
         "messages": [
             {"role": "system", "content": "Be kind."},
             {"role": "user", "content": [{"type": "text", "text": "Where is"}, {"type": "text", "text": "my parcel?"}]},
@@ -58,6 +59,7 @@ fn bad_lines_are_named_with_what_was_expected_and_the_good_ones_are_kept() {
         (with("task", json!("support")), "there are: triage"),
         (with("task", Value::Null), "--task"),
         (with("rating", json!(6)), "expected 1 to 5"),
+        (with("metadata", json!({"screen": 7})), "expected a string"),
         (with("adapter", json!("other@4")), "triage@<number>"),
         (with("ts", json!("yesterday")), "2026-03-01T12:00:00Z"),
         (with("ts", json!(1_735_689_600_000_i64)), "milliseconds"),
@@ -134,12 +136,13 @@ fn bad_lines_are_named_with_what_was_expected_and_the_good_ones_are_kept() {
     );
     let kept = rows(
         folder.path(),
-        "select e.task, e.adapter, e.\"user\", e.answer, e.format_valid, cast(e.ts as varchar) as at, f.rating, f.correction, f.source \
+        "select e.task, e.adapter, e.\"user\", e.metadata, e.answer, e.format_valid, cast(e.ts as varchar) as at, f.rating, f.correction, f.source \
          from exchanges e left join feedback f on e.request_id = f.request_id order by e.ts",
     );
     assert_eq!(kept.len(), 2);
     let first = json!({
-        "task": "triage", "adapter": "triage@4", "user": "ann", "answer": "At the door.", "format_valid": false,
+        "task": "triage", "adapter": "triage@4", "user": "ann", "metadata": "{\"screen\":\"cart\"}", "answer": "At the door.",
+        "format_valid": false,
         "at": kept[0]["at"], "rating": 5, "correction": "{}", "source": "import",
     });
     assert_eq!(kept[0], first);

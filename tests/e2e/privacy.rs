@@ -119,3 +119,34 @@ async fn prompts_are_dropped_or_digested_and_texts_sampled_as_the_task_says() {
         assert!(!kept[0]["messages"].to_string().contains("parcel"));
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_is_not_to_be_stored_brings_no_words_into_the_store_by_feedback_either() {
+    let folder = folder();
+    let server = Server::start(folder.path()).await;
+    let mut body = question("My otter is gone.");
+    body["store"] = json!(false);
+    let answer = server.post("/v1/chat/completions", &body).await;
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    let id = &answer["id"];
+    for said in [
+        json!({"completion_id": id, "rating": 2, "correction": "Your otter is here."}),
+        json!({"completion_id": id, "rubric": {"tone": 1}, "comment": "the otter was forgotten"}),
+        // Of this nothing is left, and it takes back neither of the others.
+        json!({"completion_id": id, "correction": "An otter."}),
+    ] {
+        assert_eq!(server.post("/v1/feedback", &said).await.status(), 201);
+    }
+    let kept = rows(
+        folder.path(),
+        "select rating, rubric, correction, comment from feedback order by ts",
+    );
+    assert_eq!(
+        kept,
+        [json!({"rating": 2}), json!({"rubric": "{\"tone\":1}"})],
+        "what has no words is kept"
+    );
+    let mut bytes = Vec::new();
+    all_bytes(&folder.path().join("store"), &mut bytes);
+    assert!(!bytes.windows(5).any(|w| w == b"otter"), "it was written");
+}

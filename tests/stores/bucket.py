@@ -1,10 +1,13 @@
-"""A store in a bucket: two servers write to it without talking to each other, one is killed, and the bucket fails in every way.
+"""A store in a bucket: two servers write to it without talking to each other, one is killed, one loses its lease,
+and the bucket fails in every way.
 
     python tests/stores/bucket.py --retune target/release/retune --s3s s3s-fs
+    python tests/stores/bucket.py --retune target/release/retune --s3s s3s-fs --google
     python tests/stores/bucket.py --retune target/release/retune --azurite azurite-blob
 
 The bucket is s3s-fs, S3 over real HTTP on a folder, or Azurite, Microsoft's own stand-in for Azure's blobs, behind a proxy that can
-answer 500, say nothing, or refuse. At the end each finished exchange is in the table once.
+answer 500, say nothing, or refuse. Google has no stand-in that knows its XML API whole; since that API is S3's but for its headers, the
+proxy puts Google's into S3's words (`--google`). At the end each finished exchange is in the table once.
 """
 
 import argparse
@@ -45,7 +48,10 @@ class Faults:
 class Proxy(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     upstream = None
-    over = threading.Event()
+    to_upstream = staticmethod(lambda headers: headers)
+    to_client = staticmethod(lambda headers: headers)
+    # Held by who creates an object: s3s-fs looks whether there is one, and then writes, which providers do in one step.
+    creating = contextlib.nullcontext()
 
     def any(self):
         length = int(self.headers.get("content-length") or 0)
@@ -61,14 +67,23 @@ class Proxy(http.server.BaseHTTPRequestHandler):
         if Faults.kind == "500":
             self.answer(500, {}, b"<Error><Code>InternalError</Code></Error>")
             return
+        headers = list(Proxy.to_upstream(self.headers.items()))
+        creates = any(name.lower() == "if-none-match" for name, _ in headers)
+        with Proxy.creating if creates else contextlib.nullcontext():
+            status, headers, body = self.forward(headers, body)
+        self.answer(status, dict(Proxy.to_client(headers)), body)
+
+    def forward(self, headers, body):
         upstream = http.client.HTTPConnection(*Proxy.upstream)
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-        for name, value in self.headers.items():
+        for name, value in headers:
             upstream.putheader(name, value)
         upstream.endheaders(body)
         answer = upstream.getresponse()
-        self.answer(answer.status, dict(answer.getheaders()), answer.read())
-        upstream.close()
+        try:
+            return answer.status, answer.getheaders(), answer.read()
+        finally:
+            upstream.close()
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = any
 
@@ -81,10 +96,44 @@ class Proxy(http.server.BaseHTTPRequestHandler):
         self.send_header("content-length", length)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            # Whoever asked may be killed by now, or have given up.
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(body)
 
     def log_message(self, *_):
         pass
+
+
+class Slow(Proxy):
+    """For a machine whose work takes long, and which cannot say that it still has its lease."""
+
+    has_lease, is_cut_off = threading.Event(), threading.Event()
+
+    def any(self):
+        if "leases" not in self.path:
+            # Below the time after which a request is given up.
+            time.sleep(15 if self.has_lease.is_set() else 0)
+        elif self.is_cut_off.is_set():
+            self.close_connection = True
+            return
+        elif self.command == "PUT" and not self.has_lease.is_set():
+            self.has_lease.set()
+        super().any()
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = any
+
+
+@contextlib.contextmanager
+def serving(proxy):
+    """The URL at which it serves."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), proxy)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def free_port():
@@ -96,13 +145,15 @@ def free_port():
 class S3:
     """By s3s-fs."""
 
+    keys = ["--access-key", KEY, "--secret-key", SECRET]
+
     def __init__(self, program, folder):
         root, self.port = folder / "objects", free_port()
         (root / BUCKET).mkdir(parents=True)
-        self.command = [program, "--host", "127.0.0.1", "--port", str(self.port), "--access-key", KEY, "--secret-key", SECRET, str(root)]
+        self.command = [program, "--host", "127.0.0.1", "--port", str(self.port), *self.keys, str(root)]
 
     def begin(self):
-        pass
+        Proxy.creating = threading.Lock()
 
     @staticmethod
     def environment(endpoint):
@@ -114,6 +165,38 @@ class S3:
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_REGION": "us-east-1",
         }
+
+
+class Google(S3):
+    """By s3s-fs, which is told in its own words what Google's headers say: https://docs.cloud.google.com/storage/docs/xml-api/reference-headers"""
+
+    keys = []
+
+    def begin(self):
+        super().begin()
+        Proxy.to_upstream, Proxy.to_client = self.to_s3, self.to_google
+
+    @staticmethod
+    def to_s3(headers):
+        for name, value in headers:
+            match name.lower():
+                case "x-goog-if-generation-match":
+                    assert value == "0", "the store's objects are created if absent, and never replaced on a condition"
+                    yield "if-none-match", "*"
+                case "authorization":
+                    assert value.startswith("Bearer"), value
+                case _:
+                    yield name, value
+
+    @staticmethod
+    def to_google(headers):
+        yield from headers
+        yield "x-goog-generation", str(time.time_ns() // 1000)
+
+    @staticmethod
+    def environment(endpoint):
+        key = {"gcs_base_url": endpoint, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+        return {"RETUNE_STORE__URL": f"gs://{BUCKET}/retune", "GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(key), "GOOGLE_ALLOW_HTTP": "true"}
 
 
 class Azure:
@@ -144,9 +227,6 @@ def bucket(provider, folder):
     log = open(folder / "bucket.log", "w")
     child = subprocess.Popen(provider.command, stdout=log, stderr=log)
     Proxy.upstream = ("127.0.0.1", provider.port)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         for _ in range(100):
             with contextlib.suppress(OSError), socket.create_connection(Proxy.upstream, 1):
@@ -154,10 +234,10 @@ def bucket(provider, folder):
             assert child.poll() is None, (folder / "bucket.log").read_text()
             time.sleep(0.1)
         provider.begin()
-        yield provider.environment(f"http://127.0.0.1:{server.server_address[1]}")
+        with serving(Proxy) as url:
+            yield provider.environment(url)
     finally:
         Faults.kind = None
-        server.shutdown()
         child.kill()
         child.wait()
 
@@ -188,16 +268,21 @@ def main():
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--s3s", help="the program s3s-fs")
     which.add_argument("--azurite", help="the program azurite-blob")
+    parser.add_argument("--google", action="store_true", help="the program s3s-fs as if it were Google's")
     parser.add_argument("--keep", action="store_true", help="leave the folder, and say where it is")
     args = parser.parse_args()
     retune = str(Path(args.retune).resolve())
     folder = Path(tempfile.mkdtemp(prefix="retune-bucket-"))
-    provider = S3(args.s3s, folder) if args.s3s else Azure(args.azurite, folder)
+    if args.azurite:
+        provider = Azure(args.azurite, folder)
+    else:
+        provider = (Google if args.google else S3)(args.s3s, folder)
     machines = []
     try:
         with bucket(provider, folder) as environment:
             machines += [Machine(retune, folder / name, environment).start() for name in ("one", "two")]
             play(folder, *machines)
+            lose_a_lease(provider, *machines)
         print(f"a bucket ({type(provider).__name__}): shared, lost and found, and nothing lost or doubled")
     except BaseException:
         for machine in machines:
@@ -263,10 +348,35 @@ def play(folder, one, two):
     assert said["n"] == said["exchanges"] > 2, said
     # A server that was stopped while it merged files keeps its lease until that is over.
     until(lambda: two.try_to("ledger", "compact"), "files are merged", 150)
-    verified = json.loads(two.run("ledger", "verify", "--json").splitlines()[-1])
-    assert verified["problems"] == 0 and verified["rows"] >= len(sent), verified
-    assert two.ids() == ids
+    assert_whole(two, ids)
     assert not list((folder / "one/local/wal").glob("*/*.wal")), "rows are left in a log"
+
+
+def lose_a_lease(provider, one, two):
+    """While one machine merges files it cannot renew its lease; another takes that, and the first ends where it is."""
+    ids = two.ids()
+    with serving(Slow) as url:
+        command = [one.retune, "ledger", "compact"]
+        env = one.env | provider.environment(url)
+        slow = subprocess.Popen(command, cwd=one.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            until(Slow.has_lease.is_set, "one machine has the lease")
+            # What it does to get it is over.
+            time.sleep(5)
+            Slow.is_cut_off.set()
+            until(lambda: two.try_to("ledger", "compact"), "its lease is over", 150)
+            Slow.is_cut_off.clear()
+            said = slow.communicate(timeout=60)[1]
+        finally:
+            slow.kill()
+    assert slow.returncode == 1 and "somebody else has taken the right" in said, (slow.returncode, said)
+    assert_whole(two, ids)
+
+
+def assert_whole(machine, ids):
+    verified = json.loads(machine.run("ledger", "verify", "--json").splitlines()[-1])
+    assert verified["problems"] == 0 and verified["rows"] >= len(ids), verified
+    assert machine.ids() == ids
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ pub(crate) fn store(folder: &Path) -> Store {
 
 pub(crate) fn exchange(ledger: &Ledger, text: &str) -> Exchange {
     Exchange {
-        request_id: ledger.new_request_id(),
+        request_id: ledger.new_request_id(true),
         replica: ledger.replica().to_owned(),
         seq: 0,
         ts: Utc::now().trunc_subsecs(6),

@@ -40,7 +40,7 @@ impl Running {
             return;
         };
         let mut asked = Asked {
-            request_id: self.app.ledger.new_request_id(),
+            request_id: self.app.ledger.new_request_id(self.asked.request.store),
             request: self.asked.request.clone(),
             route,
             purpose,

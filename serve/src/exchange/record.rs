@@ -102,7 +102,7 @@ impl Running {
     /// Keeps an answer that broke its format and was asked for again: what counts for the format stream in its place.
     pub(super) async fn log_first_try(&self) {
         let row = Exchange {
-            request_id: self.app.ledger.new_request_id(),
+            request_id: self.app.ledger.new_request_id(self.asked.request.store),
             purpose: Purpose::Probe,
             ..self.row(200, self.check().as_ref())
         };

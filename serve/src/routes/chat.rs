@@ -153,7 +153,7 @@ async fn admit(
     *found = Some(route.clone());
     app.ledger.ready().await?;
     let ticket = app.admission.enter(purpose != Purpose::User)?;
-    let id = app.ledger.new_request_id();
+    let id = app.ledger.new_request_id(request.store);
     let sight = Sight::of(http);
     sight.exchange(&id, &request.model, &route);
     let envelope = Envelope {
