@@ -131,7 +131,7 @@ async fn an_answer_that_is_not_to_be_stored_brings_no_words_into_the_store_by_fe
     let id = &answer["id"];
     for said in [
         json!({"completion_id": id, "rating": 2, "correction": "Your otter is here."}),
-        json!({"completion_id": id, "rubric": {"tone": 1}, "comment": "the otter was forgotten"}),
+        json!({"completion_id": id, "rubric": {"accuracy": 1}, "comment": "the otter was forgotten"}),
         // Of this nothing is left, and it takes back neither of the others.
         json!({"completion_id": id, "correction": "An otter."}),
     ] {
@@ -143,7 +143,7 @@ async fn an_answer_that_is_not_to_be_stored_brings_no_words_into_the_store_by_fe
     );
     assert_eq!(
         kept,
-        [json!({"rating": 2}), json!({"rubric": "{\"tone\":1}"})],
+        [json!({"rating": 2}), json!({"rubric": "{\"accuracy\":1}"})],
         "what has no words is kept"
     );
     let mut bytes = Vec::new();
