@@ -12,7 +12,7 @@ use retune_task::Store;
 use crate::bucket::Bucket;
 use crate::error::Error;
 use crate::forget::tombstones::Tombstones;
-use crate::ids::Ids;
+use crate::ids::{self, Ids};
 use crate::keys::{self, Key, KeyList};
 use crate::lease::{self, Lease};
 use crate::place::Place;
@@ -200,9 +200,16 @@ impl Ledger {
         self.append_logged(Table::Exchanges, &row).await
     }
 
-    /// Keeps a feedback, likewise.
+    /// Keeps a feedback, likewise; without its words where the answer's id says that none are kept.
     pub async fn append_feedback(&self, row: Feedback) -> Result<(), Error> {
-        self.append_logged(Table::Feedback, &row).await
+        let left = match ids::keeps_text(&row.request_id) {
+            true => Some(row),
+            false => row.without_text(),
+        };
+        match left {
+            Some(row) => self.append_logged(Table::Feedback, &row).await,
+            None => Ok(()),
+        }
     }
 
     async fn append_logged(&self, table: Table, row: &impl serde::Serialize) -> Result<(), Error> {

@@ -7,7 +7,6 @@ use retune_task::{ChatMessage, Privacy, Prompts, Redaction, fraction};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::ids;
 use crate::import;
 use crate::ledger::Ledger;
 use crate::rows::{Exchange, Feedback};
@@ -66,14 +65,6 @@ impl Ledger {
             }
         }
         row
-    }
-
-    /// A feedback as the request for its answer lets it be kept: one with `store: false` keeps no text. None where nothing is left of it.
-    pub fn without_unkept_text(&self, row: Feedback) -> Option<Feedback> {
-        match ids::keeps_text(&row.request_id) {
-            true => Some(row),
-            false => row.without_text(),
-        }
     }
 
     /// A feedback on an exchange, as that was kept, or, where nobody knows it, with all care; none where nothing is left of it.

@@ -116,7 +116,7 @@ class Slow(Proxy):
         elif self.is_cut_off.is_set():
             self.close_connection = True
             return
-        elif self.command == "PUT" and not self.has_lease.is_set():
+        elif self.command == "PUT":
             self.has_lease.set()
         super().any()
 
@@ -271,6 +271,8 @@ def main():
     parser.add_argument("--google", action="store_true", help="the program s3s-fs as if it were Google's")
     parser.add_argument("--keep", action="store_true", help="leave the folder, and say where it is")
     args = parser.parse_args()
+    if args.google and args.azurite:
+        parser.error("--google goes with --s3s")
     retune = str(Path(args.retune).resolve())
     folder = Path(tempfile.mkdtemp(prefix="retune-bucket-"))
     if args.azurite:

@@ -81,12 +81,9 @@ fn new_id() -> String {
     format!("fb-{:024x}", rand::rng().random::<u128>() >> 32)
 }
 
-/// The feedback as its exchange's request and task let it be kept; none where nothing is left of it. The exchange is looked for only where
-/// a task withholds anything; one that cannot be found (yet, on another machine) gets every task's care.
+/// The feedback as the task of its exchange lets it be kept; none where nothing is left of it. The exchange is looked for only where a task
+/// withholds anything; one that cannot be found (yet, on another machine) gets every task's care.
 async fn withheld(app: &App, feedback: Feedback) -> Result<Option<Feedback>, Error> {
-    let Some(feedback) = app.ledger.without_unkept_text(feedback) else {
-        return Ok(None);
-    };
     let tasks = &app.config.tasks;
     let says_nothing = feedback.correction.is_none() && feedback.comment.is_none();
     if says_nothing || tasks.iter().all(|task| task.privacy.keeps_all()) {
